@@ -1,0 +1,1 @@
+"""Each promise about speed as a program that prints a table, peers in the same run."""

@@ -1,0 +1,1 @@
+"""Engines answer requests. A new engine is one file here and one line in `REGISTRY`."""

@@ -1,0 +1,81 @@
+"""The engine protocol: what the worker's feed asks of anything that answers requests.
+
+An engine knows nothing about units, retries or commits. It is started, answers any number of
+requests at once, may die, and can then be stopped and replaced by a fresh one. What an error
+means is its type: `RowRejected` (this row, for good), `RowTransient` (this row, for now),
+`EngineLost` (every row in flight).
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from gemma_batch.rows import Completion, Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Everything an engine needs to start; plain data that travels to the GPU actor.
+
+    `sampling` holds the job's sampling parameters; a request's own override them.
+    `cpu_threads` and `cpu_offset` place a CPU engine on the node's cores (None: all of them).
+    `args` are passed through to the engine, checked by `check_args` at plan time.
+    """
+
+    engine: Literal["vllm", "echo"]
+    model: str
+    revision: str | None = None
+    device: Literal["cpu", "gpu"] = "gpu"
+    tensor_parallel: int = 1
+    dtype: str = "bfloat16"
+    quantization: str | None = None
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    gpu_memory_utilization: float | None = None
+    cpu_kv_cache_gib: float | None = None
+    cpu_threads: int | None = None
+    start_timeout: float = 1800.0
+    sampling: dict[str, Any] = field(default_factory=dict)
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """One running model. All methods are called on one event loop."""
+
+    async def start(self) -> None:
+        """Load the model. Raises `EngineStartError` with the cause in its message."""
+
+    async def generate(self, request: Request) -> Completion:
+        """Answer one request; cancelling the call frees it in the engine.
+
+        Raises `RowRejected`, `RowTransient` or `EngineLost`.
+        """
+        ...
+
+    async def stop(self) -> None:
+        """End every process of the engine, dead or alive. Never raises, may be called twice."""
+
+
+REGISTRY = {
+    "vllm": "gemma_batch.engines.vllm:VllmEngine",
+    "echo": "gemma_batch.engines.echo:EchoEngine",
+}
+
+
+def _engine_class(name: str) -> Any:
+    module, _, attribute = REGISTRY[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def make_engine(config: EngineConfig) -> Engine:
+    """An engine that is not started yet."""
+    engine: Engine = _engine_class(config.engine)(config)
+    return engine
+
+
+def check_args(name: str, args: dict[str, Any]) -> None:
+    """Check pass-through arguments without starting anything. Raises `SpecError`."""
+    _engine_class(name).check_args(args)

@@ -1,0 +1,115 @@
+"""The GPUs that plans can name, as data.
+
+Holds data-sheet numbers, not measurements. An unknown name in a spec is refused with the nearest
+names rather than guessed at; adding a GPU is a row in gpus.json. A device that is really there is
+always usable: its memory is known, and only its speed is guessed when it is not in the table.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+
+from gemma_batch.errors import PlacementError
+
+_VISIBLE = 0.98  # of the total that nvidia-smi reports, what a process sees
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GPU:
+    """One GPU model. Memory in GiB that a process sees, bandwidth in bytes/s, dense FLOP/s."""
+
+    name: str
+    memory_gib: float
+    memory_bandwidth: float
+    flops_bf16: float | None
+    flops_fp8: float | None
+    compute_capability: tuple[int, int]
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def capability(self) -> str:
+        """Compute capability as people write it, such as '9.0'."""
+        return ".".join(map(str, self.compute_capability))
+
+
+@cache
+def _table() -> tuple[GPU, ...]:
+    text = resources.files("gemma_batch.family").joinpath("gpus.json").read_text("utf-8")
+    return tuple(
+        GPU(
+            **{
+                **row,
+                "compute_capability": tuple(row["compute_capability"]),
+                "aliases": tuple(row["aliases"]),
+            }
+        )
+        for row in json.loads(text)["gpus"]
+    )
+
+
+def list_gpus() -> tuple[GPU, ...]:
+    """Every known GPU, smallest memory first."""
+    return _table()
+
+
+def find_gpu(name: str) -> GPU:
+    """Find a GPU by name or alias, whatever the case and separators ('h100', 'NVIDIA L4').
+
+    Raises `PlacementError` naming the nearest GPUs, also where the name could be several of them
+    ('A100').
+    """
+    wanted = _plain(name)
+    for gpu in _table():
+        if wanted in {_plain(known) for known in (gpu.name, *gpu.aliases)}:
+            return gpu
+    names = {_plain(gpu.name): gpu.name for gpu in _table()}
+    near = [names[plain] for plain in names if wanted and plain.startswith(wanted)]
+    near = near or [names[p] for p in difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)]
+    hint = (
+        f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names.values())}"
+    )
+    raise PlacementError(f"{name!r} is not a GPU that plans know; {hint}")
+
+
+def gpu_from_device(name: str, *, memory_mib: int, compute_capability: float) -> GPU:
+    """The GPU for a device as nvidia-smi reports it: product name, total MiB, capability (8.9).
+
+    A device of the table gets its row, with the measured memory where that differs by more than a
+    twentieth (another memory size). Any other gets its own name and memory, and the speed of the
+    known GPU that is nearest in generation, then in memory.
+    """
+    major, minor = f"{compute_capability:.1f}".split(".")
+    capability = (int(major), int(minor))
+    memory = memory_mib / 1024
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    same = [gpu for gpu in _table() if gpu.name.lower().removeprefix("rtx-").split("-")[0] in words]
+    if same:
+        nearest = min(same, key=lambda gpu: abs(gpu.memory_gib - memory))
+        if abs(nearest.memory_gib - memory) <= memory / 20:
+            return nearest
+        return replace(nearest, memory_gib=memory * _VISIBLE)
+    like = min(
+        _table(),
+        key=lambda gpu: (
+            abs(gpu.compute_capability[0] - capability[0]),
+            abs(gpu.memory_gib - memory),
+        ),
+    )
+    return replace(
+        like,
+        name=name,
+        memory_gib=memory * _VISIBLE,
+        compute_capability=capability,
+        flops_bf16=like.flops_bf16 if capability >= (8, 0) else None,
+        flops_fp8=like.flops_fp8 if capability >= (8, 9) else None,
+        aliases=(),
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower()).removeprefix("nvidia").removesuffix("pcie")

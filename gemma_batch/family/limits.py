@@ -1,0 +1,62 @@
+"""Batch limits and reserves of the engine, with the reason for each number.
+
+vLLM's own defaults depend on who creates the engine: 2048 tokens and 128 sequences for anything
+but its LLM class and API server. So both limits are always set explicitly, from this table. The
+numbers are rules of thumb from vLLM's source, its recipes and published runs; none of them was
+tuned on a GPU here.
+"""
+
+from __future__ import annotations
+
+from gemma_batch.family.card import ModelCard
+from gemma_batch.family.gpus import GPU
+from gemma_batch.family.memory import GIB
+
+# The TP sizes a plan tries, and what part of the added compute is left after communication.
+EFFICIENCY = {1: 1.0, 2: 0.9, 4: 0.8, 8: 0.65}
+
+# Sequences in flight beyond which a decode step is no longer limited by reading the weights, so
+# more KV memory stops paying for itself.
+ENOUGH_SEQUENCES = 128
+
+# Most rows are far shorter than max_model_len. Fit is judged at max_model_len, the number of
+# sequences that run together at this length (or max_model_len, if shorter).
+TYPICAL_TOKENS = 2048
+
+FEWEST_SEQUENCES = 16  # below this, admission would hold back work that KV memory has room for
+OVERSUBSCRIPTION = 1.2  # sequences are on average shorter than the length planned for
+
+# (smallest text_params, most sequences). Logits of a 262k vocabulary take 1 MiB per sequence and
+# fp32 copy, several copies when sampling, and are not always seen by vLLM's memory profile.
+MOST_SEQUENCES = ((8_000_000_000, 256), (0, 512))
+
+# (compute capability, tokens per step). Hopper and later gain from 16384; on A100 more than 8192
+# was slower (vLLM pull request 17885), and smaller GPUs cannot spare the activation memory.
+BATCHED_TOKENS = (((9, 0), 16_384), ((0, 0), 8192))
+
+# (smallest text_params, GiB): activation peak, CUDA graphs and what is allocated outside torch.
+RESERVE_GIB = ((11_000_000_000, 4.0), (2_000_000_000, 3.0), (0, 2.0))
+
+# vLLM's defaults for its LLM class on CPUs, per worker.
+CPU_SEQUENCES = 256
+CPU_BATCHED_TOKENS = 4096
+
+
+def most_sequences(card: ModelCard) -> int:
+    """Upper bound of max_num_seqs."""
+    return next(most for size, most in MOST_SEQUENCES if card.text_params >= size)
+
+
+def batched_tokens(gpu: GPU) -> int:
+    """max_num_batched_tokens for a GPU."""
+    return next(n for capability, n in BATCHED_TOKENS if gpu.compute_capability >= capability)
+
+
+def reserve_bytes(card: ModelCard) -> int:
+    """Bytes per GPU kept for everything that is neither weights nor KV cache."""
+    return int(next(gib for size, gib in RESERVE_GIB if card.text_params >= size) * GIB)
+
+
+def sequences_for(card: ModelCard, concurrency: int) -> int:
+    """max_num_seqs for an engine whose KV cache holds `concurrency` typical sequences."""
+    return max(FEWEST_SEQUENCES, min(int(OVERSUBSCRIPTION * concurrency), most_sequences(card)))

@@ -1,0 +1,227 @@
+"""Placement: how a model is laid on GPUs (or a CPU), and with which batch limits.
+
+One rule, on data: for each tensor-parallel size that divides the heads, the KV memory left after
+weights and reserve must hold one sequence of max_model_len; of those the best throughput per GPU
+wins. It does not measure, does not know prices, and plans within one node only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gemma_batch.errors import PlacementError
+from gemma_batch.family import limits
+from gemma_batch.family.card import ModelCard
+from gemma_batch.family.fit import Fit, Need, does_not_fit
+from gemma_batch.family.gpus import GPU
+from gemma_batch.family.memory import (
+    GIB,
+    Precision,
+    concurrency,
+    kv_bytes_per_sequence,
+    weights_bytes,
+)
+
+_TINY_PARAMS = 100_000_000  # test models: float32 is exact, and as fast as bf16 on old CPUs
+_CPU_BLOCK = 128  # tokens per KV block on vLLM's CPU platform
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """What to start: GPUs per engine and engine limits.
+
+    `concurrency` counts sequences of typical length (at most `limits.TYPICAL_TOKENS`) that fit in
+    `kv_gib` GiB of KV cache per GPU (per worker on a CPU). `gpu_memory_utilization` is one engine's
+    share of a GPU, and 0 on a CPU. `reason` is one sentence for people.
+    """
+
+    tensor_parallel: int
+    engines_per_gpu: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    gpu_memory_utilization: float
+    dtype: str
+    reason: str
+    kv_gib: float
+    concurrency: int
+
+
+def place(
+    card: ModelCard,
+    gpu: GPU,
+    *,
+    gpus_per_node: int = 8,
+    max_model_len: int,
+    precision: Precision = "bf16",
+    tensor_parallel: int | None = None,
+    max_num_seqs: int | None = None,
+    max_num_batched_tokens: int | None = None,
+    gpu_memory_utilization: float = 0.90,
+    engines_per_gpu: int = 1,
+) -> Placement:
+    """Choose how many GPUs one engine gets and its limits; what is given is kept.
+
+    Raises `PlacementError` saying which GPU would do, where there is one.
+    """
+    _check_length(card, max_model_len)
+    _check_capability(gpu)
+    if engines_per_gpu > 1 and (tensor_parallel or 1) > 1:
+        raise PlacementError(
+            f"engines_per_gpu={engines_per_gpu} and tensor_parallel={tensor_parallel} exclude each "
+            "other: an engine has either a part of a GPU or several GPUs"
+        )
+    need = Need(
+        card,
+        max_model_len,
+        precision,
+        max_num_batched_tokens,
+        gpu_memory_utilization,
+        engines_per_gpu,
+    )
+    if tensor_parallel is not None:
+        _check_tensor_parallel(card, tensor_parallel, gpus_per_node)
+        sizes = [tensor_parallel]
+    else:
+        sizes = need.sizes(1 if engines_per_gpu > 1 else gpus_per_node)
+    fits = [fit for size in sizes if (fit := need.on(gpu, size)).fits]
+    if not fits:
+        raise PlacementError(does_not_fit(need, gpu, sizes, gpus_per_node))
+    best = max(fits, key=lambda fit: (fit.score, -fit.tensor_parallel))
+    tokens = max_num_batched_tokens or limits.batched_tokens(gpu)
+    sequences = max_num_seqs or limits.sequences_for(card, best.concurrency)
+    if sequences > tokens:
+        raise PlacementError(
+            f"max_num_seqs={sequences} is above max_num_batched_tokens={tokens}: every running "
+            "sequence needs a token in each step"
+        )
+    chosen = tensor_parallel is None
+    return Placement(
+        tensor_parallel=best.tensor_parallel,
+        engines_per_gpu=engines_per_gpu,
+        max_num_seqs=sequences,
+        max_num_batched_tokens=tokens,
+        max_model_len=max_model_len,
+        gpu_memory_utilization=gpu_memory_utilization / engines_per_gpu,
+        dtype="float32" if precision == "fp32" else "bfloat16",
+        reason=_reason(need, gpu, best, need.on(gpu, 1), chosen=chosen),
+        kv_gib=round(best.kv / GIB, 2),
+        concurrency=best.concurrency,
+    )
+
+
+def place_on_cpu(
+    card: ModelCard,
+    *,
+    max_model_len: int,
+    memory_gib: float,
+    tensor_parallel: int = 1,
+    max_num_seqs: int | None = None,
+    max_num_batched_tokens: int | None = None,
+) -> Placement:
+    """Place a model on vLLM's CPU platform, for development and tests.
+
+    `memory_gib` is what the engine may use of the machine's memory, all workers together. The KV
+    cache gets no more than one longest and max_num_seqs typical sequences can use.
+    """
+    _check_length(card, max_model_len)
+    _check_tensor_parallel(card, tensor_parallel, tensor_parallel)
+    tiny = card.text_params < _TINY_PARAMS
+    element = 4 if tiny else 2
+    sequences = max_num_seqs or limits.CPU_SEQUENCES * tensor_parallel
+    tokens = max_num_batched_tokens or limits.CPU_BATCHED_TOKENS * tensor_parallel
+    weights = weights_bytes(
+        card, precision="fp32" if tiny else "bf16", tensor_parallel=tensor_parallel
+    )
+    reserve = GIB // 4 if tiny else GIB
+    available = int(memory_gib * GIB) // tensor_parallel - weights - reserve
+    # async scheduling is off on CPUs: one batch in flight
+    longest = kv_bytes_per_sequence(
+        card,
+        max_model_len,
+        kv_bytes=element,
+        tensor_parallel=tensor_parallel,
+        inflight=tokens,
+        block=_CPU_BLOCK,
+    )
+    if available < longest:
+        needed = tensor_parallel * (weights + reserve + longest) / GIB
+        raise PlacementError(
+            f"{card.id} needs {needed:.1f} GiB of memory on a CPU for one sequence of "
+            f"{max_model_len:,} tokens and {memory_gib:.1f} GiB are there: lower max_model_len, "
+            "take a smaller model or a GPU"
+        )
+    typical = min(max_model_len, limits.TYPICAL_TOKENS)
+    usual = kv_bytes_per_sequence(
+        card, typical, kv_bytes=element, tensor_parallel=tensor_parallel, block=_CPU_BLOCK
+    )
+    kv = min(available, longest + sequences * usual)
+    together = concurrency(
+        card, kv, typical, kv_bytes=element, tensor_parallel=tensor_parallel, block=_CPU_BLOCK
+    )
+    return Placement(
+        tensor_parallel=tensor_parallel,
+        engines_per_gpu=1,
+        max_num_seqs=sequences,
+        max_num_batched_tokens=tokens,
+        max_model_len=max_model_len,
+        gpu_memory_utilization=0.0,
+        dtype="float32" if tiny else "bfloat16",
+        reason=(
+            f"On a CPU: {weights / GIB:.2f} GiB of weights and {kv / GIB:.2f} GiB of KV cache per "
+            f"worker hold {together:,} sequences of {typical:,} tokens."
+        ),
+        kv_gib=kv / GIB,
+        concurrency=together,
+    )
+
+
+def _check_length(card: ModelCard, max_model_len: int) -> None:
+    if max_model_len > card.context:
+        raise PlacementError(
+            f"max_model_len={max_model_len:,} is above the context of {card.id}, which is "
+            f"{card.context:,} tokens"
+        )
+
+
+def _check_capability(gpu: GPU) -> None:
+    if gpu.compute_capability < (8, 0):
+        raise PlacementError(
+            f"{gpu.name} has compute capability {gpu.capability} and no bfloat16, which Gemma "
+            "needs (float16 overflows): use a GPU with 8.0 or newer, such as an L4"
+        )
+
+
+def _check_tensor_parallel(card: ModelCard, tensor_parallel: int, gpus_per_node: int) -> None:
+    if card.heads % tensor_parallel:
+        legal = [n for n in range(1, card.heads + 1) if card.heads % n == 0]
+        raise PlacementError(
+            f"tensor_parallel={tensor_parallel} does not divide the {card.heads} attention heads "
+            f"of {card.id}: use one of {', '.join(map(str, legal))}"
+        )
+    if tensor_parallel > gpus_per_node:
+        raise PlacementError(
+            f"tensor_parallel={tensor_parallel} is above the {gpus_per_node} GPUs of a node: an "
+            "engine runs within one node"
+        )
+
+
+def _reason(need: Need, gpu: GPU, best: Fit, alone: Fit, *, chosen: bool) -> str:
+    holds = f"{best.concurrency:,} sequences of {need.typical:,} tokens"
+    weights = f"{best.weights / GIB:.1f} GiB of weights"
+    marlin = ""
+    if need.precision == "fp8" and gpu.flops_fp8 is None:
+        marlin = f" ({gpu.name} has no fp8 arithmetic: fp8 saves memory there, not time)"
+    if not chosen:
+        head = f"tensor_parallel={best.tensor_parallel} as asked for: "
+    elif best.tensor_parallel == 1:
+        head = f"One {gpu.name} per engine: "
+    elif not alone.fits:
+        head = f"{best.tensor_parallel} x {gpu.name} per engine, as fewer cannot serve it well: "
+    else:
+        head = (
+            f"{best.tensor_parallel} x {gpu.name} per engine, as one would hold only "
+            f"{alone.concurrency:,} sequences: "
+        )
+    where = "" if best.tensor_parallel == 1 else " on each GPU"
+    return f"{head}{weights}{where} leave {best.kv / GIB:.1f} GiB for {holds}{marlin}."

@@ -1,0 +1,1 @@
+"""How other systems start a job: Ray jobs, Airflow."""

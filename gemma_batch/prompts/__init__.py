@@ -1,0 +1,1 @@
+"""From a row to token ids: templates, chat format, control-token safety, length."""

@@ -1,0 +1,196 @@
+"""From rows to requests: the one place where a row's prompt is made, checked and tokenized.
+
+Takes plain arguments rather than a spec, so it can be used alone. Knows no engine. Whatever is
+wrong with a row becomes that row's `Failure`. The trade-off: rows are tokenized as one batch, so a
+unit's prompts are in memory together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gemma_batch.errors import FailureCode
+from gemma_batch.prompts.chat import SEPARATOR, read_conversation
+from gemma_batch.prompts.conversation import Conversation, Turn, document, joined
+from gemma_batch.prompts.template import RowProblem, Segment, Template, check_text
+from gemma_batch.prompts.tokens import Tokenizer
+from gemma_batch.prompts.truncate import Side, precut, shorten
+from gemma_batch.rows import Failure, Request, Row
+
+Overlong = Literal["fail", "truncate_start", "truncate_end"]
+AllowedParams = Callable[[dict[str, Any]], dict[str, Any]]
+_SIDES: dict[Overlong, Side] = {"truncate_start": "start", "truncate_end": "end"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    number: int
+    conversation: Conversation
+    sampling: dict[str, Any]
+    room: int  # tokens that the prompt may have
+    text: str
+
+
+class Renderer:
+    """Makes requests of rows; picklable, since all its parts are.
+
+    `system` and `user` are templates, `messages` names a column of ready conversations, `params` a
+    column of sampling overrides, which `allowed_params` validates (raises ValueError). Lengths are
+    in tokens: prompt and answer (`max_tokens`) together have to fit `max_model_len`.
+    Raises `SpecError` for a template that does not compile.
+    """
+
+    def __init__(
+        self,
+        *,
+        system: str | None,
+        user: str | None,
+        messages: str | None,
+        params: str | None,
+        overlong: Overlong,
+        tokenizer: Tokenizer,
+        max_model_len: int,
+        max_tokens: int,
+        allowed_params: AllowedParams | None = None,
+    ) -> None:
+        if (user is None) == (messages is None):
+            raise ValueError("give exactly one of `user` and `messages`")
+        self._system = None if system is None else Template(system, field="prompt.system")
+        self._user = None if user is None else Template(user, field="prompt.user")
+        self._messages, self._params, self._overlong = messages, params, overlong
+        self._tokenizer = tokenizer
+        self._max_model_len, self._max_tokens = max_model_len, max_tokens
+        self._allowed = allowed_params
+
+    def render_rows(self, rows: list[Row]) -> list[Request | Failure]:
+        """A request or a failure for each row, in order."""
+        answers: list[Request | Failure | _Draft] = [self._try_draft(row) for row in rows]
+        drafts = [(i, draft) for i, draft in enumerate(answers) if isinstance(draft, _Draft)]
+        encoded = self._tokenizer.encode_batch([draft.text for _, draft in drafts])
+        for (i, draft), ids in zip(drafts, encoded, strict=True):
+            try:
+                answers[i] = self._finish(draft, ids)
+            except RowProblem as problem:
+                answers[i] = Failure(problem.code, problem.message)
+        return answers  # type: ignore[return-value]  # no draft is left
+
+    def preview(self, row: Row) -> str:
+        """The prompt text of one row as the model would see it, uncut. Raises `RowProblem`."""
+        if row.failure is not None:
+            raise RowProblem(row.failure.code, row.failure.message)
+        return self._conversation(row.values or {}).text(self._tokenizer)
+
+    def _try_draft(self, row: Row) -> _Draft | Failure:
+        if row.failure is not None:
+            return row.failure
+        try:
+            return self._draft(row.number, row.values or {})
+        except RowProblem as problem:
+            return Failure(problem.code, problem.message)
+
+    def _draft(self, number: int, values: dict[str, Any]) -> _Draft:
+        sampling = self._sampling(values)
+        answer = sampling.get("max_tokens", self._max_tokens)
+        if isinstance(answer, bool) or not isinstance(answer, int) or answer < 1:
+            raise RowProblem(
+                FailureCode.BAD_PARAMS, f"max_tokens is {answer!r}, not a number of tokens"
+            )
+        room = self._max_model_len - answer
+        if room < 1:
+            raise RowProblem(
+                FailureCode.PROMPT_TOO_LONG,
+                f"an answer of up to {answer:,} tokens leaves no room for a prompt: the limit is "
+                f"{self._max_model_len:,} tokens for both",
+            )
+        conversation = self._conversation(values)
+        if conversation.blank():
+            raise RowProblem(
+                FailureCode.EMPTY_PROMPT, "every value that the prompt takes from the row is empty"
+            )
+        if (side := _SIDES.get(self._overlong)) is not None:
+            for place in conversation.documents():
+                text = conversation.at(place)
+                cut = precut(text, limit=room, side=side, tokenizer=self._tokenizer)
+                if len(cut) < len(text):
+                    conversation = conversation.put(place, cut)
+        text = conversation.text(self._tokenizer)
+        least = len(text) // self._tokenizer.longest_token
+        if self._overlong == "fail" and least > room:  # hopeless: not worth tokenizing
+            raise self._too_long(f"at least {least:,}", room)
+        return _Draft(number, conversation, sampling, room, text)
+
+    def _finish(self, draft: _Draft, ids: list[int]) -> Request:
+        if len(ids) <= draft.room:
+            return Request(draft.number, ids, draft.sampling)
+        if (side := _SIDES.get(self._overlong)) is None:
+            raise self._too_long(f"{len(ids):,}", draft.room)
+        shortened = shorten(
+            draft.conversation, limit=draft.room, side=side, tokenizer=self._tokenizer
+        )
+        if shortened is None:
+            raise self._too_long(f"{len(ids):,}", draft.room, "even without its documents")
+        return Request(draft.number, shortened, draft.sampling)
+
+    def _too_long(self, tokens: str, room: int, why: str = "") -> RowProblem:
+        answer = self._max_model_len - room
+        return RowProblem(
+            FailureCode.PROMPT_TOO_LONG,
+            f"the prompt has {tokens} tokens and the answer up to {answer:,}, which does not fit "
+            f"the limit of {self._max_model_len:,}{' ' if why else ''}{why}",
+        )
+
+    def _conversation(self, values: dict[str, Any]) -> Conversation:
+        system = () if self._system is None else tuple(self._system.render(values).segments)
+        if self._user is not None:
+            user = Turn("user", tuple(self._user.render(values).segments))
+            turns = [user]
+        else:
+            turns = self._ready(values)
+            if system and turns[0].role == "system":
+                system = joined([system, turns.pop(0).segments], SEPARATOR)
+        if any(segment.text for segment in system):
+            turns.insert(0, Turn("system", system, cuttable=self._user is not None))
+        return Conversation(tuple(turns))
+
+    def _ready(self, values: dict[str, Any]) -> list[Turn]:
+        assert self._messages is not None
+        value = _column(values, self._messages, "prompt.messages")
+        turns = []
+        for message in read_conversation(value):
+            check_text(message["content"])
+            segments: tuple[Segment, ...] = (document(message["content"]),)
+            turns.append(Turn(message["role"], segments, cuttable=message["role"] == "user"))
+        return turns
+
+    def _sampling(self, values: dict[str, Any]) -> dict[str, Any]:
+        given = None if self._params is None else values.get(self._params)
+        if given is None:
+            return {}
+        if isinstance(given, str):
+            try:
+                given = json.loads(given)
+            except (ValueError, RecursionError) as err:
+                raise _bad_params(f"{self._params!r} is not valid JSON: {err}") from None
+        if not isinstance(given, dict):
+            raise _bad_params(f"{self._params!r} is {type(given).__name__}, not an object")
+        # A Parquet struct has every field in every row, null where it was not given.
+        given = {name: value for name, value in given.items() if value is not None}
+        try:
+            return self._allowed(given) if self._allowed is not None else given
+        except ValueError as err:
+            raise _bad_params(f"{self._params!r}: {err}"[:500]) from None
+
+
+def _column(values: dict[str, Any], name: str, field: str) -> Any:
+    if name not in values:
+        raise RowProblem(FailureCode.MISSING_FIELD, f"{field}: {name!r} is not in this row")
+    if values[name] is None:
+        raise RowProblem(FailureCode.NULL_VALUE, f"{field}: {name!r} is null")
+    return values[name]
+
+
+def _bad_params(message: str) -> RowProblem:
+    return RowProblem(FailureCode.BAD_PARAMS, message)

@@ -1,0 +1,285 @@
+"""Prompt templates: Jinja over one row's columns, in a sandbox.
+
+The rendered text is split into what the template's author wrote and what came from the row
+(document text), because only the second may be neutralised or cut. Every interpolated value is put
+between two noncharacters, which are removed from values first, so a document can forge neither.
+Knows nothing about models. The trade-offs: what a macro or a `{% set %}` block returns counts as
+document text as a whole, and `{% filter %}`, `{% call %}` and imports are refused, since their
+output would escape that bookkeeping.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+from jinja2 import meta, nodes
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
+from jinja2.utils import Namespace
+
+from gemma_batch.errors import FailureCode, SpecError
+
+START, END = "\ufdd0", "\ufdd1"
+FUNCTIONS = {"range": safe_range, "namespace": Namespace}
+REFUSED: dict[type[nodes.Node], str] = {
+    nodes.FilterBlock: "{% filter %}",
+    nodes.CallBlock: "{% call %}",
+    nodes.Include: "{% include %}",
+    nodes.Import: "{% import %}",
+    nodes.FromImport: "{% from %}",
+    nodes.Extends: "{% extends %}",
+}
+
+
+class RowProblem(Exception):
+    """Why one row cannot become a request; `code` is a `FailureCode` value. Picklable."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code, self.message = str(code), message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a prompt; `document` is true when the text came from the row."""
+
+    text: str
+    document: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """One rendered template: its segments in order, neighbours of unlike kind."""
+
+    segments: list[Segment]
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(segment.text for segment in self.segments)
+
+
+class _NullError(jinja2.UndefinedError):
+    """A null was used as if it were a value."""
+
+
+class _Null(jinja2.StrictUndefined):
+    """SQL's null: false, equal to none, replaced by `default()`, an error when it is printed.
+
+    Without it `{{ body | upper }}` would put the word NONE into a prompt.
+    """
+
+    __slots__ = ()
+
+    @property
+    def _undefined_message(self) -> str:
+        return f"{self._undefined_name!r} is null"
+
+    # StrictUndefined types these as never returning.
+    def __bool__(self) -> bool:  # type: ignore[override]
+        return False
+
+    def __eq__(self, other: object) -> bool:  # type: ignore[override]
+        return other is None or isinstance(other, _Null)
+
+    def __ne__(self, other: object) -> bool:  # type: ignore[override]
+        return not self == other
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(None)
+
+
+def _null(name: object) -> _Null:
+    return _Null(name=str(name), exc=_NullError)
+
+
+class _Literals(CodeGenerator):
+    """Leaves constants such as `{{ "{{" }}` to the author, whose text they are."""
+
+    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
+        if isinstance(node, nodes.Const) and isinstance(node.value, str):
+            return node.value
+        return super()._output_child_to_const(node, frame, finalize)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    code_generator_class = _Literals
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        found = super().getitem(obj, argument)
+        return _null(argument) if found is None else found
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        found = super().getattr(obj, attribute)
+        return _null(attribute) if found is None else found
+
+
+@functools.cache
+def _environment() -> _Environment:
+    env = _Environment(
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+        finalize=_mark,
+        keep_trailing_newline=True,
+    )
+    env.globals = dict(FUNCTIONS)
+    env.filters["tojson"] = _filter_tojson
+    env.tests["defined"] = lambda value: not _missing(value)
+    env.tests["undefined"] = _missing
+    env.tests["none"] = lambda value: value is None or isinstance(value, _Null)
+    return env
+
+
+def _missing(value: Any) -> bool:
+    return isinstance(value, jinja2.Undefined) and not isinstance(value, _Null)
+
+
+def _mark(value: Any) -> str:
+    text = _to_text(value)
+    if START in text or END in text:
+        text = text.replace(START, "").replace(END, "")
+    return f"{START}{text}{END}"
+
+
+def _to_text(value: Any) -> str:
+    if isinstance(value, str):  # str() of it also unwraps subclasses such as Markup
+        return str(value)
+    if value is None:
+        raise RowProblem(FailureCode.NULL_VALUE, "a value that the prompt prints is null")
+    if isinstance(value, Iterator):
+        value = list(value)
+    if isinstance(value, list | tuple | dict | set | frozenset):
+        return to_json(value)
+    if callable(value) and not isinstance(value, jinja2.Undefined):
+        name = getattr(value, "__name__", "it")
+        raise RowProblem(
+            FailureCode.TEMPLATE_ERROR,
+            f"the prompt prints the function {name!r}: call it with (), or write ['{name}'] "
+            "where a field of that name is meant",
+        )
+    return _plain(value)
+
+
+def _plain(value: Any) -> str:
+    """`str(value)`, but bytes have no text and are refused."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise RowProblem(
+            FailureCode.BAD_VALUE,
+            f"a value that the prompt prints is binary ({len(value):,} bytes), not text",
+        )
+    return str(value)
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """JSON as people read it: no ASCII escapes, other types by `str`. Raises `RowProblem`."""
+
+    def other(item: Any) -> Any:
+        if isinstance(item, _Null):
+            return None
+        return sorted(item, key=str) if isinstance(item, set | frozenset) else _plain(item)
+
+    return json.dumps(value, ensure_ascii=False, default=other, **options)
+
+
+def _filter_tojson(value: Any, indent: int | None = None) -> str:
+    if _missing(value):
+        str(value)  # raises what StrictUndefined raises
+    return to_json(value, indent=indent)
+
+
+class Template:
+    """One field of the prompt, compiled once. `field` names it in errors, e.g. `prompt.user`.
+
+    Raises `SpecError` with the line when the text is not a valid template.
+    """
+
+    def __init__(self, source: str, *, field: str = "prompt.user") -> None:
+        self.source, self.field = source, field
+        env = _environment()
+        try:
+            tree = env.parse(source)
+            for node in tree.find_all(tuple(REFUSED)):
+                raise SpecError(
+                    f"{field}, line {node.lineno}: {REFUSED[type(node)]} cannot be used in "
+                    "prompts; write {{ value | filter }} or a {% macro %} instead"
+                )
+            self.columns = _columns(tree, env)
+            self._compiled = env.from_string(source)
+        except jinja2.TemplateSyntaxError as err:
+            raise SpecError(
+                f"{field}, line {err.lineno}: {err.message}; "
+                "columns are written {{ name }}, see the Jinja template documentation"
+            ) from None
+        except (jinja2.TemplateError, RowProblem, ArithmeticError, TypeError, ValueError) as err:
+            # Constant expressions are computed while compiling.
+            raise SpecError(f"{field}: the template cannot be compiled: {err}") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(Template, field=self.field), (self.source,)
+
+    def render(self, values: Mapping[str, Any]) -> Rendered:
+        """The text for one row, in segments. Raises `RowProblem`."""
+        row = {name: _null(name) if v is None else v for name, v in values.items()}
+        try:
+            text = self._compiled.render(row)
+        except RowProblem:
+            raise
+        except _NullError as err:
+            raise RowProblem(FailureCode.NULL_VALUE, f"{self.field}: {err}") from None
+        except jinja2.UndefinedError as err:
+            raise RowProblem(FailureCode.MISSING_FIELD, f"{self.field}: {err}") from None
+        except Exception as err:
+            # Whatever a template does to a value must cost this row only.
+            raise RowProblem(
+                FailureCode.TEMPLATE_ERROR, f"{self.field}: {type(err).__name__}: {err}"[:500]
+            ) from None
+        check_text(text)
+        return Rendered(_split(text))
+
+
+def check_text(text: str) -> None:
+    """Raise `RowProblem` for half of a surrogate pair, which no tokenizer or file can hold."""
+    try:
+        text.isascii() or text.encode("utf-8")
+    except UnicodeEncodeError as err:
+        raise RowProblem(
+            FailureCode.BAD_VALUE,
+            f"a value holds {text[err.start]!r}, half of a surrogate pair, which is not text",
+        ) from None
+
+
+def _columns(tree: nodes.Template, env: _Environment) -> set[str]:
+    """Every top-level name that a row has to provide."""
+    called = {id(call.node) for call in tree.find_all(nodes.Call)}
+    names = [node for node in tree.find_all(nodes.Name) if id(node) not in called]
+    read = {node.name for node in names if node.ctx == "load"}
+    written = {node.name for node in names if node.ctx != "load"}
+    # A column may be called `range`; it is one where the name is used without being called.
+    return meta.find_undeclared_variables(tree) | (read - written) & FUNCTIONS.keys()
+
+
+def _split(text: str) -> list[Segment]:
+    marks = [c for c in text if c in (START, END)] if START in text or END in text else []
+    if marks != [START, END] * (len(marks) // 2):
+        # A filter tore the marks apart: treat everything as the row's, which is the safe side.
+        return [Segment(text.replace(START, "").replace(END, ""), True)]
+    first, *parts = text.split(START)
+    pieces = [Segment(first, False)]
+    for part in parts:
+        value, _, literal = part.partition(END)
+        pieces += [Segment(value, True), Segment(literal, False)]
+    # An empty document stays: that it is empty is worth knowing.
+    pieces = [piece for piece in pieces if piece.text or piece.document]
+    return [
+        Segment("".join(piece.text for piece in group), document)
+        for document, group in itertools.groupby(pieces, key=lambda piece: piece.document)
+    ]

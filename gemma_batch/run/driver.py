@@ -1,0 +1,383 @@
+"""The driver: plan, lease, manifest, pipelines, receipts, report.
+
+It is the whole job seen from outside: what is committed already is left alone, the rest is run,
+and at the end the output holds one outcome per row. It holds no state of its own; killed at any
+moment, the next start finds everything in the output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gemma_batch.errors import GemmaBatchError, LeaseError, OutputError, StorageError
+from gemma_batch.run.ledger import Ledger, Receipt
+from gemma_batch.run.lease import Lease
+from gemma_batch.run.manifest import KEY as MANIFEST
+from gemma_batch.run.manifest import Manifest, check_same, create_manifest, load_manifest
+from gemma_batch.run.plan import Plan, RoutePlan, make_plan, rows_by_route
+from gemma_batch.run.progress import LogProgress, Progress, Snapshot
+from gemma_batch.run.repair import settle_errors
+from gemma_batch.run.report import Report, RunFacts, make_report, save_report
+from gemma_batch.run.units import Unit
+from gemma_batch.spec import JobSpec
+from gemma_batch.storage.fs import Store, open_store
+
+if TYPE_CHECKING:
+    from gemma_batch.run.job import RouteJob
+    from gemma_batch.run.pipeline import Pool
+
+logger = logging.getLogger(__name__)
+TICK = 0.5
+RECEIPTS_KEPT = 200  # receipts between two copies of them in the output
+
+
+@dataclass(slots=True, kw_only=True)
+class _Lane:
+    """One route's share of the run: what it needs and what it still has to do."""
+
+    plan: RoutePlan
+    job: RouteJob
+    pool: Pool
+    units: list[Unit]
+
+
+def run(
+    spec: JobSpec,
+    *,
+    address: str | None = None,
+    progress: Progress | None = None,
+    verbose: bool = False,
+) -> Report:
+    """Run a job to its end, or go on with one that was stopped.
+
+    `address` is a Ray cluster (default: RAY_ADDRESS, else a local one). Raises `UserError` before
+    anything is started, `LeaseError` when another driver works on the output, `GemmaBatchError`
+    when engines or storage gave up; whatever is committed stays. On KeyboardInterrupt and
+    SIGTERM everything is stopped and KeyboardInterrupt is raised.
+    """
+    show = progress or LogProgress(spec.policy.progress_seconds)
+    started = time.time()
+    show.update(Snapshot(phase="planning"))
+    plan = make_plan(spec)
+    store = open_output(spec.output.path)
+    manifest = load_manifest(store)
+    if manifest is not None:
+        check_same(manifest, plan.fingerprint(), spec.output.path)
+    with leased(store, show) as lost:
+        session = Session(plan, store, show, lost, address=address, verbose=verbose)
+        try:
+            if manifest is None:
+                manifest = session.create_manifest()
+            units = manifest.units(store)
+            return session.finish(manifest, units, units, started)
+        finally:
+            session.close()
+
+
+class Session:
+    """One driver's work on one leased output; shared by `run` and `retry`."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        show: Progress,
+        lost: threading.Event,
+        *,
+        address: str | None,
+        verbose: bool,
+    ) -> None:
+        self.store, self.show = store, show
+        self._plan, self._lost = plan, lost
+        self._address, self._verbose = address, verbose
+        self._connected = False
+        self._receipts: list[Receipt] = []
+        self._saved = 0
+        self._stop = threading.Event()
+
+    def close(self) -> None:
+        """Leave the cluster; a local one ends with all its engines."""
+        self._stop.set()
+        if self._connected:
+            from gemma_batch.run import pipeline
+
+            pipeline.disconnect()
+
+    def _place(self) -> Any:
+        """Connect, look at the hardware and place every route on it."""
+        from gemma_batch.run import pipeline
+
+        self.show.update(Snapshot(phase="connecting to Ray"))
+        self._connected = True
+        pipeline.connect(self._address, verbose=self._verbose)
+        pipeline.configure()
+        hardware = pipeline.cluster_hardware()
+        self._plan = self._plan.placed(hardware)
+        return hardware
+
+    def create_manifest(self) -> Manifest:
+        """Cut the input into units and settle them in the output."""
+        if not self._connected:
+            self._place()
+        self.show.update(Snapshot(phase="cutting the input into units"))
+        units = self._plan.units()
+        if not units:
+            raise OutputError("the input has files but not a single row: nothing was started")
+        manifest = create_manifest(
+            self.store,
+            name=self._plan.spec.name,
+            fingerprint=self._plan.fingerprint(),
+            shards=self._plan.survey.shards,
+            units=units,
+            spec=self._plan.spec.to_dict(),
+            facts={"rows_by_route": rows_by_route(units)},
+        )
+        # Another driver may have been first; then its manifest counts, and has to be ours.
+        check_same(manifest, self._plan.fingerprint(), self._plan.spec.output.path)
+        return manifest
+
+    def finish(
+        self, manifest: Manifest, every: Sequence[Unit], work: Sequence[Unit], started: float
+    ) -> Report:
+        """Run what of `work` is not committed, settle `errors/`, and report on `every` unit."""
+        ledger = Ledger(self.store)
+        remaining = ledger.remaining(work)
+        if remaining:
+            self._run(manifest, work, remaining)
+            if left := ledger.remaining(work):
+                raise GemmaBatchError(
+                    f"{len(left)} of {len(work)} units are not committed although every pipeline "
+                    f"ended, for example {left[0].name!r}: start again, the rest is safe"
+                )
+        self.show.update(Snapshot(phase="writing the report"))
+        ledger.save_receipts(self._receipts[self._saved :])
+        self._saved = len(self._receipts)
+        receipts = ledger.receipts()
+        survey = self._plan.survey
+        settle_errors(
+            self.store, manifest.shards, every, receipts, survey.columns, survey.keep_schema
+        )
+        facts = RunFacts(started=started, finished=time.time(), receipts=tuple(self._receipts))
+        report = make_report(
+            manifest, self._plan.spec.output.path, len(every), receipts, facts
+        )
+        save_report(self.store, report)
+        return report
+
+    # -- running ----------------------------------------------------------------------------
+
+    def _run(
+        self, manifest: Manifest, work: Sequence[Unit], remaining: Sequence[Unit]
+    ) -> None:
+        from gemma_batch.run import pipeline
+
+        hardware = self._place() if not self._connected else pipeline.cluster_hardware()
+        done = sum(unit.expected for unit in work) - sum(unit.expected for unit in remaining)
+        if done:
+            self.show.say(
+                f"resuming: {done:,} rows are committed already, "
+                f"{sum(unit.expected for unit in remaining):,} to go"
+            )
+        lanes = self._lanes(hardware, remaining)
+        board = pipeline.make_board()
+        receipts: queue.Queue[Receipt | BaseException | None] = queue.Queue()
+        groups = [lanes] if _side_by_side(lanes, hardware) else [[lane] for lane in lanes]
+        snapshot = Snapshot(
+            phase="starting engines",
+            rows=sum(unit.expected for unit in work),
+            committed=done,
+            done=done,
+        )
+        totals = rows_by_route(work)
+        before = {
+            name: total - rows_by_route(remaining).get(name, 0) for name, total in totals.items()
+        }
+        try:
+            for group in groups:
+                threads = [
+                    threading.Thread(
+                        target=self._drive, args=(lane, manifest, board, receipts), daemon=True
+                    )
+                    for lane in group
+                ]
+                for thread in threads:
+                    thread.start()
+                self._follow(len(threads), receipts, board, snapshot, totals, before)
+        finally:
+            Ledger(self.store).save_receipts(self._receipts[self._saved :])
+            self._saved = len(self._receipts)
+
+    def _lanes(self, hardware: Any, remaining: Sequence[Unit]) -> list[_Lane]:
+        """One lane per route with work left, the largest first."""
+        from gemma_batch.run import pipeline
+
+        lanes = []
+        for route in self._plan.routes:
+            units = [unit for unit in remaining if unit.route == route.route.name]
+            if units:
+                job = self._plan.job(route)
+                pool = pipeline.make_pool(
+                    job, hardware, route.resources.replicas, route.resources.engines_per_gpu
+                )
+                pool = pipeline.not_more_than(pool, len(units))
+                job = pipeline.with_cpu_threads(job, hardware, pool)
+                lanes.append(_Lane(plan=route, job=job, pool=pool, units=units))
+
+        def work(lane: _Lane) -> float:
+            return sum(unit.expected for unit in lane.units) / lane.plan.rows_per_second
+
+        return sorted(lanes, key=work, reverse=True)
+
+    def _drive(
+        self, lane: _Lane, manifest: Manifest, board: Any, receipts: queue.Queue[Any]
+    ) -> None:
+        from gemma_batch.run import pipeline
+
+        try:
+            work = [(manifest.shards[unit.shard], unit) for unit in lane.units]
+            for receipt in pipeline.run_route(lane.job, work, lane.pool, board):
+                receipts.put(receipt)
+                if self._stop.is_set():
+                    return
+            receipts.put(None)
+        except BaseException as err:
+            receipts.put(err)
+
+    def _follow(
+        self,
+        lanes: int,
+        receipts: queue.Queue[Any],
+        board: Any,
+        snapshot: Snapshot,
+        totals: dict[str, int],
+        before: dict[str, int],
+    ) -> None:
+        """Collect receipts until every lane has ended, and show how things are."""
+        from gemma_batch.run import pipeline
+
+        ended, last = 0, 0.0
+        while ended < lanes:
+            if self._lost.is_set():
+                raise LeaseError("the lease of this output was taken over by another driver")
+            try:
+                item = receipts.get(timeout=TICK)
+            except queue.Empty:
+                item = _NOTHING
+            if item is None:
+                ended += 1
+            elif isinstance(item, BaseException):
+                raise item
+            elif item is not _NOTHING:
+                self._receipts.append(item)
+                snapshot.committed += item["rows"]
+                if len(self._receipts) - self._saved >= RECEIPTS_KEPT:
+                    Ledger(self.store).save_receipts(self._receipts[self._saved :])
+                    self._saved = len(self._receipts)
+            if time.monotonic() - last > 1.0 or ended == lanes:
+                last = time.monotonic()
+                _fill(snapshot, pipeline.read_board(board), self._receipts, totals, before)
+                self.show.update(snapshot)
+
+
+_NOTHING = object()
+
+
+def _fill(
+    snapshot: Snapshot,
+    numbers: dict[str, dict[str, Any]],
+    receipts: Sequence[Receipt],
+    totals: dict[str, int],
+    before: dict[str, int],
+) -> None:
+    # A worker that died takes its numbers to the board with it, rows it did not commit too;
+    # never show less than what is committed.
+    workers = list(numbers.values())
+    committed = {name: before.get(name, 0) for name in totals}
+    for receipt in receipts:
+        committed[receipt["route"]] += receipt["rows"]
+    live = dict(before)
+    for worker in workers:
+        live[worker["route"]] = (
+            live.get(worker["route"], 0) + worker["answered"] + worker["failed"]
+        )
+    routes = {
+        name: (min(total, max(committed[name], live.get(name, 0))), total)
+        for name, total in totals.items()
+    }
+    failures: dict[str, int] = {}
+    for worker in workers:
+        for code, count in worker["failures"].items():
+            failures[code] = failures.get(code, 0) + count
+    snapshot.routes = routes
+    snapshot.done = sum(done for done, _ in routes.values())
+    snapshot.failures = failures
+    snapshot.engines = sum(1 for worker in workers if worker["engine_starts"])
+    snapshot.completion_tokens = max(
+        sum(worker["completion_tokens"] for worker in workers),
+        sum(receipt["completion_tokens"] for receipt in receipts),
+    )
+    if snapshot.engines and snapshot.phase == "starting engines":
+        snapshot.phase = "running"
+
+
+def _side_by_side(lanes: Sequence[_Lane], hardware: Any) -> bool:
+    """Whether all routes' engines fit the cluster at once."""
+    if len(lanes) < 2:
+        return True
+    gpus = sum(lane.pool.most * lane.pool.num_gpus for lane in lanes)
+    cpus = sum(
+        lane.pool.most * lane.job.engine.tensor_parallel
+        for lane in lanes
+        if lane.job.engine.device == "cpu"
+    )
+    return bool(gpus <= hardware.gpus and cpus < hardware.cpus)
+
+
+def open_output(url: str) -> Store:
+    """The output's store. Raises `OutputError` when it can't even be looked at."""
+    store = open_store(url)
+    try:
+        store.exists(MANIFEST)
+    except StorageError as err:
+        raise _unusable(store, err) from err
+    return store
+
+
+def _unusable(store: Store, err: StorageError) -> OutputError:
+    return OutputError(
+        f"output.path {store.url!r} cannot be used: {err}. Check the path and the permissions of "
+        "the credentials in use"
+    )
+
+
+@contextlib.contextmanager
+def leased(store: Store, show: Progress) -> Iterator[threading.Event]:
+    """Hold the output's lease, and turn SIGTERM into KeyboardInterrupt meanwhile."""
+    lease = Lease(store, on_lost=show.say)
+    try:
+        lease.acquire(say=show.say)  # the first thing that is written, so it tells if we may
+    except StorageError as err:
+        raise _unusable(store, err) from err
+    previous: Any = None
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main:
+        previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield lease.lost
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, previous)
+        lease.release()
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+

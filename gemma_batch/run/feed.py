@@ -1,0 +1,324 @@
+"""The feed: keeps one engine full with the rows of several units, and each row's policy.
+
+It knows neither Ray nor storage: units of requests go in, one outcome per request comes out.
+Rows wait in one queue in the order of their units, so that early units finish first while the
+engine never drains at a unit's border; a slow row holds back only its own unit.
+
+When the engine dies, the rows that were in flight are tried again in ever smaller groups,
+nothing else running beside them, until the row that kills it is alone. With one such row among
+N that takes at most log2(N) + 1 further deaths, usually half as many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gemma_batch.engines.base import Engine
+from gemma_batch.errors import (
+    EngineError,
+    EngineLost,
+    EngineStartError,
+    FailureCode,
+    RowRejected,
+    RowTransient,
+)
+from gemma_batch.rows import Completion, Failure, Outcome, Request
+
+logger = logging.getLogger(__name__)
+
+# So many rows condemned one after the other without a single answer in between cast doubt on
+# the engine itself: a harmless request then has to prove that it works at all.
+CONDEMNED_BEFORE_CANARY = 3
+START_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowPolicy:
+    """Limits of one row and one engine. Times in seconds."""
+
+    max_attempts: int = 3
+    deadline: float = 1800.0
+    max_engine_restarts: int = 50
+    backoff: float = 0.5
+
+
+@dataclass(slots=True)
+class FeedStats:
+    """Running totals of one feed; read from another thread for progress."""
+
+    answered: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    in_flight: int = 0
+    waiting: int = 0
+    engine_starts: int = 0
+    start_seconds: float = 0.0
+    ready_at: float = 0.0
+    starved_seconds: float = 0.0
+    failures: dict[str, int] = field(default_factory=dict)
+
+    def count(self, outcome: Outcome) -> None:
+        """Add one finished row."""
+        if isinstance(outcome, Failure):
+            self.failed += 1
+            self.failures[outcome.code] = self.failures.get(outcome.code, 0) + 1
+        else:
+            self.answered += 1
+            self.prompt_tokens += outcome.prompt_tokens
+            self.completion_tokens += outcome.completion_tokens
+            self.cached_tokens += outcome.cached_tokens
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    request: Request
+    done: asyncio.Future[Outcome]
+    attempts: int = 0
+    first: float = 0.0
+
+
+class Feed:
+    """Feeds one engine. All methods run on one event loop; `stats` may be read from anywhere."""
+
+    def __init__(
+        self, make: Callable[[], Engine], *, in_flight: int, policy: RowPolicy | None = None
+    ) -> None:
+        self.stats = FeedStats()
+        self._make = make
+        self._limit = max(1, in_flight)
+        self._policy = policy or RowPolicy()
+        self._engine: Engine | None = None
+        self._queue: collections.deque[_Item] = collections.deque()
+        self._open: set[_Item] = set()  # every row without an outcome, wherever it is
+        self._active: dict[_Item, asyncio.Task[bool]] = {}
+        self._recovery: asyncio.Task[None] | None = None
+        self._broken: EngineError | None = None
+        self._condemned_in_a_row = 0
+        self._restarts = 0
+        self._idle_since: float | None = None
+
+    async def start(self) -> None:
+        """Start the engine. Raises `EngineStartError` after a few attempts."""
+        try:
+            await self._start_engine()
+        except EngineError as err:
+            self._break(err)
+            raise
+        self._pump()
+
+    async def run(self, requests: list[Request]) -> dict[int, Outcome]:
+        """One outcome per request, by row number. May be called many times at once.
+
+        Raises `EngineError` when the engine cannot be kept alive; no outcome is lost silently.
+        """
+        loop = asyncio.get_running_loop()
+        items = [_Item(request, loop.create_future()) for request in requests]
+        self._open.update(items)
+        self._queue.extend(items)
+        self._pump()
+        if self._broken is not None:
+            self._break(self._broken)
+        outcomes = await asyncio.gather(*(item.done for item in items))
+        return {item.request.number: out for item, out in zip(items, outcomes, strict=True)}
+
+    async def close(self) -> None:
+        """Stop the engine; rows still waiting get `EngineLost`."""
+        self._break(EngineLost("the engine was closed"))
+        if self._recovery is not None:
+            self._recovery.cancel()
+        if self._engine is not None:
+            await self._engine.stop()
+
+    def fail(self, error: EngineError) -> None:
+        """Give up for a cause outside the engine: rows waiting now and later get `error`."""
+        self._break(error)
+
+    # -- normal running ---------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Submit waiting rows while the engine has room."""
+        if self._engine is not None and self._recovery is None and self._broken is None:
+            while self._queue and len(self._active) < self._limit:
+                self._submit(self._queue.popleft())
+        self.stats.in_flight, self.stats.waiting = len(self._active), len(self._queue)
+        self._measure_starving()
+
+    def _measure_starving(self) -> None:
+        # Starved: a ready engine with nothing to do. Its share of the run is our cost, not its.
+        now = time.monotonic()
+        starving = self._engine is not None and self._recovery is None and not self._active
+        if starving and self._idle_since is None:
+            self._idle_since = now
+        elif not starving and self._idle_since is not None:
+            self.stats.starved_seconds += now - self._idle_since
+            self._idle_since = None
+
+    def _submit(self, item: _Item) -> asyncio.Task[bool]:
+        task = asyncio.create_task(self._attempt(item))
+        self._active[item] = task
+        task.add_done_callback(lambda _: self._after(item))
+        return task
+
+    def _after(self, item: _Item) -> None:
+        self._active.pop(item, None)
+        self._pump()
+
+    async def _attempt(self, item: _Item) -> bool:
+        """Try one row until it has an outcome (True) or the engine dies under it (False)."""
+        assert self._engine is not None
+        engine, policy = self._engine, self._policy
+        item.first = item.first or time.monotonic()
+        while True:
+            item.attempts += 1
+            try:
+                async with asyncio.timeout(policy.deadline):
+                    answer = await engine.generate(item.request)
+            except RowRejected as err:
+                self._finish(item, self._failure(item, FailureCode.ENGINE_REJECTED, str(err)))
+            except RowTransient as err:
+                if item.attempts < policy.max_attempts:
+                    await asyncio.sleep(policy.backoff * 2**item.attempts * random.random())
+                    continue
+                self._finish(item, self._failure(item, FailureCode.ENGINE_ERROR, str(err)))
+            except TimeoutError:
+                text = f"no answer within {policy.deadline:g} s (policy.row_deadline)"
+                self._finish(item, self._failure(item, FailureCode.DEADLINE, text))
+            except EngineLost as err:
+                self._engine_lost(engine, err)
+                return False
+            except Exception as err:  # an engine's defect must cost this row, not the run
+                logger.exception("unexpected error for row %s", item.request.number)
+                text = f"{type(err).__name__}: {err}"
+                self._finish(item, self._failure(item, FailureCode.ENGINE_ERROR, text))
+            else:
+                answer.attempts = item.attempts
+                self._finish(item, answer)
+            return True
+
+    def _failure(self, item: _Item, code: FailureCode, message: str) -> Failure:
+        return Failure(code.value, message, item.attempts, time.monotonic() - item.first)
+
+    def _finish(self, item: _Item, outcome: Outcome) -> None:
+        if item.done.done():
+            return
+        self._open.discard(item)
+        self.stats.count(outcome)
+        if isinstance(outcome, Completion):
+            self._condemned_in_a_row = 0
+        item.done.set_result(outcome)
+
+    def _break(self, error: EngineError) -> None:
+        """Give up: every row that waits gets the error; units of them are not committed."""
+        self._broken = error
+        for item in self._open:
+            item.done.set_exception(error)
+        self._open.clear()
+        self._queue.clear()
+
+    # -- engine death -----------------------------------------------------------------------
+
+    async def _start_engine(self) -> None:
+        for attempt in range(1, START_ATTEMPTS + 1):
+            started = time.monotonic()
+            engine = self._make()
+            try:
+                await engine.start()
+            except EngineStartError as err:
+                await engine.stop()
+                if attempt == START_ATTEMPTS:
+                    raise
+                logger.warning("engine start %d of %d failed: %s", attempt, START_ATTEMPTS, err)
+                await asyncio.sleep(self._policy.backoff * 2**attempt)
+                continue
+            self.stats.engine_starts += 1
+            self.stats.start_seconds += time.monotonic() - started
+            self.stats.ready_at = self.stats.ready_at or time.time()
+            self._engine = engine
+            return
+
+    def _engine_lost(self, engine: Engine, error: EngineLost) -> None:
+        if self._recovery is None and engine is self._engine and self._broken is None:
+            logger.warning("engine lost with %d rows in flight: %s", len(self._active), error)
+            self._recovery = asyncio.create_task(self._recover(list(self._active)))
+
+    async def _recover(self, suspects: list[_Item]) -> None:
+        try:
+            # All rows in flight see the death; wait until each has reported it or its answer.
+            await asyncio.gather(*self._active.values())
+            await self._restart()
+            await self._isolate([item for item in suspects if not item.done.done()])
+        except EngineError as err:
+            self._break(err)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as err:
+            self._break(EngineLost(f"recovery failed: {type(err).__name__}: {err}"))
+            raise
+        finally:
+            self._recovery = None
+            self._pump()
+
+    async def _restart(self) -> None:
+        assert self._engine is not None
+        dead, self._engine = self._engine, None
+        await dead.stop()
+        self._restarts += 1
+        if self._restarts > self._policy.max_engine_restarts:
+            raise EngineLost(
+                f"the engine died {self._restarts} times, more than policy.max_engine_restarts="
+                f"{self._policy.max_engine_restarts}: look at the worker's log for the cause"
+            )
+        await self._start_engine()
+
+    async def _isolate(self, suspects: list[_Item]) -> None:
+        """Bisect the rows that were in flight; the one that dies alone is condemned."""
+        while suspects:
+            group = suspects[: max(1, len(suspects) // 2)]
+            rest = suspects[len(group) :]
+            left = await self._trial(group)
+            if not left:
+                suspects = rest  # the group is innocent, so the culprit is among the rest
+                continue
+            if len(group) == 1:
+                self._condemn(group[0])
+                await self._restart()
+                await self._canary()
+            else:
+                await self._restart()
+            # The rest did nothing wrong that is known: it goes back to the head of the queue.
+            self._queue.extendleft(reversed(rest))
+            suspects = left if len(group) > 1 else []
+
+    async def _trial(self, group: list[_Item]) -> list[_Item]:
+        """Run only these rows; those without outcome because the engine died come back."""
+        limit = self._limit
+        for start in range(0, len(group), limit):
+            await asyncio.gather(*(self._submit(item) for item in group[start : start + limit]))
+        return [item for item in group if not item.done.done()]
+
+    def _condemn(self, item: _Item) -> None:
+        self._condemned_in_a_row += 1
+        text = "the engine process died with this row alone in flight"
+        self._finish(item, self._failure(item, FailureCode.ENGINE_CRASH, text))
+
+    async def _canary(self) -> None:
+        if self._condemned_in_a_row < CONDEMNED_BEFORE_CANARY:
+            return
+        assert self._engine is not None
+        try:
+            await self._engine.generate(Request(-1, [2], {"max_tokens": 1, "min_tokens": 0}))
+        except (RowRejected, RowTransient):
+            pass  # it answers, that is all that is asked of it
+        except EngineLost as err:
+            raise EngineLost(
+                f"the engine dies on every request, also on a harmless one: {err}"
+            ) from err
+        self._condemned_in_a_row = 0

@@ -1,0 +1,291 @@
+"""The only Ray Data wiring: one pipeline per route, units in, receipts out.
+
+    UnitSource (read + render, one CPU task and one block per unit)
+        → Worker (GPU actor pool: infer and commit)
+        → receipts, to the driver
+
+A unit is one row in a block of its own, so that Ray Data can neither split nor merge it, and
+the two stages ask for different resources so that they never fuse.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from gemma_batch.errors import GemmaBatchError, PlacementError, UserError
+from gemma_batch.family.gpus import GPU, gpu_from_device
+from gemma_batch.run.job import RouteJob
+from gemma_batch.run.payload import encode
+from gemma_batch.run.plan import Hardware
+from gemma_batch.run.prepare import Preparer
+from gemma_batch.run.units import Shard, Unit
+from gemma_batch.run.worker import Board, Worker
+
+logger = logging.getLogger(__name__)
+READ_CPUS = 1.0
+UNITS_IN_FLIGHT = (2, 32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """How many engine actors, and what each reserves of Ray's resources."""
+
+    least: int
+    most: int
+    num_gpus: float
+    num_cpus: float
+
+
+def connect(address: str | None, *, verbose: bool = False) -> None:
+    """Join the cluster at `address` (or RAY_ADDRESS), or start a local one."""
+    if ray.is_initialized():
+        return
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.WARNING}
+    if target == "local":
+        options["include_dashboard"] = False
+    if not verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        with contextlib.nullcontext() if verbose else _quiet():
+            ray.init(address=target, **options)
+    except (ConnectionError, RuntimeError, ValueError) as err:
+        raise UserError(
+            f"no Ray cluster could be reached at {target!r}: {err}. Check the address, or leave "
+            "it out to run on this machine"
+        ) from err
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # Ray's native code writes to file descriptor 2 while it starts; what goes wrong is raised.
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def disconnect() -> None:
+    """Leave the cluster; a local one ends."""
+    ray.shutdown()
+
+
+def cluster_hardware() -> Hardware:
+    """What the connected cluster has, read from Ray and, for the kind of GPU, from one node."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    total = ray.cluster_resources()
+    gpus = int(total.get("GPU", 0))
+    per_node = int(max((node["Resources"].get("GPU", 0) for node in nodes), default=0))
+    memory = min((node["Resources"].get("memory", 8 * 2**30) for node in nodes), default=0)
+    gpu: GPU | None = None
+    if gpus:
+        name, mib, capability = ray.get(
+            ray.remote(_query_gpu).options(num_gpus=0.01, num_cpus=0).remote()
+        )
+        gpu = gpu_from_device(name, memory_mib=mib, compute_capability=capability)
+    return Hardware(
+        gpu=gpu,
+        gpus=gpus,
+        gpus_per_node=per_node,
+        cpus=max(1, int(total.get("CPU", 1))),
+        memory_gib=memory / 2**30,
+    )
+
+
+def _query_gpu() -> tuple[str, int, float]:
+    answer = subprocess.run(
+        ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()[0]
+    name, mib, capability = (part.strip() for part in answer.split(","))
+    return name, int(mib), float(capability)
+
+
+def make_board() -> Any:
+    """The actor that workers report live numbers to."""
+    return ray.remote(Board).options(num_cpus=0).remote()
+
+
+def read_board(board: Any) -> dict[str, dict[str, Any]]:
+    """The workers' live numbers; empty when they can't be had in a moment."""
+    try:
+        numbers: dict[str, dict[str, Any]] = ray.get(board.get.remote(), timeout=2)
+    except (ray.exceptions.RayError, TimeoutError):
+        return {}
+    return numbers
+
+
+class UnitSource(Datasource):
+    """One read task per unit: reads and renders it into one row in a block of its own."""
+
+    def __init__(self, job: RouteJob, work: Sequence[tuple[Shard, Unit]]) -> None:
+        super().__init__()
+        self._job = ray.put(job)
+        self._work = work
+
+    def get_name(self) -> str:
+        """The stage's name in Ray's own displays."""
+        return "ReadAndRender"
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Bytes of all units as they are in the input."""
+        return sum(unit.bytes for _, unit in self._work)
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: DataContext | None = None,
+    ) -> list[ReadTask]:
+        """One task per unit, whatever parallelism is asked for."""
+        return [
+            ReadTask(
+                functools.partial(_read, self._job, shard, unit),
+                BlockMetadata(
+                    num_rows=1, size_bytes=max(1, unit.bytes), input_files=None, exec_stats=None
+                ),
+            )
+            for shard, unit in self._work
+        ]
+
+
+_preparers: dict[str, Preparer] = {}
+
+
+def _read(job_ref: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
+    # Tokenizers are slow to load: one Preparer per process and job, not per unit.
+    key = job_ref.hex()
+    if key not in _preparers:
+        _preparers.clear()
+        _preparers[key] = Preparer(ray.get(job_ref))
+    return [encode(_preparers[key].prepare(shard, unit))]
+
+
+def run_route(
+    job: RouteJob, work: Sequence[tuple[Shard, Unit]], pool: Pool, board: Any
+) -> Iterator[dict[str, Any]]:
+    """Run the units of one route and yield each receipt as its part is committed.
+
+    Raises `GemmaBatchError` when engines or storage gave up; committed parts stay.
+    """
+    if not work:
+        return
+    flight = _units_in_flight(job, work)
+    dataset = ray.data.read_datasource(
+        UnitSource(job, work),
+        override_num_blocks=len(work),
+        num_cpus=READ_CPUS,
+    ).map_batches(
+        Worker,
+        fn_constructor_kwargs={"job": job, "board": board},
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(
+            min_size=pool.least,
+            max_size=pool.most,
+            max_concurrent_calls_per_actor=flight,
+            max_tasks_in_flight_per_actor=flight + 2,
+            enable_true_multi_threading=True,
+        ),
+        num_gpus=pool.num_gpus or None,
+        num_cpus=pool.num_cpus,
+    )
+    try:
+        for batch in dataset.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=0
+        ):
+            for receipt in batch["receipt"]:
+                yield json.loads(receipt.as_py())
+    except (ray.exceptions.RayError, ray.data.exceptions.UserCodeException) as err:
+        raise GemmaBatchError(f"route {job.route!r} stopped: {_cause(err)}") from err
+
+
+def _units_in_flight(job: RouteJob, work: Sequence[tuple[Shard, Unit]]) -> int:
+    # Enough units that the feed always has rows beyond those in the engine, across borders.
+    rows = max(1.0, sum(unit.expected for _, unit in work) / len(work))
+    least, most = UNITS_IN_FLIGHT
+    return int(min(max(job.in_flight / rows + 2, least), most))
+
+
+def _cause(err: BaseException) -> str:
+    """The innermost error that says something: what a person can act on."""
+    found: BaseException = err
+    while True:
+        inner = getattr(found, "cause", None) or found.__cause__
+        if not isinstance(inner, BaseException) or inner is found:
+            break
+        found = inner
+    lines = [line for line in str(found).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(found).__name__
+
+
+def configure() -> None:
+    """Ray Data's own limits and noise, set for long loads of weights and quiet terminals."""
+    context = DataContext.get_current()
+    context.execution_no_progress_timeout_s = -1  # our own deadlines are per row and per start
+    context.max_consecutive_actor_init_deaths = 3
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def make_pool(job: RouteJob, hardware: Hardware, replicas: Any, engines_per_gpu: int) -> Pool:
+    """The actor pool of a route; `replicas` as in the spec. Raises `PlacementError`."""
+    if job.engine.device == "gpu":
+        share = job.engine.tensor_parallel if job.engine.tensor_parallel > 1 else 1 / engines_per_gpu
+        room = int(hardware.gpus / share)
+        if room < 1:
+            raise PlacementError(
+                f"route {job.route!r} needs {job.engine.tensor_parallel} GPUs for one engine and "
+                f"the cluster has {hardware.gpus}: add nodes or set resources.tensor_parallel"
+            )
+        least, most = _bounds(replicas, room)
+        return Pool(least=least, most=most, num_gpus=share, num_cpus=0)
+    least, most = _bounds(replicas, 1)
+    # Ray must be left one CPU to read with; what an engine really uses is its own affair.
+    spare = max(0.5, hardware.cpus - READ_CPUS)
+    return Pool(least=least, most=most, num_gpus=0, num_cpus=round(min(0.9, spare / most), 2))
+
+
+def _bounds(replicas: Any, room: int) -> tuple[int, int]:
+    if replicas == "auto":
+        return room, room
+    if isinstance(replicas, int):
+        return replicas, replicas
+    return replicas.min, replicas.max
+
+
+def not_more_than(pool: Pool, engines: int) -> Pool:
+    """The pool without engines that would find no unit to work on."""
+    return replace(pool, least=min(pool.least, engines), most=min(pool.most, engines))
+
+
+def with_cpu_threads(job: RouteJob, hardware: Hardware, pool: Pool) -> RouteJob:
+    """Share the cores of a CPU node between the engines on it."""
+    engines = pool.most * job.engine.tensor_parallel
+    if job.engine.device != "cpu" or engines == 1:
+        return job
+    threads = max(1, hardware.cpus // engines)
+    return replace(job, engine=replace(job.engine, cpu_threads=threads))

@@ -1,0 +1,181 @@
+"""Progress for people: a live display on a terminal, one line every N seconds in a log.
+
+It only draws what it is given; numbers come from receipts (committed) and from the workers'
+board (on the way).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+WINDOW = 20.0  # seconds over which speeds are averaged
+
+
+@dataclass(slots=True, kw_only=True)
+class Snapshot:
+    """The state of a run at one moment. Rows and tokens count this run and what was there."""
+
+    phase: str = "planning"
+    rows: int = 0
+    committed: int = 0
+    done: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    completion_tokens: int = 0
+    prompt_tokens: int = 0
+    engines: int = 0
+    routes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Progress(Protocol):
+    """What the driver tells how things are."""
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Show a new state; called about once a second."""
+
+    def say(self, message: str) -> None:
+        """Show one sentence."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class Speed:
+    """Rows and tokens per second over the last `WINDOW` seconds, and the time left."""
+
+    def __init__(self) -> None:
+        self._points: deque[tuple[float, int, int]] = deque()
+
+    def add(self, snapshot: Snapshot) -> tuple[float, float, float | None]:
+        """(rows/s, output tokens/s, seconds left or None when that can't be said yet)."""
+        now = time.monotonic()
+        self._points.append((now, snapshot.done, snapshot.completion_tokens))
+        while len(self._points) > 2 and now - self._points[0][0] > WINDOW:
+            self._points.popleft()
+        start, rows, tokens = self._points[0]
+        passed = now - start
+        if passed < 1 or snapshot.done <= rows:
+            return 0.0, 0.0, None
+        speed = (snapshot.done - rows) / passed
+        left = (snapshot.rows - snapshot.done) / speed
+        return speed, (snapshot.completion_tokens - tokens) / passed, left
+
+
+def duration(seconds: float | None) -> str:
+    """1:02:03 or 2:03; a dash for None."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def failures_text(failures: dict[str, int]) -> str:
+    """3 failed (prompt_too_long 2, null_value 1); empty when there are none."""
+    if not failures:
+        return ""
+    codes = ", ".join(f"{code} {n:,}" for code, n in sorted(failures.items(), key=lambda x: -x[1]))
+    return f"{sum(failures.values()):,} failed ({codes})"
+
+
+class LogProgress:
+    """One line every `every` seconds, for logs."""
+
+    def __init__(self, every: float, stream: Any = None) -> None:
+        self._every, self._stream = every, stream or sys.stderr
+        self._speed = Speed()
+        self._last, self._phase = 0.0, ""
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Print a line when it is time, or when the phase changes."""
+        rows, tokens, left = self._speed.add(snapshot)
+        now = time.monotonic()
+        if now - self._last < self._every and snapshot.phase == self._phase:
+            return
+        self._last, self._phase = now, snapshot.phase
+        if not snapshot.rows:
+            self.say(snapshot.phase)
+            return
+        share = f" {100 * snapshot.done / snapshot.rows:.1f}%" if snapshot.rows else ""
+        parts = [
+            f"{snapshot.phase}:",
+            f"{snapshot.done:,}/{snapshot.rows:,} rows{share},",
+            f"{snapshot.committed:,} committed,",
+            f"{rows:,.1f} rows/s, {tokens:,.0f} output tok/s,",
+            f"{duration(left)} left",
+        ]
+        if text := failures_text(snapshot.failures):
+            parts.append(f"- {text}")
+        self.say(" ".join(parts))
+
+    def say(self, message: str) -> None:
+        """Print the sentence with the time of day."""
+        print(f"{time.strftime('%H:%M:%S')} {message}", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+class LiveProgress:
+    """A live panel on a terminal, by rich."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.live import Live
+
+        self._console = console
+        self._speed = Speed()
+        self._started = time.monotonic()
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._live.start()
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Redraw."""
+        self._live.update(self._draw(snapshot))
+
+    def _draw(self, snapshot: Snapshot) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        rows, tokens, left = self._speed.add(snapshot)
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="bold")
+        table.add_column(width=30)
+        table.add_column()
+        for name, (done, total) in (snapshot.routes or {"rows": (0, snapshot.rows)}).items():
+            bar = ProgressBar(total=max(total, 1), completed=done, width=30)
+            share = f"{100 * done / total:5.1f}%" if total else ""
+            table.add_row(name, bar, f"{done:,}/{total:,} {share}")
+        passed = duration(time.monotonic() - self._started)
+        line = (
+            f"{snapshot.phase} · {passed} · {rows:,.1f} rows/s · {tokens:,.0f} output tok/s · "
+            f"{duration(left)} left · {snapshot.committed:,} committed · {snapshot.engines} engines"
+        )
+        parts: list[RenderableType] = [table, Text(line, style="dim")]
+        if text := failures_text(snapshot.failures):
+            parts.append(Text(text, style="yellow"))
+        return Group(*parts)
+
+    def say(self, message: str) -> None:
+        """Print the sentence above the panel."""
+        self._console.print(message, highlight=False, markup=False)
+
+    def close(self) -> None:
+        """Remove the panel."""
+        self._live.stop()
+
+
+def make_progress(every: float, console: Console | None = None) -> Progress:
+    """Live on a terminal, lines elsewhere."""
+    from rich.console import Console
+
+    console = console or Console(stderr=True)
+    return LiveProgress(console) if console.is_terminal else LogProgress(every)

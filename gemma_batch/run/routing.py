@@ -1,0 +1,164 @@
+"""Which route a row takes: the `when` expressions, evaluated by DuckDB over the row's columns.
+
+DuckDB runs without file, network or extension access, on an in-memory table that holds only the
+columns that the expressions name. The first matching route wins; an expression that errors or is
+null on a row does not match it. The answer depends on the row alone, so planning and reading
+agree; functions that depend on time or chance are refused for that reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from gemma_batch.errors import SpecError
+from gemma_batch.rows import Row
+from gemma_batch.spec import Route
+
+UNSTABLE = {
+    "random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "now", "today", "current_date",
+    "current_time", "current_timestamp", "get_current_timestamp", "localtime", "localtimestamp",
+    "transaction_timestamp", "setseed", "nextval", "currval", "getenv", "current_setting",
+}  # fmt: skip
+
+
+class Router:
+    """Assigns rows to routes by name. Raises `SpecError` for an expression that cannot work."""
+
+    def __init__(self, routes: Sequence[Route], schema: pa.Schema) -> None:
+        self.names = [route.name for route in routes]
+        self._cases = ""
+        self._con: Any = None
+        used: set[str] = set()
+        conditional = [route for route in routes if route.when is not None]
+        if conditional:
+            self._con = _connect()
+        for index, route in enumerate(conditional):
+            assert route.when is not None
+            used |= self._parse(route, schema)
+            self._cases += f" WHEN coalesce(try(({route.when}\n)), false) THEN {index}"
+        self._default = len(routes) - 1
+        self._schema = pa.schema([field for field in schema if field.name in used])
+        self.columns = set(self._schema.names)
+        if conditional:
+            self._bind(conditional, schema)
+
+    def _parse(self, route: Route, schema: pa.Schema) -> set[str]:
+        where = f"routes.{route.name}.when"
+        query = "SELECT json_serialize_sql(?)"
+        ((answer,),) = self._con.execute(query, [f"SELECT {route.when}"]).fetchall()
+        tree = json.loads(answer)
+        if tree.get("error"):
+            raise SpecError(
+                f"{where}: {route.when!r} is not valid SQL: {tree.get('error_message')}"
+            )
+        statements = tree["statements"]
+        node = statements[0]["node"] if len(statements) == 1 else {}
+        plain = (
+            node.get("type") == "SELECT_NODE"
+            and node["from_table"]["type"] == "EMPTY"
+            and len(node["select_list"]) == 1
+            and not any(node.get(k) for k in ("where_clause", "having", "qualify", "modifiers"))
+        )
+        if not plain:
+            raise SpecError(f"{where}: {route.when!r} must be one SQL expression, nothing more")
+        names: set[str] = set()
+        for part in _walk(node["select_list"][0]):
+            if part.get("class") == "SUBQUERY":
+                raise SpecError(f"{where}: {route.when!r} has a subquery; only the row is at hand")
+            function = str(part.get("function_name", "")).lower()
+            if function in UNSTABLE:
+                raise SpecError(
+                    f"{where}: {route.when!r} calls {function!r}, whose answer changes between "
+                    "planning and reading"
+                )
+            if part.get("class") == "COLUMN_REF":
+                names |= {name.lower() for name in part["column_names"]}
+        return {name for name in schema.names if name.lower() in names}
+
+    def _bind(self, routes: Sequence[Route], schema: pa.Schema) -> None:
+        import duckdb
+
+        self._con.register("rows", schema.empty_table())
+        for route in routes:
+            query = f"SELECT coalesce(try(({route.when}\n)), false)::BOOLEAN FROM rows"
+            try:
+                self._con.execute(query).fetchall()
+            except duckdb.Error as err:
+                first = str(err).split("\n\n")[0].split("\nLINE")[0].replace("\n", " ")
+                raise SpecError(
+                    f"routes.{route.name}.when: {route.when!r} cannot be evaluated on this input: "
+                    f"{first} (columns: {', '.join(schema.names)})"
+                ) from None
+
+    def assign(self, rows: Sequence[Row]) -> list[str]:
+        """The route of each row; a row that could not be read takes the last one."""
+        if self._con is None:
+            return [self.names[self._default]] * len(rows)
+        readable = [i for i, row in enumerate(rows) if row.values is not None]
+        answer = [self.names[self._default]] * len(rows)
+        if readable:
+            table = self._table([rows[i].values or {} for i in readable])
+            self._con.register("rows", table)
+            query = f"SELECT CASE{self._cases} ELSE {self._default} END FROM rows"
+            for i, (index,) in zip(readable, self._con.execute(query).fetchall(), strict=True):
+                answer[i] = self.names[index]
+        return answer
+
+    def _table(self, values: Sequence[dict[str, Any]]) -> pa.Table:
+        if not self._schema.names:
+            return pa.table({"_": pa.nulls(len(values), pa.bool_())})
+        return pa.table(
+            [
+                _column([row.get(field.name) for row in values], field.type)
+                for field in self._schema
+            ],
+            schema=self._schema,
+        )
+
+
+def _connect() -> Any:
+    import duckdb
+
+    connection = duckdb.connect(":memory:")
+    for setting in (
+        "enable_external_access=false",
+        "autoinstall_known_extensions=false",
+        "autoload_known_extensions=false",
+        "python_enable_replacements=false",
+        "threads=1",
+        "lock_configuration=true",
+    ):
+        connection.execute(f"SET {setting}")
+    return connection
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return pa.array([_fit(value, kind) for value in values], kind)
+
+
+def _fit(value: Any, kind: pa.DataType) -> Any:
+    # A value of another type than the column's (possible in JSON lines) is null to the routes,
+    # except that anything has a text form.
+    if pa.types.is_string(kind) and value is not None and not isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        return pa.scalar(value, kind).as_py()
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return None
+
+
+def _walk(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from _walk(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _walk(value)

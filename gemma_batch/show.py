@@ -1,0 +1,230 @@
+"""What people read: the texts and tables of the command line. Facts in, words out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gemma_batch.run.progress import duration, failures_text
+
+if TYPE_CHECKING:
+    from gemma_batch.run.plan import RoutePlan
+    from gemma_batch.run.report import Report
+    from gemma_batch.run.status import Status
+    from gemma_batch.spec import JobSpec
+
+PREVIEW_CHARS = 1200
+
+
+def report_text(report: Report) -> str:
+    """The summary at the end of a run."""
+    head = "complete" if report.complete else "not complete"
+    cached = f" ({100 * report.cached_tokens / report.prompt_tokens:.0f}% cached)"
+    lines = [
+        f"{report.name}: {head}",
+        f"  rows     {report.answered:,} answered of {report.rows:,}"
+        + (f"; {failures_text(report.failures)}" if report.failed else "; none failed"),
+        f"  tokens   {report.prompt_tokens:,} in{cached if report.cached_tokens else ''}, "
+        f"{report.completion_tokens:,} out",
+    ]
+    if report.run_rows:
+        first = f", first commit after {duration(report.first_commit)}" if report.first_commit else ""
+        lines.append(
+            f"  speed    {report.tokens_per_second:,.0f} output tokens/s, "
+            f"{report.rows_per_second:,.1f} rows/s over {duration(report.seconds)} with start-up "
+            f"({report.steady_rows_per_second:,.1f} rows/s once running{first})"
+        )
+    elif report.complete:
+        lines.append("  speed    nothing was left to do")
+    if len(report.routes) > 1:
+        for name, route in report.routes.items():
+            lines.append(f"  route    {name}: {route['answered']:,} answered by {route['model']}")
+    results = f"{report.output}/results"
+    lines.append(f"  results  {results}/")
+    if report.failed:
+        lines.append(f"  errors   {report.output}/errors/")
+    lines += [
+        f"  DuckDB   duckdb -c \"SELECT * FROM '{results}/*.parquet' LIMIT 5\"",
+        f"  pandas   python -c \"import pandas as pd; print(pd.read_parquet('{results}').head())\"",
+    ]
+    return "\n".join(lines)
+
+
+def status_text(status: Status) -> str:
+    """A few lines on how an output stands."""
+    share = 100 * status.committed / status.rows if status.rows else 100.0
+    state = {
+        "complete": "complete",
+        "held": f"a driver works on it ({status.holder}), or died without a word",
+        "stopped": "stopped; run it again to go on",
+    }[status.state]
+    lines = [
+        f"{status.name}: {state}",
+        f"  rows     {status.committed:,} of {status.rows:,} committed ({share:.1f}%)",
+        f"  units    {status.units_committed:,} of {status.units:,}",
+    ]
+    if status.failed:
+        lines.append(f"  failed   {failures_text(status.failures)}")
+    if status.open_retry:
+        lines.append(
+            f"  retry    {status.open_retry['generation']} is open: "
+            f"{status.open_retry['rows']:,} rows; run `gemma-batch retry` to go on"
+        )
+    return "\n".join(lines)
+
+
+def models_table() -> tuple[list[dict[str, Any]], list[str]]:
+    """The catalog as plain rows, and the columns to show."""
+    from gemma_batch.family.catalog import load_catalog
+    from gemma_batch.family.memory import weights_bytes
+
+    rows = [
+        {
+            "id": card.id,
+            "parameters": f"{card.params / 1e9:.2f}B",
+            "context": card.context,
+            "weights_gib_bf16": round(weights_bytes(card, text_only=True) / 2**30, 1),
+            "modalities": "+".join(card.modalities),
+            "licence": card.licence,
+            "gated": card.gated,
+        }
+        for card in load_catalog().values()
+        if card.variant_of is None
+    ]
+    return rows, list(rows[0])
+
+
+def print_table(rows: list[dict[str, Any]], columns: list[str], *, title: str = "") -> None:
+    """A table on stderr."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    for column in columns:
+        numeric = all(isinstance(row[column], int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(row[column]) for column in columns))
+    Console(stderr=True).print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def plan_facts(spec: JobSpec, *, gpu: str | None, gpus: int) -> dict[str, Any]:
+    """Everything `plan` prints, as plain data. Raises `UserError` as `make_plan` does."""
+    from gemma_batch.family.gpus import find_gpu
+    from gemma_batch.run.plan import Hardware, make_plan, rows_by_route
+    from gemma_batch.run.preview import first_prompt
+
+    hardware = None
+    if gpu or spec.resources.gpu:
+        hardware = Hardware(
+            gpu=find_gpu(gpu or spec.resources.gpu or ""), gpus=gpus, gpus_per_node=min(gpus, 8)
+        )
+    elif spec.resources.device == "cpu" or spec.resources.engine == "echo":
+        hardware = Hardware(gpu=None)
+    plan = make_plan(spec, need_files=False)
+    if hardware is not None:
+        plan = plan.placed(hardware)
+    units = plan.units() if hardware is not None else []
+    by_route = rows_by_route(units)
+    return {
+        "name": spec.name,
+        "input": {
+            "files": len(plan.survey.shards),
+            "format": plan.survey.shards[0].format,
+            "bytes": sum(shard.size for shard in plan.survey.shards),
+            "columns": {field.name: str(field.type) for field in plan.survey.schema},
+            "reads": list(plan.survey.columns),
+        },
+        "routes": [_route_facts(route, by_route) for route in plan.routes],
+        "units": len(units),
+        "rows": sum(by_route.values()) or None,
+        "output": spec.output.path,
+        "fingerprint": plan.fingerprint().digest,
+        "notes": [
+            *plan.notes,
+            *(
+                []
+                if hardware
+                else ["no hardware was named: add --gpu (for example --gpu H100-80) to see the "
+                      "placement and the units"]
+            ),
+        ],
+        "prompt": first_prompt(plan),
+    }
+
+
+def _route_facts(route: RoutePlan, rows: dict[str, int]) -> dict[str, Any]:
+    placement = route.placement
+    facts: dict[str, Any] = {
+        "name": route.route.name,
+        "when": route.route.when,
+        "model": route.route.model,
+        "parameters": route.card.params,
+        "licence": route.card.licence,
+        "max_model_len": route.max_model_len,
+        "rows": rows.get(route.route.name),
+    }
+    if placement is not None:
+        facts["placement"] = {
+            "tensor_parallel": placement.tensor_parallel,
+            "engines_per_gpu": route.resources.engines_per_gpu,
+            "dtype": placement.dtype,
+            "max_num_seqs": placement.max_num_seqs,
+            "max_num_batched_tokens": placement.max_num_batched_tokens,
+            "kv_gib": round(placement.kv_gib, 1),
+            "concurrency": placement.concurrency,
+            "reason": placement.reason,
+        }
+    return facts
+
+
+def print_plan(facts: dict[str, Any]) -> None:
+    """The plan, for people, on stderr."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    given = facts["input"]
+    rows = f"{facts['rows']:,} rows in {facts['units']:,} units" if facts["rows"] else "not counted"
+    console.print(f"{facts['name']}: nothing was started", style="bold")
+    console.print(f"  input    {given['files']:,} {given['format']} files, {_size(given['bytes'])}")
+    console.print(f"  columns  {', '.join(f'{k} ({v})' for k, v in given['columns'].items())}")
+    console.print(f"  reads    {', '.join(given['reads'])}")
+    console.print(f"  work     {rows}")
+    for route in facts["routes"]:
+        when = f" when {route['when']}" if route["when"] else ""
+        count = f", {route['rows']:,} rows" if route["rows"] is not None else ""
+        console.print(f"  route    {route['name']}: {route['model']}{when}{count}")
+        if placement := route.get("placement"):
+            console.print(
+                f"           tensor parallel {placement['tensor_parallel']}, "
+                f"{placement['dtype']}, up to {placement['max_num_seqs']} sequences of "
+                f"{route['max_model_len']:,} tokens, {placement['max_num_batched_tokens']:,} "
+                "tokens per step"
+            )
+            console.print(f"           {placement['reason']}")
+    console.print(f"  output   {facts['output']}")
+    for note in facts["notes"]:
+        console.print(f"  note     {note}", style="yellow")
+    prompt = facts["prompt"]
+    if prompt["text"] is not None:
+        tokens = f"{prompt['tokens']:,} tokens" if prompt["tokens"] else "tokens not counted"
+        console.print(f"  first prompt ({tokens}):", style="bold")
+        text = prompt["text"]
+        shown = text if len(text) <= PREVIEW_CHARS else text[:PREVIEW_CHARS] + " ..."
+        for line in shown.splitlines():
+            console.print(f"    {line}", style="cyan")
+    if prompt["note"]:
+        console.print(f"  note     {prompt['note']}", style="yellow")
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"

@@ -1,0 +1,98 @@
+"""The starter spec that `init` writes, from a look at the input's columns."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from gemma_batch.errors import InputError
+from gemma_batch.storage.inputs import detect_format, expand, reader_for
+
+TEMPLATE = """\
+# A job for gemma-batch. Check it with `gemma-batch plan THIS --gpu H100-80`, run it with
+# `gemma-batch run THIS`. Anything can be overridden: --set sampling.max_tokens=64
+name: {name}
+
+input:
+  path: {path}
+  # columns: {columns}
+{id}
+{prompt}
+
+# A Gemma by name (`gemma-batch models`), or a local or s3:// folder that holds one.
+model: {model}
+# Several models in one run, the first matching route wins (SQL over the row's columns):
+# routes:
+#   - {{name: long, when: "{when}", model: google/gemma-3-27b-it}}
+#   - {{name: rest, model: google/gemma-3-4b-it}}
+
+sampling:                 # vLLM's own names: n, seed, stop, top_p, min_p, logprobs, ...
+  temperature: 0
+  max_tokens: 256
+
+output:
+  path: {output}
+  keep: [{keep}]          # input columns copied to the results
+
+# resources:              # what is left out, the plan chooses
+#   replicas: auto        # or a number, or {{min: 1, max: 8}}
+#   max_model_len: 8192   # prompt and answer together, in tokens
+#   engine: echo          # a dry run of everything but the model
+
+# policy:
+#   max_failed: 0.1%      # more failed rows than this: exit code 3
+"""
+
+
+def starter_spec(path: str, model: str) -> str:
+    """A commented spec for the input at `path`. Raises `InputError` when there is none."""
+    files = expand([path])
+    kind = detect_format(files[0].url, "auto")
+    schema = reader_for(kind).schema(files[0])
+    if not schema.names:
+        raise InputError(f"{files[0].url!r} has no columns")
+    text = _text_column(schema)
+    key = _id_column(schema)
+    if kind == "openai":
+        prompt, key = "# The input holds whole conversations (OpenAI batch lines).", None
+    elif "messages" in schema.names:
+        prompt = "prompt:\n  messages: messages        # a column of ready conversations"
+    else:
+        prompt = (
+            "prompt:\n"
+            "  system: You answer in one short sentence.\n"
+            f'  user: "What is this about?\\n\\n{{{{ {text} }}}}"   # Jinja over the columns\n'
+            "  overlong: fail            # or truncate_start, truncate_end of the document"
+        )
+    stem = path.rstrip("/").split("/")[-1].split("*")[0].split(".")[0].strip("-_") or "job"
+    return TEMPLATE.format(
+        name=stem,
+        path=_quoted(path),
+        columns=", ".join(f"{field.name} ({field.type})" for field in schema),
+        id=f"  id: {_quoted(key)}\n" if key else "",
+        prompt=prompt,
+        model=_quoted(model),
+        when=f"length({text}) > 12000",
+        output=_quoted(f"{stem}-out" if "://" not in path else path.split("*")[0].rstrip("/") + "-out"),
+        keep=_quoted(key) if key else "",
+    )
+
+
+def _text_column(schema: pa.Schema) -> str:
+    texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    for name in ("text", "body", "content", "document", "doc", "prompt", "description"):
+        if name in texts:
+            return name
+    other = [name for name in texts if not name.lower().endswith("id")]
+    return (other or texts or schema.names)[-1]
+
+
+def _id_column(schema: pa.Schema) -> str | None:
+    for name in schema.names:
+        if name.lower() in {"id", "uuid", "key", "custom_id"} or name.lower().endswith("_id"):
+            return str(name)
+    return None
+
+
+def _quoted(value: str) -> str:
+    plain = value.replace("_", "").replace("-", "").replace("/", "").replace(".", "")
+    return value if plain.isalnum() and not plain.isdigit() else '"' + value.replace('"', '\\"') + '"'

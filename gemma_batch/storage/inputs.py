@@ -1,0 +1,221 @@
+"""Which input files there are, what they were when we looked, and who reads them.
+
+A path is a file, a folder (everything below it) or a glob, local or `s3://`. Names that start
+with `_` or `.` below a folder or matched by a glob are left out, as data sets have it. Nothing
+here reads contents, but for the first line of JSON lines, to tell OpenAI batch files apart.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from gemma_batch.errors import InputError, StorageError
+from gemma_batch.storage.fs import is_s3, local_path
+
+if TYPE_CHECKING:
+    from gemma_batch.storage.readers.base import Reader
+
+T = TypeVar("T")
+Format = Literal["parquet", "jsonl", "csv", "openai"]
+FORMATS: tuple[Format, ...] = ("parquet", "jsonl", "csv", "openai")
+MAGIC = "*?["
+PEEKED_LINES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One input file. `size` in bytes; `etag` changes whenever the contents do."""
+
+    url: str
+    size: int
+    etag: str
+
+
+def expand(paths: Sequence[str]) -> list[InputFile]:
+    """Every file that the paths name, once, sorted by URL.
+
+    Raises `InputError` for a path that matches nothing or cannot be listed.
+    """
+    found: dict[str, InputFile] = {}
+    for path in paths:
+        expand_one = _expand_s3 if is_s3(path) else _expand_local
+        files = _as_input_error(lambda path=path, one=expand_one: one(path))  # type: ignore[misc]
+        if not files:
+            raise InputError(
+                f"input.path {path!r} matches no files: check the spelling (names that start with "
+                "_ or . are left out)"
+            )
+        found.update((file.url, file) for file in files)
+    return [found[url] for url in sorted(found)]
+
+
+def stat(url: str) -> InputFile:
+    """The file as it is now. Raises `InputError` when it is gone, `StorageError`."""
+    try:
+        return _stat(url)
+    except FileNotFoundError:
+        raise InputError(f"the input file {url!r} does not exist") from None
+
+
+def _stat(url: str) -> InputFile:
+    if is_s3(url):
+        from gemma_batch.storage.s3 import head
+
+        return InputFile(url, *head(url))
+    from gemma_batch.storage.local import local_etag
+
+    path = local_path(url)
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise
+    except OSError as err:
+        raise StorageError(f"{path!r}: {os.strerror(err.errno or 0)}") from err
+    return InputFile(path, status.st_size, local_etag(status))
+
+
+def _as_input_error(fn: Callable[[], T]) -> T:
+    try:
+        return fn()
+    except (StorageError, ValueError) as err:
+        raise InputError(f"input.path: {err}") from err
+
+
+def _expand_local(path: str) -> list[InputFile]:
+    path = local_path(path)
+    if os.path.isfile(path):
+        return [_stat(path)]
+    if os.path.isdir(path):
+        base = path
+        names = [os.path.join(folder, name) for folder, _, files in os.walk(path) for name in files]
+    else:
+        base = _fixed_part(path)
+        names = [name for name in glob.glob(path, recursive=True) if os.path.isfile(name)]
+    return [_stat(name) for name in names if _is_data(name, base)]
+
+
+def _expand_s3(path: str) -> list[InputFile]:
+    from gemma_batch.storage.s3 import call, file_system, list_below, split
+
+    bucket, key = split(path)
+    if not bucket or any(char in bucket for char in MAGIC):
+        raise ValueError(f"{path!r} names no bucket: use s3://bucket/prefix")
+    if key and not key.endswith("/"):
+        try:
+            return [_stat(path)]  # also for a name that only looks like a glob
+        except FileNotFoundError:
+            pass
+    if not any(char in key for char in MAGIC):
+        folder = path.rstrip("/")
+        return [InputFile(*one) for one in list_below(folder) if _is_data(one[0], folder)]
+    base = _fixed_part(path)
+    infos = call(path, lambda: file_system().glob(path, detail=True))
+    if not infos:
+        _require_bucket(f"s3://{bucket}")
+    return [
+        InputFile(f"s3://{name}", int(info["size"]), str(info.get("ETag", "")).strip('"'))
+        for name, info in infos.items()
+        if info["type"] == "file" and not name.endswith("/") and _is_data(f"s3://{name}", base)
+    ]
+
+
+def _require_bucket(url: str) -> None:
+    # A glob over a bucket that does not exist matches nothing without an error.
+    from gemma_batch.storage.s3 import call, file_system, split
+
+    try:
+        call(url, lambda: file_system().call_s3("head_bucket", Bucket=split(url)[0]))
+    except FileNotFoundError:
+        raise StorageError(f"the bucket {split(url)[0]!r} does not exist") from None
+
+
+def _fixed_part(path: str) -> str:
+    """The folders of a glob before its first wildcard."""
+    parts = path.split("/")
+    plain = itertools.takewhile(lambda part: not any(char in part for char in MAGIC), parts)
+    return "/".join(plain)
+
+
+def _is_data(url: str, base: str) -> bool:
+    below = url.removeprefix(base).strip("/").split("/")
+    return not any(part.startswith(("_", ".")) for part in below)
+
+
+def formats_of(files: Iterable[InputFile], declared: str = "auto") -> set[str]:
+    """The formats among `files`; looks into one file of JSON lines, not into each."""
+    if declared != "auto":
+        return {detect_format("", declared)}
+    found: dict[str, InputFile] = {}
+    for file in files:
+        kind = _by_suffix(file.url)
+        if kind not in found or (not found[kind].size and file.size):
+            found[kind] = file
+    return {detect_format(file.url, declared) for file in found.values()}
+
+
+def detect_format(url: str, declared: str = "auto") -> Format:
+    """The declared format, or what suffix and first line say. Raises `InputError`."""
+    if declared != "auto":
+        for known in FORMATS:
+            if declared == known:
+                return known
+        raise InputError(f"input.format {declared!r} is unknown: use one of {', '.join(FORMATS)}")
+    kind = _by_suffix(url)
+    return "openai" if kind == "jsonl" and _is_openai(url) else kind
+
+
+def _by_suffix(url: str) -> Format:
+    name = url.lower()
+    for known in FORMATS:
+        if name.endswith(reader_for(known).suffixes):
+            return known
+    suffixes = [suffix for known in FORMATS for suffix in reader_for(known).suffixes]
+    raise InputError(
+        f"the format of {url!r} cannot be told from its name ({', '.join(suffixes)} are known): "
+        "narrow input.path, or set input.format"
+    )
+
+
+def _is_openai(url: str) -> bool:
+    from gemma_batch.storage.readers.text import lines, opened, reading
+
+    with reading(url), opened(url) as stream:
+        for line in itertools.islice(lines(stream), PEEKED_LINES):
+            try:
+                data = json.loads((line.data or b"").decode("utf-8"))
+            except (ValueError, RecursionError):
+                continue  # a bad line is a row's business, not the file's
+            return (
+                isinstance(data, dict)
+                and "custom_id" in data
+                and isinstance(data.get("body"), dict)
+                and "messages" in data["body"]
+            )
+    return False
+
+
+def reader_for(format: str) -> Reader:
+    """The reader of a format that `detect_format` returned."""
+    if format == "parquet":
+        from gemma_batch.storage.readers.parquet import ParquetReader
+
+        return ParquetReader()
+    if format == "csv":
+        from gemma_batch.storage.readers.csv import CsvReader
+
+        return CsvReader()
+    if format == "openai":
+        from gemma_batch.storage.readers.openai import OpenAIReader
+
+        return OpenAIReader()
+    if format == "jsonl":
+        from gemma_batch.storage.readers.jsonl import JsonlReader
+
+        return JsonlReader()
+    raise InputError(f"input.format {format!r} is unknown: use one of {', '.join(FORMATS)}")

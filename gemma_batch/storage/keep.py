@@ -1,0 +1,127 @@
+"""Kept columns: whether a value fits the type planned for its column, and values as text.
+
+Arrow converts silently where it can (2.5 becomes 2, unknown keys of a struct vanish); a kept
+value must come out as it went in, so what would lose something is refused. Only text takes
+anything: values that are not text are kept as JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError)
+SHOWN = 80
+
+
+def check_keep(values: Mapping[str, Any], schema: pa.Schema) -> None:
+    """Raises ValueError naming the first kept column whose value does not fit its type."""
+    for field in schema:
+        value = values.get(field.name)
+        try:
+            keep_value(value, field.type)
+        except REFUSALS:
+            shown = repr(value)
+            shown = shown if len(shown) <= SHOWN else shown[: SHOWN - 3] + "..."
+            raise ValueError(
+                f"the kept column {field.name!r} is of type {field.type} and cannot hold {shown}"
+            ) from None
+
+
+def keep_column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """The values as a column; one that does not fit becomes null (see `check_keep`)."""
+    return pa.array([_or_none(value, kind) for value in values], kind)
+
+
+def _or_none(value: Any, kind: pa.DataType) -> Any:
+    try:
+        return keep_value(value, kind)
+    except REFUSALS:
+        return None
+
+
+def keep_value(value: Any, kind: pa.DataType) -> Any:
+    """The value as `pa.array(..., kind)` keeps it whole. Raises ValueError when it cannot."""
+    types = pa.types
+    if value is None:
+        return None
+    if types.is_string(kind) or types.is_large_string(kind):
+        text = as_text(value)
+        text.encode()  # a lone surrogate has no bytes
+        return text
+    if types.is_boolean(kind):
+        return _of(value, bool)
+    if types.is_integer(kind) and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if types.is_integer(kind) or types.is_floating(kind):
+        if isinstance(value, bool):
+            raise ValueError(f"{value!r} is no number")
+        _of(value, int if types.is_integer(kind) else (int, float))
+        pa.scalar(value, kind)
+        return value
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+        pa.scalar(_of(value, bytes), kind)
+        return value
+    if types.is_struct(kind):
+        _of(value, dict)
+        names = [field.name for field in kind]
+        if unknown := value.keys() - set(names):
+            raise ValueError(f"{unknown!r} are no fields of {kind}")
+        return {field.name: keep_value(value.get(field.name), field.type) for field in kind}
+    if types.is_map(kind):
+        pairs = value.items() if isinstance(value, dict) else _of(value, list)
+        return [(keep_value(k, kind.key_type), keep_value(v, kind.item_type)) for k, v in pairs]
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return [keep_value(item, kind.value_type) for item in _of(value, (list, tuple))]
+    if types.is_timestamp(kind) and type(value) is datetime.date:
+        value = datetime.datetime.combine(value, datetime.time())
+    if pa.scalar(value, kind).as_py() != value:
+        raise ValueError(f"{value!r} would be changed by {kind}")
+    return value
+
+
+def _of(value: Any, kind: type | tuple[type, ...]) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"{value!r} has another type")  # noqa: TRY004  (bad data, not bad code)
+    return value
+
+
+def as_text(value: Any) -> str:
+    """Text as it is; numbers, lists and objects as JSON; times in ISO 8601, bytes in base64."""
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, bool | int | float | list | tuple | dict):
+        return as_json(value)
+    return _plain(value)
+
+
+def as_json(value: Any) -> str:
+    """Valid JSON of anything: NaN and infinities are null, bytes base64, other things text."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    except (ValueError, TypeError):
+        return json.dumps(_cleaned(value), ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return str(value)
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k if isinstance(k, str) else as_text(k): _cleaned(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cleaned(item) for item in value]
+    return value

@@ -1,0 +1,151 @@
+"""The store on a local or mounted file system.
+
+An object is written to a temporary file below the root, synced, and then linked (create) or
+renamed (put) to its name: both are atomic and durable. Exclusive creation rests on hard links,
+which every POSIX file system has; where they are missing the store says so instead of pretending.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from gemma_batch.errors import StorageError
+from gemma_batch.storage.fs import Source, Store
+from gemma_batch.storage.retry import explain, with_retries
+
+T = TypeVar("T")
+TEMP = "_run/tmp"
+
+
+def _call(path: str, fn: Callable[[], T]) -> T:
+    try:
+        return with_retries(fn)
+    except FileNotFoundError as err:
+        raise FileNotFoundError(f"{path!r} does not exist") from err
+    except OSError as err:
+        raise explain(err, path) from err
+
+
+class LocalStore(Store):
+    """Files below a folder, which is made when the first object is put."""
+
+    def _path(self, key: str) -> str:
+        return os.path.join(self.url, key)
+
+    def read(self, key: str) -> bytes:
+        path = self._path(key)
+
+        def attempt() -> bytes:
+            with open(path, "rb") as file:
+                return file.read()
+
+        return _call(path, attempt)
+
+    def open(self, key: str) -> Source:
+        return local_source(self._path(key))
+
+    def create(self, key: str, data: bytes) -> bool:
+        path = self._path(key)
+
+        def attempt() -> bool:
+            with self._written(data, path) as temp:
+                try:
+                    os.link(temp, path)
+                except FileExistsError:
+                    return False
+                except OSError as err:
+                    if err.errno in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}:
+                        raise StorageError(
+                            f"the file system of {self.url!r} has no hard links, which exclusive "
+                            "creation needs: use another file system or s3://"
+                        ) from err
+                    raise
+            _sync_folder(os.path.dirname(path))
+            return True
+
+        return _call(path, attempt)
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+
+        def attempt() -> None:
+            with self._written(data, path) as temp:
+                os.replace(temp, path)
+            _sync_folder(os.path.dirname(path))
+
+        _call(path, attempt)
+
+    @contextlib.contextmanager
+    def _written(self, data: bytes, path: str) -> Iterator[str]:
+        """A synced temporary file with `data`, on the file system of `path`; gone afterwards."""
+        folder = self._path(TEMP)
+        os.makedirs(folder, exist_ok=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        temp = os.path.join(folder, uuid.uuid4().hex)
+        try:
+            with open(temp, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temp
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temp)
+
+    def exists(self, key: str) -> bool:
+        try:
+            return _call(self._path(key), lambda: bool(os.stat(self._path(key))))
+        except FileNotFoundError:
+            return False
+
+    def list(self, prefix: str = "") -> list[str]:
+        def fail(err: OSError) -> None:
+            if not isinstance(err, FileNotFoundError):
+                raise err
+
+        def attempt() -> list[str]:
+            found = []
+            for folder, _, names in os.walk(self._path(prefix.rstrip("/")), onerror=fail):
+                relative = os.path.relpath(folder, self.url)
+                if relative != TEMP:
+                    found += [os.path.normpath(os.path.join(relative, name)) for name in names]
+            return sorted(found)
+
+        return _call(self._path(prefix), attempt)
+
+    def etag(self, key: str) -> str:
+        path = self._path(key)
+        return local_etag(_call(path, lambda: os.stat(path)))
+
+
+def local_etag(status: os.stat_result) -> str:
+    """Modification time in nanoseconds and size."""
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
+def local_source(path: str) -> Source:
+    """A local file. Raises FileNotFoundError, `StorageError`."""
+    descriptor = _call(path, lambda: os.open(path, os.O_RDONLY))
+    return Source(
+        path,
+        os.fstat(descriptor).st_size,
+        lambda start, length: _call(path, lambda: os.pread(descriptor, length, start)),
+        lambda: os.close(descriptor),
+    )
+
+
+def _sync_folder(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as err:
+        # Some network file systems cannot sync folders; the file itself is synced already.
+        if err.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+    finally:
+        os.close(descriptor)

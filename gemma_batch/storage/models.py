@@ -1,0 +1,242 @@
+"""A model's files: a local folder, an s3:// folder or a hub id.
+
+The small files (configuration, tokenizer, chat template) are needed to plan and to render; the
+weights only where an engine starts, and only s3:// weights are copied by us: once per node, under
+a lock. Copies live below GEMMA_BATCH_CACHE (default ~/.cache/gemma_batch), in folders named by
+what they hold, so that a changed model is never mixed with an old copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from gemma_batch.errors import ModelError, StorageError
+from gemma_batch.storage.fs import is_s3, local_path
+
+SMALL_FILES = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "chat_template*", "preprocessor_config.json",
+    "processor_config.json", "*.safetensors.index.json", "hf_quant_config.json",
+)  # fmt: skip
+NEEDED = ("config.json", "tokenizer.json")
+WEIGHTS = ("*.safetensors", "*.bin")  # the first kind that is there counts
+HUB_SECONDS = 10.0
+CHUNK = 16 * 2**20
+DOWNLOADS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """A local folder with the small files; the commit or digest they are of; bytes of weights."""
+
+    path: str
+    revision: str | None
+    weight_bytes: int | None
+
+
+def model_files(model: str, revision: str | None = None) -> ModelFiles:
+    """The small files of a model, on this machine. Raises `ModelError` saying what to do."""
+    if _is_hub_id(model):
+        found = _from_hub(model, revision)
+    elif is_s3(model):
+        objects, digest = _objects(model, revision)
+        small = [one for one in objects if _matches(one[0], SMALL_FILES)]
+        folder = _cached(model, digest, "small", small)
+        weights = _weight_bytes((name, size) for name, size, _ in objects)
+        found = ModelFiles(path=folder, revision=digest, weight_bytes=weights)
+    else:
+        folder = _folder(model, revision)
+        sizes = ((p.name, p.stat().st_size) for p in Path(folder).iterdir() if p.is_file())
+        found = ModelFiles(path=folder, revision=None, weight_bytes=_weight_bytes(sizes))
+    for name in NEEDED:
+        if not Path(found.path, name).is_file():
+            raise ModelError(f"the model {model!r} has no {name!r}: is it a complete model folder?")
+    return found
+
+
+def fetch_weights(model: str, revision: str | None = None) -> str:
+    """What an engine on this node loads: a local folder, or the hub id unchanged.
+
+    An s3:// folder is copied here first, by one process per node while the others wait. Raises
+    `ModelError`, `StorageError`.
+    """
+    if _is_hub_id(model):
+        return model
+    if not is_s3(model):
+        return _folder(model, revision)
+    objects, digest = _objects(model, revision)
+    if any(_matches(name, WEIGHTS[:1]) for name, _, _ in objects):
+        objects = [one for one in objects if not _matches(one[0], ("*.bin", "*.pth", "*.gguf"))]
+    return _cached(model, digest, "full", objects)
+
+
+def _is_hub_id(model: str) -> bool:
+    local = "://" in model or model.startswith((".", "/", "~")) or Path(model).is_dir()
+    return not local
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _weight_bytes(files: Iterable[tuple[str, int]]) -> int | None:
+    sizes = list(files)
+    for pattern in WEIGHTS:
+        if total := sum(size for name, size in sizes if fnmatch(name, pattern)):
+            return total
+    return None
+
+
+def _folder(model: str, revision: str | None) -> str:
+    _no_revision(model, revision)
+    try:
+        path = local_path(model)
+    except ValueError as err:
+        raise ModelError(f"model: {err}, or a hub id such as google/gemma-3-4b-it") from None
+    if not Path(path).is_dir():
+        raise ModelError(f"the model folder {model!r} does not exist on this machine")
+    return path
+
+
+def _no_revision(model: str, revision: str | None) -> None:
+    if revision is not None:
+        raise ModelError(f"{model!r} is a folder and has no revisions: leave out {revision!r}")
+
+
+def _objects(model: str, revision: str | None) -> tuple[list[tuple[str, int, str]], str]:
+    """Name, size and URL of the folder's files, and a digest that changes when one does."""
+    from gemma_batch.storage.s3 import list_below
+
+    _no_revision(model, revision)
+    folder = model.rstrip("/")
+    try:
+        found = list_below(folder)
+    except StorageError as err:
+        raise ModelError(f"the model {model!r} cannot be read: {err}") from err
+    files = sorted(one for one in found if "/" not in one[0].removeprefix(f"{folder}/"))
+    if not files:
+        raise ModelError(f"the model folder {model!r} does not exist or is empty")
+    digest = hashlib.sha256(repr(files).encode()).hexdigest()[:16]
+    return [(url.rsplit("/", 1)[-1], size, url) for url, size, _ in files], digest
+
+
+def _cached(model: str, digest: str, part: str, files: list[tuple[str, int, str]]) -> str:
+    """A local folder with the files, which exists only when it is complete."""
+    from filelock import FileLock
+
+    root = Path(os.environ.get("GEMMA_BATCH_CACHE") or "~/.cache/gemma_batch").expanduser()
+    slug = re.sub(r"[^A-Za-z0-9.-]+", "-", model.rstrip("/").rsplit("/", 1)[-1]).strip("-.")
+    folder = root / "models" / f"{slug or 'model'}-{digest}-{part}"
+    if folder.is_dir():
+        return str(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                _download(files, folder)
+    except OSError as err:
+        raise StorageError(
+            f"the model {model!r} cannot be copied to {str(root)!r} ({err.strerror}): free some "
+            "space or set GEMMA_BATCH_CACHE to another folder"
+        ) from err
+    return str(folder)
+
+
+def _download(files: list[tuple[str, int, str]], folder: Path) -> None:
+    # What an interrupted copy has finished is kept; the folder gets its name at the very end.
+    partial = folder.with_name(f"{folder.name}.partial")
+    partial.mkdir(exist_ok=True)
+    missing = sum(size for name, size, _ in files if not (partial / name).exists())
+    free = shutil.disk_usage(partial).free
+    if missing > free:
+        raise StorageError(
+            f"{str(folder.parent)!r} has {free / 2**30:.1f} GiB free, the model's files take "
+            f"{missing / 2**30:.1f} GiB: set GEMMA_BATCH_CACHE to a larger disk"
+        )
+    with ThreadPoolExecutor(DOWNLOADS) as pool:
+        list(pool.map(lambda one: _download_one(one[2], partial / one[0]), files))
+    partial.rename(folder)
+
+
+def _download_one(url: str, path: Path) -> None:
+    from gemma_batch.storage.fs import open_source
+
+    if path.exists():
+        return
+    temp = path.with_name(f"{path.name}.tmp")
+    with open_source(url) as source, temp.open("wb") as file:
+        while data := source.read(CHUNK):
+            file.write(data)
+    temp.rename(path)
+
+
+def _from_hub(model: str, revision: str | None) -> ModelFiles:
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
+
+    # Which HTTP library the hub's client is built on differs between its versions.
+    bases = errors.HfHubHTTPError.__mro__
+    http_error: Any = next(c for c in bases if c.__name__ == "HTTPError")
+    options: dict[str, Any] = {"allow_patterns": list(SMALL_FILES), "etag_timeout": HUB_SECONDS}
+    page = f"{constants.ENDPOINT}/{model}"
+    try:
+        try:
+            info = HfApi().model_info(
+                model, revision=revision, files_metadata=True, timeout=HUB_SECONDS
+            )
+        except (errors.GatedRepoError, errors.RevisionNotFoundError, errors.HFValidationError):
+            raise
+        except errors.RepositoryNotFoundError as err:
+            raise ModelError(
+                f"the model {model!r} does not exist on the hub, or is private: check the id "
+                "(`gemma-batch models` lists the known ones), and set HF_TOKEN if it is yours"
+            ) from err
+        except (http_error, OSError) as err:
+            return _from_hub_cache(model, revision, err)
+        path = snapshot_download(model, revision=info.sha, **options)
+    except errors.GatedRepoError as err:
+        raise ModelError(
+            f"the licence of {model!r} is not accepted by the account in use: accept it at "
+            f"{page}, then set HF_TOKEN to a token of that account"
+        ) from err
+    except errors.RevisionNotFoundError as err:
+        raise ModelError(f"the model {model!r} has no revision {revision!r}: see {page}") from err
+    except errors.HFValidationError as err:
+        raise ModelError(
+            f"{model!r} is neither a hub id such as google/gemma-3-4b-it nor an existing folder"
+        ) from err
+    except (http_error, OSError) as err:
+        raise _unreachable(model, err) from err
+    sizes = [(file.rfilename, file.size or 0) for file in info.siblings or []]
+    return ModelFiles(path=path, revision=info.sha, weight_bytes=_weight_bytes(sizes))
+
+
+def _from_hub_cache(model: str, revision: str | None, cause: Exception) -> ModelFiles:
+    """The copy that an earlier download left on this machine."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        path = snapshot_download(
+            model, revision=revision, allow_patterns=list(SMALL_FILES), local_files_only=True
+        )
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError, ValueError):
+        raise _unreachable(model, cause) from cause
+    files = [(file.name, file.stat().st_size) for file in Path(path).iterdir()]
+    # The cache names a snapshot by its commit; weights may be there in part or not at all.
+    return ModelFiles(path=path, revision=Path(path).name, weight_bytes=_weight_bytes(files))
+
+
+def _unreachable(model: str, cause: Exception) -> ModelError:
+    return ModelError(
+        f"the model hub cannot be reached from here for {model!r} ({type(cause).__name__}): allow "
+        "access to it (HF_ENDPOINT names a mirror), or copy the model's folder to disk or s3:// "
+        "and name that as `model`"
+    )

@@ -1,0 +1,159 @@
+"""CSV with a header line: comma, double quotes, quoted values may hold line ends. Values are text.
+
+A record is what Python's csv module makes of the lines it takes, so a stray quote inside a value
+is just a quote. A record with too few or too many values, broken quoting or bytes that are not
+UTF-8 costs one row. A quote that is never closed costs one row of at most `LINE_LIMIT` bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+import pyarrow as pa
+
+from gemma_batch.errors import InputError
+from gemma_batch.rows import Row
+from gemma_batch.storage.readers.base import Cutter, Span, bad_row
+from gemma_batch.storage.readers.text import LINE_LIMIT, codec, lines, opened, reading
+
+if TYPE_CHECKING:
+    from gemma_batch.storage.inputs import InputFile
+
+
+class Record(NamedTuple):
+    """One record and where it is, `values` or the `problem` with it."""
+
+    offset: int
+    length: int
+    values: list[str] | None
+    problem: str = ""
+
+
+class CsvReader:
+    """See the module."""
+
+    name = "csv"
+    suffixes: tuple[str, ...] = (".csv", ".csv.gz", ".csv.zst")
+
+    def __init__(self, *, record_limit: int = LINE_LIMIT) -> None:
+        self._limit = record_limit
+
+    def schema(self, file: InputFile) -> pa.Schema:
+        with reading(file.url), opened(file.url, expected=0) as stream:
+            header, _ = self._header(file, stream)
+        return pa.schema([(name, pa.string()) for name in header])
+
+    def index(self, file: InputFile, *, max_rows: int, max_bytes: int) -> list[Span]:
+        cutter = Cutter(max_rows=max_rows, max_bytes=max_bytes, marks=codec(file.url) is None)
+        with reading(file.url), opened(file.url) as stream:
+            _, records = self._header(file, stream)
+            for record in records:
+                cutter.add(record.offset, record.length)
+        return cutter.flush()
+
+    def head(self, file: InputFile, rows: int) -> Span:
+        return Span(0, rows, 0, 0)
+
+    def read(self, file: InputFile, span: Span, columns: list[str] | None) -> Iterator[Row]:
+        with reading(file.url), opened(file.url, expected=span.bytes or None) as stream:
+            header, records = self._header(file, stream)
+            skip = span.first_row
+            if codec(file.url) is None and span.mark:
+                stream.seek(span.mark)
+                records, skip = self._records(stream, span.mark), 0
+            wanted = [
+                (i, name) for i, name in enumerate(header) if columns is None or name in columns
+            ]
+            for i, record in enumerate(itertools.islice(records, skip, skip + span.rows)):
+                number = span.first_row + i
+                problem = record.problem or _problem(record.values, len(header))
+                if problem:
+                    yield bad_row(number, f"record {number + 1} of {file.url!r} {problem}")
+                elif record.values is not None:
+                    yield Row(number, {name: record.values[i] for i, name in wanted})
+
+    def _header(self, file: InputFile, stream: BinaryIO) -> tuple[list[str], Iterator[Record]]:
+        """The column names, and the records after them."""
+        records = self._records(stream, 0)
+        first = next(records, None)
+        problem = first.problem or _problem(first.values, None) if first else "is missing"
+        if first is None or first.values is None or problem:
+            raise InputError(f"the header of the CSV file {file.url!r} {problem}")
+        twice = [name for name, count in Counter(first.values).items() if count > 1]
+        if twice:
+            raise InputError(
+                f"the header of the CSV file {file.url!r} has the column {twice[0]!r} more than "
+                "once: rename one of them"
+            )
+        return first.values, records
+
+    def _records(self, stream: BinaryIO, offset: int) -> Iterator[Record]:
+        # The limit is one per process; ours on whole records is what bounds memory.
+        csv.field_size_limit(max(csv.field_size_limit(), self._limit))
+        feed = _Feed(stream, offset, self._limit)
+        reader = csv.reader(feed)
+        while True:
+            feed.start()
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except (csv.Error, _TooLong) as err:
+                yield Record(feed.offset, feed.taken, None, f"is not valid CSV: {err}")
+                continue
+            if feed.ended:
+                yield Record(feed.offset, feed.taken, None, "has a quote that is never closed")
+            elif values:
+                yield Record(feed.offset, feed.taken, values)
+
+
+class _TooLong(Exception):
+    pass
+
+
+class _Feed:
+    """Lines for csv.reader, which takes no more of them than a record needs.
+
+    Unlike a generator it stays usable after it has raised.
+    """
+
+    def __init__(self, stream: BinaryIO, offset: int, limit: int) -> None:
+        self._lines = lines(stream, offset, limit, blank=True)
+        self._limit = limit
+        self.offset = self._next = offset
+        self.taken = 0
+        self.ended = False
+
+    def start(self) -> None:
+        """A new record begins."""
+        self.offset, self.taken = self._next, 0
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines, None)
+        if line is None:
+            self.ended = True
+            raise StopIteration
+        self._next = line.offset + line.length
+        self.taken += line.length
+        if line.data is None or self.taken > self._limit:
+            raise _TooLong(f"a record is longer than {self._limit} bytes")
+        return line.data.decode("utf-8", "surrogateescape")
+
+
+def _problem(values: list[str] | None, expected: int | None) -> str:
+    if values is None:
+        return "cannot be read"
+    if expected is not None and len(values) != expected:
+        return f"has {len(values)} values, the header has {expected}"
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8"
+    return ""

@@ -1,0 +1,151 @@
+"""JSON lines, plain or as .gz or .zst: one object per line, each parsed alone.
+
+Blank lines are no rows. A line that is not a JSON object in UTF-8 costs one row. Types are
+guessed from the first rows: values of several types, and objects, whose keys may differ from
+line to line, count as text (JSON), so that nothing of them can get lost.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from gemma_batch.rows import Row
+from gemma_batch.storage.readers.base import Cutter, Span, bad_row
+from gemma_batch.storage.readers.text import LINE_LIMIT, codec, lines, opened, reading
+
+if TYPE_CHECKING:
+    from gemma_batch.storage.inputs import InputFile
+
+SAMPLED_ROWS = 1000
+SAMPLED_BYTES = 64 * 2**20
+INT64 = range(-(2**63), 2**63)
+
+
+class BadLine(ValueError):
+    """Why a line is no row."""
+
+
+class JsonlReader:
+    """See the module."""
+
+    name = "jsonl"
+    suffixes: tuple[str, ...] = (
+        ".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".ndjson.gz", ".ndjson.zst",
+    )  # fmt: skip
+
+    def __init__(self, *, line_limit: int = LINE_LIMIT) -> None:
+        self._limit = line_limit
+
+    def schema(self, file: InputFile) -> pa.Schema:
+        samples: dict[str, list[Any]] = {}
+        seen = 0
+        with reading(file.url), opened(file.url) as stream:
+            for line in itertools.islice(lines(stream, limit=self._limit), SAMPLED_ROWS):
+                try:
+                    values = self.parse(line.data)
+                except BadLine:
+                    continue  # its row fails when it is read
+                for name, value in values.items():
+                    samples.setdefault(name, []).append(value)
+                seen += line.length
+                if seen > SAMPLED_BYTES:
+                    break
+        return pa.schema([(name, guess_type(values)) for name, values in samples.items()])
+
+    def index(self, file: InputFile, *, max_rows: int, max_bytes: int) -> list[Span]:
+        cutter = Cutter(max_rows=max_rows, max_bytes=max_bytes, marks=codec(file.url) is None)
+        with reading(file.url), opened(file.url) as stream:
+            for line in lines(stream, limit=self._limit):
+                cutter.add(line.offset, line.length)
+        return cutter.flush()
+
+    def head(self, file: InputFile, rows: int) -> Span:
+        return Span(0, rows, 0, 0)
+
+    def read(self, file: InputFile, span: Span, columns: list[str] | None) -> Iterator[Row]:
+        with reading(file.url), opened(file.url, expected=span.bytes or None) as stream:
+            skip = 0
+            if codec(file.url) is None:
+                stream.seek(span.mark)
+            else:
+                skip = span.first_row
+            found = lines(stream, span.mark, self._limit)
+            for i, line in enumerate(itertools.islice(found, skip, skip + span.rows)):
+                number = span.first_row + i
+                try:
+                    values = self.parse(line.data)
+                except BadLine as err:
+                    yield bad_row(number, f"line {number + 1} of {file.url!r} {err}")
+                else:
+                    yield Row(number, project(values, columns))
+
+    def parse(self, data: bytes | None) -> dict[str, Any]:
+        """The columns of one line. Raises `BadLine`."""
+        if data is None:
+            raise BadLine(f"is longer than {self._limit} bytes")
+        return parse_object(data)
+
+
+def project(values: dict[str, Any], columns: list[str] | None) -> dict[str, Any]:
+    """Only `columns` of the values that are there."""
+    if columns is None:
+        return values
+    return {name: values[name] for name in columns if name in values}
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """A JSON object. Raises `BadLine`."""
+    try:
+        values = json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as err:
+        raise BadLine(f"is not UTF-8 (byte {err.start + 1})") from None
+    except json.JSONDecodeError as err:
+        raise BadLine(f"is not JSON: {err.msg} at column {err.colno}") from None
+    except RecursionError:
+        raise BadLine("is nested too deeply") from None
+    except ValueError:
+        raise BadLine("has a number with too many digits") from None
+    if not isinstance(values, dict):
+        raise BadLine(f"is not a JSON object but {type(values).__name__}")
+    if b"\\u" in data and not _encodable(values):
+        raise BadLine("has an unpaired surrogate (\\ud800 to \\udfff), which no text can hold")
+    return values
+
+
+def _encodable(values: Any) -> bool:
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True
+
+
+def guess_type(values: Iterable[Any]) -> pa.DataType:
+    """The Arrow type that holds every value as it is; text when there is none."""
+    kinds = {_kind(value) for value in values if value is not None}
+    if not kinds:
+        return pa.null()
+    if kinds == {pa.int64(), pa.float64()}:
+        return pa.float64()
+    return kinds.pop() if len(kinds) == 1 else pa.string()
+
+
+def _kind(value: Any) -> pa.DataType:
+    if isinstance(value, bool):
+        return pa.bool_()
+    if isinstance(value, int) and value in INT64:
+        return pa.int64()
+    if isinstance(value, float):
+        return pa.float64()
+    if isinstance(value, list):
+        inner = guess_type(value)
+        # Objects, mixtures and lists of nothing have no type of their own: JSON text.
+        mixed = pa.types.is_string(inner) and not all(isinstance(x, str | None) for x in value)
+        if not (mixed or pa.types.is_null(inner) or pa.types.is_nested(inner)):
+            return pa.list_(inner)
+    return pa.string()

@@ -1,0 +1,179 @@
+"""Parquet: cut along row groups from the footer alone, read in batches of bounded size.
+
+Only the columns asked for are read. A span inside a large row group is reached by decoding what
+is before it, since Parquet cannot be entered in the middle: files of one huge row group are
+correct but slow. Times finer than microseconds are cut to those, which is what Python has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gemma_batch.errors import InputError
+from gemma_batch.rows import Row
+from gemma_batch.storage.fs import open_source
+from gemma_batch.storage.readers.base import Span, bad_row
+from gemma_batch.storage.readers.text import reading
+
+if TYPE_CHECKING:
+    from gemma_batch.storage.inputs import InputFile
+
+BUFFER = 2**20  # bytes that a column chunk is read by
+BATCH_BYTES = 16 * 2**20
+BATCH_ROWS = 4096
+UNREADABLE = (ValueError, OverflowError, KeyError, pa.ArrowException)  # by a single value
+
+
+class ParquetReader:
+    """See the module."""
+
+    name = "parquet"
+    suffixes: tuple[str, ...] = (".parquet", ".pq")
+
+    def schema(self, file: InputFile) -> pa.Schema:
+        with reading(file.url), open_source(file.url) as source:
+            found = pq.ParquetFile(source).schema_arrow
+        twice = [name for name, count in Counter(found.names).items() if count > 1]
+        if twice:
+            raise InputError(
+                f"the input file {file.url!r} has the column {twice[0]!r} more than once: "
+                "rename one of them"
+            )
+        return pa.schema([(field.name, plain_type(field.type)) for field in found])
+
+    def index(self, file: InputFile, *, max_rows: int, max_bytes: int) -> list[Span]:
+        with reading(file.url), open_source(file.url) as source:
+            footer = pq.ParquetFile(source).metadata
+            groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+            sizes = [(g.num_rows, g.total_byte_size) for g in groups if g.num_rows]
+        spans: list[Span] = []
+        first = rows = weight = 0
+        for group_rows, group_bytes in sizes:
+            if rows and (rows + group_rows > max_rows or weight + group_bytes > max_bytes):
+                spans += _split(first, rows, weight, max_rows, max_bytes)
+                first, rows, weight = first + rows, 0, 0
+            rows, weight = rows + group_rows, weight + group_bytes
+        if rows:
+            spans += _split(first, rows, weight, max_rows, max_bytes)
+        return spans
+
+    def head(self, file: InputFile, rows: int) -> Span:
+        return Span(0, rows, 0, 0)
+
+    def read(self, file: InputFile, span: Span, columns: list[str] | None) -> Iterator[Row]:
+        with reading(file.url), open_source(file.url) as source:
+            parquet = pq.ParquetFile(source, buffer_size=BUFFER, pre_buffer=False)
+            names = [n for n in parquet.schema_arrow.names if columns is None or n in columns]
+            groups, skip = _locate(parquet.metadata, span)
+            number, left = span.first_row, span.rows
+            batches = parquet.iter_batches(
+                _batch_rows(parquet.metadata, span), groups, names, use_threads=False
+            )
+            for batch in batches:
+                wanted = batch.slice(skip, left)  # empty when all of it is before the span
+                skip = max(0, skip - batch.num_rows)
+                yield from _rows(wanted, names, number, file.url)
+                number, left = number + wanted.num_rows, left - wanted.num_rows
+                if left <= 0:
+                    return
+
+
+def _split(first: int, rows: int, weight: int, max_rows: int, max_bytes: int) -> Iterator[Span]:
+    """Pieces of equal length, as few as keep both limits if rows weigh the same."""
+    pieces = min(rows, max(math.ceil(rows / max_rows), math.ceil(weight / max_bytes), 1))
+    for i in range(pieces):
+        start, end = rows * i // pieces, rows * (i + 1) // pieces
+        yield Span(first + start, end - start, 0, weight * (end - start) // rows)
+
+
+def _locate(footer: pq.FileMetaData, span: Span) -> tuple[list[int], int]:
+    """The row groups that hold the span, and the rows to skip in the first of them."""
+    groups: list[int] = []
+    skip = start = 0
+    for i in range(footer.num_row_groups):
+        end = start + footer.row_group(i).num_rows
+        if start < span.first_row + span.rows and end > span.first_row:
+            if not groups:
+                skip = span.first_row - start
+            groups.append(i)
+        start = end
+    return groups, skip
+
+
+def _batch_rows(footer: pq.FileMetaData, span: Span) -> int:
+    weight = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
+    per_row = max(weight / max(footer.num_rows, 1), span.bytes / max(span.rows, 1), 1.0)
+    return int(min(max(BATCH_BYTES / per_row, 1), BATCH_ROWS, max(span.rows, 1)))
+
+
+def _rows(batch: pa.RecordBatch, names: list[str], number: int, url: str) -> Iterator[Row]:
+    columns = [batch.column(batch.schema.get_field_index(name)) for name in names]
+    try:
+        values = [plain_values(column) for column in columns]
+    except UNREADABLE:
+        for i in range(batch.num_rows):
+            yield _row(columns, names, i, number + i, url)
+        return
+    for i in range(batch.num_rows):
+        yield Row(number + i, {name: value[i] for name, value in zip(names, values, strict=True)})
+
+
+def _row(columns: list[pa.Array], names: list[str], i: int, number: int, url: str) -> Row:
+    """One row on its own, because some row near it has a value that Python cannot hold."""
+    values = {}
+    for name, column in zip(names, columns, strict=True):
+        try:
+            (values[name],) = plain_values(column.slice(i, 1))
+        except UNREADABLE as err:
+            reason = f"{type(err).__name__}: {err}"
+            return bad_row(number, f"row {number + 1} of {url!r}: column {name!r}: {reason}")
+    return Row(number, values)
+
+
+def plain_values(column: pa.Array) -> list[Any]:
+    """Python values: numbers, text, bytes, date, datetime, Decimal, list, dict.
+
+    Raises one of `UNREADABLE` for a value that Python cannot hold.
+    """
+    uuids = isinstance(column.type, pa.UuidType)
+    kind = plain_type(column.type)
+    if isinstance(column, pa.ExtensionArray) and not uuids:
+        column = column.storage
+    if column.type != kind and not uuids:
+        column = column.cast(kind, safe=False)
+    values: list[Any] = column.to_pylist(maps_as_pydicts="strict")
+    return [None if value is None else str(value) for value in values] if uuids else values
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type that the values have after reading: no finer times, no encodings, no extensions."""
+    types = pa.types
+    if isinstance(kind, pa.UuidType) or types.is_string_view(kind):
+        return pa.string()
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain_type(kind.storage_type)
+    if types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if types.is_binary_view(kind):
+        return pa.binary()
+    if types.is_float16(kind):
+        return pa.float32()
+    if types.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
+    if types.is_duration(kind) and kind.unit == "ns":
+        return pa.duration("us")
+    if types.is_time64(kind) and kind.unit == "ns":
+        return pa.time64("us")
+    if types.is_struct(kind):
+        return pa.struct([(field.name, plain_type(field.type)) for field in kind])
+    if types.is_map(kind):
+        return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return pa.list_(plain_type(kind.value_type))
+    return kind

@@ -1,0 +1,101 @@
+"""What the line-based formats share: streams, decompression and lines with byte offsets.
+
+Memory is bounded by the length of a line, and that by `LINE_LIMIT`: a longer one costs its own
+row. Compressed files cannot be entered in the middle, so their spans are reached by skipping.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+import pyarrow as pa
+
+from gemma_batch.errors import InputError
+from gemma_batch.storage.fs import open_source
+
+LINE_LIMIT = 128 * 2**20  # bytes
+BLOCK = 4 * 2**20  # bytes per request
+SMALL_BLOCK = 2**18
+BOM = b"\xef\xbb\xbf"
+CODECS = {".gz": "gzip", ".zst": "zstd"}
+
+
+class Line(NamedTuple):
+    """A line and where it is; `data` has its line end, and is None when the line is too long."""
+
+    offset: int
+    length: int
+    data: bytes | None
+
+
+@contextlib.contextmanager
+def reading(url: str) -> Iterator[None]:
+    """Turn what a corrupt or missing file raises into `InputError`; storage raises its own."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"the input file {url!r} does not exist") from None
+    except (pa.ArrowException, OSError, EOFError) as err:
+        # Storage speaks in StorageError, so this is Arrow about the file's contents.
+        raise InputError(f"the input file {url!r} is corrupt: {err}") from err
+
+
+def codec(url: str) -> str | None:
+    """Arrow's name of the compression that the file name tells, None for plain files."""
+    return next((name for suffix, name in CODECS.items() if url.lower().endswith(suffix)), None)
+
+
+@contextlib.contextmanager
+def opened(url: str, *, expected: int | None = None) -> Iterator[BinaryIO]:
+    """The file's uncompressed bytes; `expected` (bytes) keeps small reads small.
+
+    Plain files can seek. A truncated or broken compressed one raises OSError while it is read.
+    """
+    block = BLOCK if expected is None else min(BLOCK, max(SMALL_BLOCK, expected))
+    with open_source(url) as source:
+        compression = codec(url)
+        if compression is None:
+            yield io.BufferedReader(source, block)
+            return
+        inner = pa.PythonFile(io.BufferedReader(source, block), mode="r")
+        with pa.CompressedInputStream(inner, compression) as stream:
+            yield io.BufferedReader(_Raw(stream), SMALL_BLOCK)
+
+
+class _Raw(io.RawIOBase):
+    def __init__(self, stream: Any) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def lines(
+    stream: BinaryIO, offset: int = 0, limit: int = LINE_LIMIT, *, blank: bool = False
+) -> Iterator[Line]:
+    """The lines from `offset`, where the stream must stand; blank ones only if asked for.
+
+    Lines end at a line feed; a byte order mark at the start of the file is dropped.
+    """
+    while data := stream.readline(limit):
+        length, complete = len(data), data.endswith(b"\n") or len(data) < limit
+        while not complete and (more := stream.readline(SMALL_BLOCK)):
+            length += len(more)
+            complete = more.endswith(b"\n")
+        text: bytes | None = data
+        if offset == 0 and data.startswith(BOM):
+            text = data = data[len(BOM) :]
+        if length > limit:
+            text = None
+        if blank or text is None or (text and not text.isspace()):
+            yield Line(offset, length, text)
+        offset += length

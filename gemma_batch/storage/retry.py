@@ -1,0 +1,154 @@
+"""Retrying what may pass, and putting into words what will not.
+
+An error is classified by its type and HTTP status only, never by its text. The sentences made
+here carry URLs, error codes and host names, but nothing a server or client library wrote, so no
+credential can slip into a log. It knows no file system; local and S3 errors both come here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from gemma_batch.errors import StorageError
+
+T = TypeVar("T")
+
+TRANSIENT_STATUS = {408, 409, 429, 500, 502, 503, 504}
+TRANSIENT_ERRNO = {
+    errno.EAGAIN, errno.EBUSY, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED,
+    errno.EPIPE, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR,
+}  # fmt: skip
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+
+
+def with_retries(
+    fn: Callable[[], T], *, attempts: int = 6, base: float = 0.2, cap: float = 5.0
+) -> T:
+    """`fn()`, again while it fails transiently, `attempts` times in all.
+
+    Between two tries it sleeps half to all of `base * 2**i` seconds, at most `cap`: the jitter
+    keeps many workers that were throttled together from coming back together. The last error is
+    raised as it is.
+    """
+    for i in range(attempts - 1):
+        try:
+            return fn()
+        except Exception as err:
+            if not is_transient(err):
+                raise
+        time.sleep(min(cap, base * 2**i) * random.uniform(0.5, 1.0))
+    return fn()
+
+
+def is_transient(err: BaseException) -> bool:
+    """Whether the same call may succeed later."""
+    status = http_status(err)
+    if status is not None:
+        # S3 answers 400 RequestTimeout to a slow upload; s3fs makes that a TimeoutError.
+        return status in TRANSIENT_STATUS or isinstance(err, TimeoutError)
+    if any(isinstance(e, connection_errors()) for e in _chain(err)):
+        return True
+    if isinstance(err, (TimeoutError, ConnectionError)):
+        return True
+    return isinstance(err, OSError) and err.errno in TRANSIENT_ERRNO
+
+
+def connection_errors() -> tuple[type[BaseException], ...]:
+    """What the S3 client raises when there is no (complete) HTTP answer."""
+    if "botocore.exceptions" not in sys.modules:
+        return ()  # then nothing can have raised them, and local work stays light
+    import aiohttp
+    from botocore import exceptions, parsers
+    from fsspec.exceptions import FSTimeoutError
+
+    return (
+        exceptions.HTTPClientError,
+        exceptions.ConnectionError,
+        exceptions.IncompleteReadError,
+        parsers.ResponseParserError,
+        aiohttp.ClientError,
+        FSTimeoutError,
+    )
+
+
+def http_status(err: BaseException) -> int | None:
+    """The HTTP status that the error, or what it was made from, carries."""
+    answer = _answer(err)
+    status = (answer or {}).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return int(status) if status is not None else None
+
+
+def s3_code(err: BaseException) -> str:
+    """S3's own code, such as 'NoSuchBucket'; '' when there is none."""
+    return str((_answer(err) or {}).get("Error", {}).get("Code", ""))
+
+
+def _answer(err: BaseException) -> dict[str, Any] | None:
+    for e in _chain(err):
+        answer = getattr(e, "response", None)
+        if isinstance(answer, dict):
+            return answer
+    return None
+
+
+def _chain(err: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = err
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__
+
+
+def explain(err: BaseException, url: str) -> StorageError:
+    """The error as one sentence: what, where, what to do."""
+    status, code = http_status(err), s3_code(err)
+    kinds = {type(e).__name__ for e in _chain(err)}
+    bucket = urlsplit(url).netloc
+    shown = f"{code} {status}" if code and code != str(status) else str(status)
+    if code == "NoSuchBucket":
+        text = f"the bucket {bucket!r} does not exist: create it or correct {url!r}"
+    elif status in {401, 403} or isinstance(err, PermissionError):
+        what = f" ({shown})" if status else ""
+        text = f"no permission for {url!r}{what}: check the credentials in use and their rights"
+    elif kinds & {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}:
+        text = (
+            f"no credentials for {url!r}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or run where a role provides them"
+        )
+    elif kinds & {"ProfileNotFound", "NoRegionError", "ParamValidationError"}:
+        text = f"{url!r} cannot be used ({type(err).__name__}): check AWS_PROFILE, AWS_REGION"
+    elif status in {301, 307}:
+        text = f"{url!r} is in another region ({shown}): set AWS_REGION to the bucket's"
+    elif status == 412:
+        text = f"{url!r} was replaced while it was being used"
+    elif status is not None:
+        text = f"the object store kept answering {shown} for {url!r}"
+    elif any(isinstance(e, connection_errors()) for e in _chain(err)):
+        text = (
+            f"the object store of {url!r} ({_endpoint()}) cannot be reached "
+            f"({type(err).__name__}): check {ENDPOINTS[0]} and the network"
+        )
+    elif isinstance(err, OSError) and err.errno is not None:
+        text = f"{url!r}: {os.strerror(err.errno)}"
+    else:
+        text = f"{url!r} failed with {type(err).__name__}"
+    return StorageError(text)
+
+
+def endpoint_url() -> str | None:
+    """The endpoint that the environment asks for, None for AWS itself."""
+    return next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), None)
+
+
+def _endpoint() -> str:
+    given = endpoint_url()
+    if given is None:
+        return "AWS"
+    parts = urlsplit(given)  # without any user:password@ in it
+    return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)

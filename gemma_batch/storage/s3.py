@@ -1,0 +1,160 @@
+"""The store on S3 and what speaks its protocol, through s3fs.
+
+Credentials, region and endpoint come from the standard AWS chain and environment; there are no
+settings of our own. The client's own retries are off, because only `with_retries` may repeat a
+create: it alone knows that an answer was lost and that the object there may be our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from gemma_batch.errors import StorageError
+from gemma_batch.storage.fs import Source, Store
+from gemma_batch.storage.retry import endpoint_url, explain, http_status, s3_code, with_retries
+
+T = TypeVar("T")
+SINGLE_PUT = 5 * 2**30  # bytes; S3's limit for one PUT, far above any part
+CONNECT_SECONDS, READ_SECONDS, CONNECTIONS = 5, 60, 64
+
+
+def file_system() -> Any:
+    """The s3fs file system of this process, for the environment as it is now."""
+    import s3fs
+
+    fs = s3fs.S3FileSystem(
+        endpoint_url=endpoint_url(),
+        use_listings_cache=False,
+        config_kwargs={
+            "retries": {"mode": "standard", "total_max_attempts": 1},
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": READ_SECONDS,
+            "max_pool_connections": CONNECTIONS,
+        },
+    )
+    fs.retries = 1
+    return fs
+
+
+def call(url: str, fn: Callable[[], T]) -> T:
+    """`fn()` with retries; errors come out as FileNotFoundError or `StorageError`."""
+    import botocore.exceptions
+
+    try:
+        return with_retries(fn)
+    except FileNotFoundError as err:
+        if s3_code(err) == "NoSuchBucket":
+            raise explain(err, url) from err
+        raise FileNotFoundError(f"{url!r} does not exist") from err
+    except (OSError, botocore.exceptions.BotoCoreError) as err:
+        raise explain(err, url) from err
+
+
+def head(url: str) -> tuple[int, str]:
+    """Size and ETag of an object. Raises FileNotFoundError, `StorageError`."""
+    bucket, key = split(url)
+    if not key:
+        raise FileNotFoundError(f"{url!r} is a bucket, not an object")
+    found = call(url, lambda: file_system().call_s3("head_object", Bucket=bucket, Key=key))
+    return int(found["ContentLength"]), str(found.get("ETag", "")).strip('"')
+
+
+def split(url: str) -> tuple[str, str]:
+    """Bucket and key."""
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+class S3Store(Store):
+    """Objects below `s3://bucket/prefix`."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url.rstrip("/"))
+
+    def _url(self, key: str) -> str:
+        return f"{self.url}/{key}"
+
+    def read(self, key: str) -> bytes:
+        url = self._url(key)
+        return call(url, lambda: bytes(file_system().cat_file(url, max_concurrency=1)))
+
+    def open(self, key: str) -> Source:
+        return s3_source(self._url(key))
+
+    def put(self, key: str, data: bytes) -> None:
+        url = self._url(key)
+        call(url, lambda: file_system().pipe_file(url, data, chunksize=SINGLE_PUT))
+
+    def create(self, key: str, data: bytes) -> bool:
+        url = self._url(key)
+        answer_lost = False
+
+        def attempt() -> bool:
+            nonlocal answer_lost
+            try:
+                file_system().pipe_file(url, data, chunksize=SINGLE_PUT, mode="create")
+            except Exception as err:
+                status = http_status(err)
+                if isinstance(err, FileExistsError) or status == 412:
+                    return answer_lost and self._holds(key, data)
+                if status == 409:
+                    # AWS: two creates at once, try again; others answer so to the loser.
+                    if self.exists(key):
+                        return answer_lost and self._holds(key, data)
+                else:
+                    answer_lost = True
+                raise
+            return True
+
+        return call(url, attempt)
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        """Whether the object is the one that an earlier attempt of this very call put there."""
+        return self.read(key) == data
+
+    def exists(self, key: str) -> bool:
+        try:
+            head(self._url(key))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def list(self, prefix: str = "") -> list[str]:
+        folder = self._url(prefix).rstrip("/")
+        return sorted(url.removeprefix(f"{self.url}/") for url, _, _ in list_below(folder))
+
+    def etag(self, key: str) -> str:
+        return head(self._url(key))[1]
+
+
+def list_below(folder: str) -> list[tuple[str, int, str]]:
+    """URL, size and ETag of every object below `folder`, placeholders of folders left out."""
+    bucket = urlsplit(folder).netloc
+    try:
+        found = call(folder, lambda: file_system().find(folder, detail=True))
+    except FileNotFoundError:
+        raise StorageError(f"the bucket {bucket!r} does not exist: correct {folder!r}") from None
+    return [
+        (f"s3://{name}", int(info["size"]), str(info.get("ETag", "")).strip('"'))
+        for name, info in found.items()
+        if f"s3://{name}".startswith(f"{folder}/") and not name.endswith("/")
+    ]
+
+
+def s3_source(url: str) -> Source:
+    """One object. A read fails when the object was replaced meanwhile (If-Match)."""
+    file = call(url, lambda: file_system().open(url, "rb", cache_type="none"))
+
+    def fetch(start: int, length: int) -> bytes:
+        def attempt() -> bytes:
+            file.seek(start)
+            return bytes(file.read(length))
+
+        try:
+            return call(url, attempt)
+        except FileNotFoundError as err:
+            raise StorageError(f"{url!r} was deleted while it was being read") from err
+
+    return Source(url, file.size, fetch, file.close)

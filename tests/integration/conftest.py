@@ -1,0 +1,64 @@
+"""Real things, started once per session: a tiny Gemma, a Ray cluster."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gemma_batch.family.tiny import build_tiny_gemma
+from jobs.stdlib_docs import collect
+
+from .helpers import environment
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """Real documents: docstrings of the standard library."""
+    return [doc["doc"] for doc in collect(2000)]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> str:
+    """A folder with a Gemma 3 of about a million random parameters."""
+    return str(build_tiny_gemma(tmp_path_factory.mktemp("model") / "tiny", texts=texts))
+
+
+def free_port() -> int:
+    """A TCP port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def cluster(s3: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Ray cluster of one node that outlives its drivers, as a real one does."""
+    port = free_port()
+    ray = str(Path(sys.executable).parent / "ray")
+    folder = tmp_path_factory.mktemp("ray")
+    start = [ray, "start", "--head", f"--port={port}", "--num-cpus=4", "--include-dashboard=false"]
+    start += [f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats", "--block"]
+    log = (folder / "ray.log").open("w")
+    head = subprocess.Popen(start, env=environment(), stdout=log, stderr=log)
+    address = f"127.0.0.1:{port}"
+    deadline = time.monotonic() + 90
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        assert head.poll() is None, (folder / "ray.log").read_text()
+        assert time.monotonic() < deadline, "ray did not start within 90 s"
+        time.sleep(0.5)
+    yield address
+    head.terminate()
+    try:
+        head.wait(30)
+    except subprocess.TimeoutExpired:
+        head.kill()
+        head.wait()

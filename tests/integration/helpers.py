@@ -1,0 +1,76 @@
+"""What the integration tests share: running the real command line, and checking a data set."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from gemma_batch.storage.fs import open_store
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment of a command under test."""
+    return {
+        **os.environ,
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": str(ROOT),
+        **extra,
+    }
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line as a process."""
+    return [sys.executable, "-m", "gemma_batch.cli", *arguments]
+
+
+def cli(*arguments: str, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end."""
+    return subprocess.run(
+        command(*arguments),
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def write_spec(path: Path, **data: Any) -> Path:
+    """A spec as a YAML file."""
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def data_set(output: str, folder: str) -> list[dict[str, Any]]:
+    """All rows of `results` or `errors`; every file must open."""
+    store = open_store(output)
+    rows: list[dict[str, Any]] = []
+    for key in store.list(folder):
+        table = pq.read_table(pa.BufferReader(store.read(key)))
+        rows += table.to_pylist()
+    return rows
+
+
+def assert_each_once(output: str, ids: Iterable[str]) -> tuple[list[Any], list[Any]]:
+    """Promise 1: `results` and `errors` together hold every key exactly once."""
+    results, errors = data_set(output, "results"), data_set(output, "errors")
+    found = Counter(row["id"] for row in results) + Counter(row["id"] for row in errors)
+    twice = [key for key, count in found.items() if count > 1]
+    expected = set(ids)
+    missing, strange = expected - found.keys(), found.keys() - expected
+    assert not twice, f"{len(twice)} rows twice: {twice[:5]}"
+    assert not missing, f"{len(missing)} rows missing: {sorted(missing)[:5]}"
+    assert not strange, f"{len(strange)} unknown rows: {sorted(strange)[:5]}"
+    return results, errors

@@ -1,0 +1,88 @@
+"""Places to keep files in: the same tests run on disk and on S3."""
+
+from __future__ import annotations
+
+import http.client
+import http.server
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from gemma_batch.storage.fs import open_store
+from gemma_batch.storage.inputs import InputFile, stat
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new, empty location, local and on S3."""
+    if request.param == "local":
+        return str(tmp_path / "place")
+    s3 = request.getfixturevalue("s3")
+    return f"{s3.bucket('places')}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def put(place: str) -> Callable[[str, bytes], InputFile]:
+    """Put a file into the place; what it is as an input."""
+
+    def put(name: str, data: bytes) -> InputFile:
+        open_store(place).put(name, data)
+        return stat(f"{place}/{name}")
+
+    return put
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """Forwards to the S3 server; what is in `faults` happens to the next PUTs, in order."""
+
+    upstream = ""
+    faults: list[str]
+    protocol_version = "HTTP/1.1"
+
+    def _forward(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = self.faults.pop(0) if self.command == "PUT" and self.faults else ""
+        if fault.isdigit():
+            self.send_response(int(fault))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        connection = http.client.HTTPConnection(self.upstream)
+        connection.request(self.command, self.path, body, dict(self.headers.items()))
+        answer = connection.getresponse()
+        data = answer.read()
+        if fault == "lose the answer":
+            self.close_connection = True
+            self.connection.close()
+            return
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in {"transfer-encoding", "connection"}:
+                self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _forward
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def faults(s3: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A list of faults for the next PUTs: an HTTP status, 'lose the answer', or '' for none."""
+    todo: list[str] = []
+    upstream = urlsplit(s3.endpoint).netloc  # type: ignore[attr-defined]
+    handler = type("Handler", (Proxy,), {"upstream": upstream, "faults": todo})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    yield todo
+    server.shutdown()
+    server.server_close()
