@@ -77,7 +77,9 @@ def run_llm(folder: Path, max_tokens: int, started: float) -> dict[str, float]:
     """All prompts at once: the engine's own speed."""
     from vllm import LLM, SamplingParams
 
-    prompts = [{"prompt_token_ids": ids} for ids in json.loads((folder / "prompts.json").read_text())]
+    prompts = [
+        {"prompt_token_ids": ids} for ids in json.loads((folder / "prompts.json").read_text())
+    ]
     llm = LLM(
         model=str(folder / "model"),
         dtype="float32",

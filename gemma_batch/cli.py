@@ -10,7 +10,7 @@ import json
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -188,12 +188,13 @@ def _end(report: Report, limit: int, *, as_json: bool) -> None:
         raise typer.Exit(TOO_MANY_FAILED)
 
 
-def main(arguments: list[str] | None = None) -> Any:
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the code that DESIGN and README list."""
     try:
-        app(args=arguments, standalone_mode=False)
-    except typer.Exit as end:
-        sys.exit(end.exit_code)
+        # Not standalone, typer hands an exit code back instead of ending the process.
+        code = app(args=arguments, standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
     except GemmaBatchError as err:
         say(f"error: {err}")
         sys.exit(err.exit_code)
@@ -208,6 +209,7 @@ def main(arguments: list[str] | None = None) -> Any:
         traceback.print_exc()
         say(f"unexpected: {type(err).__name__}: {err}")
         sys.exit(UNEXPECTED)
+    sys.exit(code or 0)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ def report_text(report: Report) -> str:
         f"{report.completion_tokens:,} out",
     ]
     if report.run_rows:
-        first = f", first commit after {duration(report.first_commit)}" if report.first_commit else ""
+        first = (
+            f", first commit after {duration(report.first_commit)}" if report.first_commit else ""
+        )
         lines.append(
             f"  speed    {report.tokens_per_second:,.0f} output tokens/s, "
             f"{report.rows_per_second:,.1f} rows/s over {duration(report.seconds)} with start-up "
@@ -150,8 +152,10 @@ def plan_facts(spec: JobSpec, *, gpu: str | None, gpus: int) -> dict[str, Any]:
             *(
                 []
                 if hardware
-                else ["no hardware was named: add --gpu (for example --gpu H100-80) to see the "
-                      "placement and the units"]
+                else [
+                    "no hardware was named: add --gpu (for example --gpu H100-80) to see the "
+                    "placement and the units"
+                ]
             ),
         ],
         "prompt": first_prompt(plan),

@@ -387,7 +387,13 @@ def _fields_at(root: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
 def _model_in(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated, tuple, list):
+    if typing.get_origin(annotation) in (
+        typing.Union,
+        types.UnionType,
+        typing.Annotated,
+        tuple,
+        list,
+    ):
         for inner in typing.get_args(annotation):
             if (found := _model_in(inner)) is not None:
                 return found

@@ -72,18 +72,22 @@ def starter_spec(path: str, model: str) -> str:
         prompt=prompt,
         model=_quoted(model),
         when=f"length({text}) > 12000",
-        output=_quoted(f"{stem}-out" if "://" not in path else path.split("*")[0].rstrip("/") + "-out"),
+        output=_quoted(
+            f"{stem}-out" if "://" not in path else path.split("*")[0].rstrip("/") + "-out"
+        ),
         keep=_quoted(key) if key else "",
     )
 
 
 def _text_column(schema: pa.Schema) -> str:
-    texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    texts = [
+        f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
+    ]
     for name in ("text", "body", "content", "document", "doc", "prompt", "description"):
         if name in texts:
             return name
     other = [name for name in texts if not name.lower().endswith("id")]
-    return (other or texts or schema.names)[-1]
+    return str((other or texts or schema.names)[-1])
 
 
 def _id_column(schema: pa.Schema) -> str | None:
@@ -95,4 +99,6 @@ def _id_column(schema: pa.Schema) -> str | None:
 
 def _quoted(value: str) -> str:
     plain = value.replace("_", "").replace("-", "").replace("/", "").replace(".", "")
-    return value if plain.isalnum() and not plain.isdigit() else '"' + value.replace('"', '\\"') + '"'
+    return (
+        value if plain.isalnum() and not plain.isdigit() else '"' + value.replace('"', '\\"') + '"'
+    )

@@ -17,6 +17,7 @@ import importlib
 import importlib.util
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -68,7 +69,8 @@ def available_args() -> set[str] | None:
 
 
 def _cpu_environment(config: EngineConfig) -> dict[str, str]:
-    env = {"VLLM_CPU_KVCACHE_SPACE": f"{config.cpu_kv_cache_gib or 1:g}"}
+    # Whole GiB are all that vLLM takes here.
+    env = {"VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(config.cpu_kv_cache_gib or 1)))}
     if config.cpu_threads is not None:
         cores = sorted(os.sched_getaffinity(0))
         threads = max(1, config.cpu_threads)

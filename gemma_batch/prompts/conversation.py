@@ -51,16 +51,14 @@ class Conversation:
         return tokenizer.chat.render(messages)
 
     def documents(self) -> list[Place]:
-        """Every piece of document text that may be cut, longest first."""
-        found = [
-            (len(segment.text), Place(i, j))
+        """Every piece of document text that may be cut."""
+        return [
+            Place(i, j)
             for i, turn in enumerate(self.turns)
             if turn.cuttable
             for j, segment in enumerate(turn.segments)
             if segment.document and segment.text
         ]
-        found.sort(key=lambda item: -item[0])
-        return [place for _, place in found]
 
     def at(self, place: Place) -> str:
         """The text of one segment."""

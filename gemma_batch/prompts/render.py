@@ -111,11 +111,7 @@ class Renderer:
                 FailureCode.EMPTY_PROMPT, "every value that the prompt takes from the row is empty"
             )
         if (side := _SIDES.get(self._overlong)) is not None:
-            for place in conversation.documents():
-                text = conversation.at(place)
-                cut = precut(text, limit=room, side=side, tokenizer=self._tokenizer)
-                if len(cut) < len(text):
-                    conversation = conversation.put(place, cut)
+            conversation = precut(conversation, limit=room, side=side, tokenizer=self._tokenizer)
         text = conversation.text(self._tokenizer)
         least = len(text) // self._tokenizer.longest_token
         if self._overlong == "fail" and least > room:  # hopeless: not worth tokenizing

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import signal
 import threading
@@ -18,8 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gemma_batch.errors import GemmaBatchError, LeaseError, OutputError, StorageError
-from gemma_batch.run.ledger import Ledger, Receipt
 from gemma_batch.run.lease import Lease
+from gemma_batch.run.ledger import Ledger, Receipt
 from gemma_batch.run.manifest import KEY as MANIFEST
 from gemma_batch.run.manifest import Manifest, check_same, create_manifest, load_manifest
 from gemma_batch.run.plan import Plan, RoutePlan, make_plan, rows_by_route
@@ -113,6 +114,8 @@ class Session:
 
     def _place(self) -> Any:
         """Connect, look at the hardware and place every route on it."""
+        # Threads that outlive an interrupted run must not start a cluster of their own.
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
         from gemma_batch.run import pipeline
 
         self.show.update(Snapshot(phase="connecting to Ray"))
@@ -166,17 +169,13 @@ class Session:
             self.store, manifest.shards, every, receipts, survey.columns, survey.keep_schema
         )
         facts = RunFacts(started=started, finished=time.time(), receipts=tuple(self._receipts))
-        report = make_report(
-            manifest, self._plan.spec.output.path, len(every), receipts, facts
-        )
+        report = make_report(manifest, self._plan.spec.output.path, len(every), receipts, facts)
         save_report(self.store, report)
         return report
 
     # -- running ----------------------------------------------------------------------------
 
-    def _run(
-        self, manifest: Manifest, work: Sequence[Unit], remaining: Sequence[Unit]
-    ) -> None:
+    def _run(self, manifest: Manifest, work: Sequence[Unit], remaining: Sequence[Unit]) -> None:
         from gemma_batch.run import pipeline
 
         hardware = self._place() if not self._connected else pipeline.cluster_hardware()
@@ -305,9 +304,7 @@ def _fill(
         committed[receipt["route"]] += receipt["rows"]
     live = dict(before)
     for worker in workers:
-        live[worker["route"]] = (
-            live.get(worker["route"], 0) + worker["answered"] + worker["failed"]
-        )
+        live[worker["route"]] = live.get(worker["route"], 0) + worker["answered"] + worker["failed"]
     routes = {
         name: (min(total, max(committed[name], live.get(name, 0))), total)
         for name, total in totals.items()
@@ -345,7 +342,8 @@ def open_output(url: str) -> Store:
     """The output's store. Raises `OutputError` when it can't even be looked at."""
     store = open_store(url)
     try:
-        store.exists(MANIFEST)
+        with contextlib.suppress(FileNotFoundError):
+            store.read(MANIFEST)
     except StorageError as err:
         raise _unusable(store, err) from err
     return store
@@ -380,4 +378,3 @@ def leased(store: Store, show: Progress) -> Iterator[threading.Event]:
 
 def _interrupt(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
-

@@ -43,7 +43,7 @@ def _process_is_gone(holder: dict[str, Any]) -> bool:
         process = psutil.Process(int(holder["pid"]))
         if process.status() == psutil.STATUS_ZOMBIE:
             return True
-        return abs(process.create_time() - float(holder["process_started"])) > 2
+        return bool(abs(process.create_time() - float(holder["process_started"])) > 2)
     except psutil.NoSuchProcess:
         return True
     except (psutil.Error, KeyError, ValueError, TypeError):

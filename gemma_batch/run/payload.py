@@ -1,7 +1,8 @@
 """What travels from a CPU task to a GPU actor: one unit as one row of plain Arrow values.
 
 The rows of the unit are an Arrow IPC stream in a single binary value, so that Ray Data can
-neither split nor merge a unit.
+neither split nor merge a unit. Errors that end a run travel as data too: their sentence reaches
+the driver whole, without the stack traces that Ray would wrap around it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,17 @@ class Prepared:
     keep: pa.Table
     requests: list[Request]
     failures: dict[int, Failure]
+
+
+def encode_error(error: Exception) -> pa.Table:
+    """A unit that could not be prepared: the reason travels in its place and ends the run."""
+    message = json.dumps({"error": f"{error}"})
+    return pa.table(
+        {
+            "unit": pa.array([message], pa.string()),
+            "rows": pa.array([None], pa.large_binary()),
+        }
+    )
 
 
 def encode(prepared: Prepared) -> pa.Table:

@@ -15,6 +15,7 @@ import functools
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ from ray.data.block import BlockMetadata
 from gemma_batch.errors import GemmaBatchError, PlacementError, UserError
 from gemma_batch.family.gpus import GPU, gpu_from_device
 from gemma_batch.run.job import RouteJob
-from gemma_batch.run.payload import encode
+from gemma_batch.run.payload import encode, encode_error
 from gemma_batch.run.plan import Hardware
 from gemma_batch.run.prepare import Preparer
 from gemma_batch.run.units import Shard, Unit
@@ -38,6 +39,7 @@ from gemma_batch.run.worker import Board, Worker
 
 logger = logging.getLogger(__name__)
 READ_CPUS = 1.0
+PROBE_SECONDS = 10
 UNITS_IN_FLIGHT = (2, 32)
 
 
@@ -59,6 +61,7 @@ def connect(address: str | None, *, verbose: bool = False) -> None:
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.WARNING}
     if target == "local":
         options["include_dashboard"] = False
+    _probe(target)
     if not verbose:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
@@ -68,6 +71,20 @@ def connect(address: str | None, *, verbose: bool = False) -> None:
         raise UserError(
             f"no Ray cluster could be reached at {target!r}: {err}. Check the address, or leave "
             "it out to run on this machine"
+        ) from err
+
+
+def _probe(target: str) -> None:
+    # Ray itself would wait for minutes for a cluster that is not there.
+    host, found, port = target.removeprefix("ray://").rpartition(":")
+    if not found or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS).close()
+    except OSError as err:
+        raise UserError(
+            f"no Ray cluster answers at {target!r} ({err}): check --address or RAY_ADDRESS, or "
+            "leave both out to run on this machine"
         ) from err
 
 
@@ -114,7 +131,11 @@ def cluster_hardware() -> Hardware:
 
 def _query_gpu() -> tuple[str, int, float]:
     answer = subprocess.run(
-        ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"],
+        [
+            "nvidia-smi",
+            "--query-gpu=name,memory.total,compute_cap",
+            "--format=csv,noheader,nounits",
+        ],
         capture_output=True,
         text=True,
         check=True,
@@ -137,7 +158,7 @@ def read_board(board: Any) -> dict[str, dict[str, Any]]:
     return numbers
 
 
-class UnitSource(Datasource):
+class UnitSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy's reading
     """One read task per unit: reads and renders it into one row in a block of its own."""
 
     def __init__(self, job: RouteJob, work: Sequence[tuple[Shard, Unit]]) -> None:
@@ -180,7 +201,10 @@ def _read(job_ref: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
     if key not in _preparers:
         _preparers.clear()
         _preparers[key] = Preparer(ray.get(job_ref))
-    return [encode(_preparers[key].prepare(shard, unit))]
+    try:
+        return [encode(_preparers[key].prepare(shard, unit))]
+    except GemmaBatchError as err:
+        return [encode_error(err)]
 
 
 def run_route(
@@ -216,10 +240,12 @@ def run_route(
         for batch in dataset.iter_batches(
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
         ):
-            for receipt in batch["receipt"]:
-                yield json.loads(receipt.as_py())
+            for receipt in map(json.loads, batch["receipt"].to_pylist()):
+                if "error" in receipt:
+                    raise GemmaBatchError(f"route {job.route!r} stopped: {receipt['error']}")
+                yield receipt
     except (ray.exceptions.RayError, ray.data.exceptions.UserCodeException) as err:
-        raise GemmaBatchError(f"route {job.route!r} stopped: {_cause(err)}") from err
+        raise GemmaBatchError(f"route {job.route!r} stopped unexpectedly: {err}") from err
 
 
 def _units_in_flight(job: RouteJob, work: Sequence[tuple[Shard, Unit]]) -> int:
@@ -229,18 +255,6 @@ def _units_in_flight(job: RouteJob, work: Sequence[tuple[Shard, Unit]]) -> int:
     return int(min(max(job.in_flight / rows + 2, least), most))
 
 
-def _cause(err: BaseException) -> str:
-    """The innermost error that says something: what a person can act on."""
-    found: BaseException = err
-    while True:
-        inner = getattr(found, "cause", None) or found.__cause__
-        if not isinstance(inner, BaseException) or inner is found:
-            break
-        found = inner
-    lines = [line for line in str(found).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(found).__name__
-
-
 def configure() -> None:
     """Ray Data's own limits and noise, set for long loads of weights and quiet terminals."""
     context = DataContext.get_current()
@@ -248,13 +262,15 @@ def configure() -> None:
     context.max_consecutive_actor_init_deaths = 3
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def make_pool(job: RouteJob, hardware: Hardware, replicas: Any, engines_per_gpu: int) -> Pool:
     """The actor pool of a route; `replicas` as in the spec. Raises `PlacementError`."""
     if job.engine.device == "gpu":
-        share = job.engine.tensor_parallel if job.engine.tensor_parallel > 1 else 1 / engines_per_gpu
+        share = (
+            job.engine.tensor_parallel if job.engine.tensor_parallel > 1 else 1 / engines_per_gpu
+        )
         room = int(hardware.gpus / share)
         if room < 1:
             raise PlacementError(

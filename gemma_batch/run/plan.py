@@ -207,9 +207,7 @@ def make_plan(spec: JobSpec, *, need_files: bool = True) -> Plan:
     return Plan(spec=spec, survey=looked, routes=routes, notes=tuple(notes))
 
 
-def _plan_route(
-    spec: JobSpec, route: Route, *, need_files: bool, notes: list[str]
-) -> RoutePlan:
+def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[str]) -> RoutePlan:
     resources = spec.resources_of(route)
     check_args(resources.engine, resources.engine_args)
     card, files = _model(route, need_files=need_files, notes=notes)

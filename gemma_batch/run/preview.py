@@ -21,7 +21,9 @@ def first_prompt(plan: Plan) -> dict[str, Any]:
     route = next(route for route in plan.routes if route.route.name == name)
     try:
         if route.files is None:
-            return _answer(_offline(plan, route, rows[0]), None, "rendered without the model's files")
+            return _answer(
+                _offline(plan, route, rows[0]), None, "rendered without the model's files"
+            )
         tokenizer = Tokenizer.from_folder(route.files.path)
         text = _renderer(plan, route, tokenizer).preview(rows[0])
         return _answer(text, len(tokenizer.encode(text)), None)

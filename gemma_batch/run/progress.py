@@ -103,6 +103,9 @@ class LogProgress:
         if not snapshot.rows:
             self.say(snapshot.phase)
             return
+        if not snapshot.done:
+            self.say(f"{snapshot.phase}: {snapshot.rows:,} rows to go")
+            return
         share = f" {100 * snapshot.done / snapshot.rows:.1f}%" if snapshot.rows else ""
         parts = [
             f"{snapshot.phase}:",

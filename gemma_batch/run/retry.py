@@ -94,9 +94,7 @@ def _key(generation: int) -> str:
     return f"_run/retry-{generation}.parquet"
 
 
-def _generation(
-    store: Store, units: Sequence[Unit], codes: set[str]
-) -> tuple[int, list[Unit]]:
+def _generation(store: Store, units: Sequence[Unit], codes: set[str]) -> tuple[int, list[Unit]]:
     """The retry to work on: the last one when it is unfinished, else a new one."""
     last = 0
     while store.exists(_key(last + 1)):
@@ -147,4 +145,3 @@ def retry_summary(store: Store) -> dict[str, int]:
         return {}
     left = Ledger(store).remaining(read_units(store.read(_key(last)), last))
     return {"generation": last, "units": len(left), "rows": sum(unit.expected for unit in left)}
-

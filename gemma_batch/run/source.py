@@ -1,14 +1,15 @@
 """Reading one unit's rows from its shard, whatever state the shard is in.
 
 A shard that became unreadable, was replaced or lost rows since planning costs its own rows only:
-they come back as rows with a `Failure`. The number of rows is always the one planned.
+they come back as rows with a `Failure`. The number of rows is always the one planned. Storage that
+does not answer is another matter: `StorageError` ends the run, and the next start reads again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gemma_batch.errors import FailureCode, InputError, StorageError
+from gemma_batch.errors import FailureCode, InputError
 from gemma_batch.rows import Failure, Row
 from gemma_batch.run.units import Shard, Unit
 from gemma_batch.storage.inputs import reader_for, stat
@@ -36,10 +37,12 @@ def _span_rows(shard: Shard, unit: Unit, columns: Sequence[str]) -> list[Row]:
             rows.append(row)
             if len(rows) == unit.rows:
                 break
-    except (InputError, StorageError, FileNotFoundError) as err:
+    except InputError as err:
         return _failed(rows, unit, FailureCode.SHARD_UNREADABLE, str(err))
     text = f"{shard.url!r} ended {unit.rows - len(rows)} rows early"
-    return rows if len(rows) == unit.rows else _failed(rows, unit, FailureCode.SHARD_UNREADABLE, text)
+    return (
+        rows if len(rows) == unit.rows else _failed(rows, unit, FailureCode.SHARD_UNREADABLE, text)
+    )
 
 
 def _failed(rows: list[Row], unit: Unit, code: FailureCode, message: str) -> list[Row]:

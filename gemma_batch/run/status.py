@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gemma_batch.errors import OutputError
-from gemma_batch.run.ledger import Ledger
 from gemma_batch.run.lease import describe, read_lease
+from gemma_batch.run.ledger import Ledger
 from gemma_batch.run.manifest import load_manifest
 from gemma_batch.run.report import Report, load_report, make_report
 from gemma_batch.run.retry import retry_summary

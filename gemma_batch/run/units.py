@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ from gemma_batch.storage.inputs import InputFile, reader_for
 from gemma_batch.storage.parts import PartKey, part_name
 from gemma_batch.storage.readers.base import Span
 
+Mask: TypeAlias = bytes
 UNIT_ROWS_MIN, UNIT_ROWS_MAX = 64, 8192
 PLANNING_THREADS = 16
 
@@ -72,7 +74,7 @@ class Unit:
     bytes: int
     route: str
     expected: int
-    mask: bytes | None = None
+    mask: Mask | None = None
     generation: int = 0
 
     @property

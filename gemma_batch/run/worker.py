@@ -22,12 +22,12 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from gemma_batch.engines.base import make_engine
-from gemma_batch.errors import EngineError
+from gemma_batch.errors import EngineError, GemmaBatchError
+from gemma_batch.rows import Outcome
 from gemma_batch.run.commit import commit_unit, committed_receipt
 from gemma_batch.run.feed import Feed
 from gemma_batch.run.job import RouteJob
 from gemma_batch.run.payload import decode, decode_head
-from gemma_batch.rows import Outcome
 from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.models import fetch_weights
 
@@ -85,14 +85,22 @@ class Worker:
         await self._feed.start()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """One unit in, its receipt out. Raises when the engine or the storage gave up."""
+        """One unit in, its receipt out; or `{"error": ...}` when engine or storage gave up."""
         receipts = [
-            json.dumps(self._run_unit(unit.as_py(), rows.as_buffer()))
+            json.dumps(self._run_unit(unit.as_py(), rows))
             for unit, rows in zip(batch["unit"], batch["rows"], strict=True)
         ]
         return pa.table({"receipt": pa.array(receipts, pa.string())})
 
     def _run_unit(self, head: str, rows: Any) -> dict[str, Any]:
+        if not rows.is_valid:
+            return dict(json.loads(head))
+        try:
+            return self._outcomes(head, rows.as_buffer())
+        except GemmaBatchError as err:
+            return {"error": str(err)}
+
+    def _outcomes(self, head: str, rows: Any) -> dict[str, Any]:
         started = time.time()
         # Ray may hand out a unit again after a death between the commit and the receipt.
         done = committed_receipt(self._store, decode_head(head)[1])

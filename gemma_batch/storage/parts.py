@@ -27,7 +27,9 @@ __all__ = [
 ]  # fmt: skip
 
 RECEIPT, FAILURES = b"gemma_batch.receipt", b"gemma_batch.failures"
-NAME = re.compile(r"part-(\d{5,})-(\d{10,})(?:-([a-z][a-z0-9_]*))??(?:-retry([1-9]\d*))?\.parquet")
+NAME = re.compile(
+    r"part-(\d{5,})-(\d{10,})(?:-(?!retry\d*[.-])([a-z][a-z0-9_]*))?(?:-retry([1-9]\d*))?\.parquet"
+)
 RESULT_COLUMNS = {
     "id": pa.string(),
     "output": pa.string(),

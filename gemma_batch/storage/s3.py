@@ -1,12 +1,14 @@
 """The store on S3 and what speaks its protocol, through s3fs.
 
 Credentials, region and endpoint come from the standard AWS chain and environment; there are no
-settings of our own. The client's own retries are off, because only `with_retries` may repeat a
-create: it alone knows that an answer was lost and that the object there may be our own.
+settings of our own. The client's own retries are off, so that there is one policy. A create
+carries a token in the object's metadata: whoever repeated a request whose answer was lost (the
+HTTP library does so by itself), the token tells whether the object there is our own.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -16,6 +18,7 @@ from gemma_batch.storage.fs import Source, Store
 from gemma_batch.storage.retry import endpoint_url, explain, http_status, s3_code, with_retries
 
 T = TypeVar("T")
+CREATE_MARK = "gemma-batch-create"
 SINGLE_PUT = 5 * 2**30  # bytes; S3's limit for one PUT, far above any part
 CONNECT_SECONDS, READ_SECONDS, CONNECTIONS = 5, 60, 64
 
@@ -54,11 +57,18 @@ def call(url: str, fn: Callable[[], T]) -> T:
 
 def head(url: str) -> tuple[int, str]:
     """Size and ETag of an object. Raises FileNotFoundError, `StorageError`."""
+    found = _head(url)
+    return int(found["ContentLength"]), str(found.get("ETag", "")).strip('"')
+
+
+def _head(url: str) -> dict[str, Any]:
     bucket, key = split(url)
     if not key:
         raise FileNotFoundError(f"{url!r} is a bucket, not an object")
-    found = call(url, lambda: file_system().call_s3("head_object", Bucket=bucket, Key=key))
-    return int(found["ContentLength"]), str(found.get("ETag", "")).strip('"')
+    found: dict[str, Any] = call(
+        url, lambda: file_system().call_s3("head_object", Bucket=bucket, Key=key)
+    )
+    return found
 
 
 def split(url: str) -> tuple[str, str]:
@@ -88,31 +98,25 @@ class S3Store(Store):
         call(url, lambda: file_system().pipe_file(url, data, chunksize=SINGLE_PUT))
 
     def create(self, key: str, data: bytes) -> bool:
-        url = self._url(key)
-        answer_lost = False
+        url, token = self._url(key), uuid.uuid4().hex
 
         def attempt() -> bool:
-            nonlocal answer_lost
             try:
-                file_system().pipe_file(url, data, chunksize=SINGLE_PUT, mode="create")
+                file_system().pipe_file(
+                    url, data, chunksize=SINGLE_PUT, mode="create", Metadata={CREATE_MARK: token}
+                )
             except Exception as err:
-                status = http_status(err)
-                if isinstance(err, FileExistsError) or status == 412:
-                    return answer_lost and self._holds(key, data)
-                if status == 409:
-                    # AWS: two creates at once, try again; others answer so to the loser.
-                    if self.exists(key):
-                        return answer_lost and self._holds(key, data)
-                else:
-                    answer_lost = True
-                raise
+                # 409 is AWS's 'two at once, try again', and some others' answer to the loser.
+                if not isinstance(err, FileExistsError) and http_status(err) not in {409, 412}:
+                    raise
+                try:
+                    found = _head(url)
+                except FileNotFoundError:
+                    raise err from None
+                return bool(found.get("Metadata", {}).get(CREATE_MARK) == token)
             return True
 
         return call(url, attempt)
-
-    def _holds(self, key: str, data: bytes) -> bool:
-        """Whether the object is the one that an earlier attempt of this very call put there."""
-        return self.read(key) == data
 
     def exists(self, key: str) -> bool:
         try:

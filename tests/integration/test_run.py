@@ -14,12 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gemma_batch.run.ledger import Ledger
-from gemma_batch.run.manifest import load_manifest
 from gemma_batch.storage.fs import open_store
 from jobs.stdlib_docs import write_docs
 
-from .helpers import assert_each_once, cli, command, data_set, environment, write_spec
+from .helpers import assert_each_once, cli, command, environment, write_spec
 
 DOCS, SHARDS = 20_000, 8
 

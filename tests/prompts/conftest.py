@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gemma_batch.family.tiny import build_tiny_gemma
-from gemma_batch.prompts.render import Renderer
 from gemma_batch.prompts.tokens import Tokenizer
-
-
-def words(count: int, seed: int = 0) -> str:
-    """A text of `count` invented words, with lines."""
-    rng = random.Random(seed)
-    return "".join(
-        "".join(rng.choices("etaoinshrdlu", k=rng.randint(2, 8))) + rng.choice("     \n")
-        for _ in range(count)
-    ).strip()
+from tests.prompts.helpers import words
 
 
 @pytest.fixture(scope="session", params=["gemma3", "gemma4"])
@@ -52,17 +41,3 @@ def tokenizer(folder: Path) -> Tokenizer:
 @pytest.fixture(scope="session")
 def gemma3(folders: dict[str, Path]) -> Tokenizer:
     return Tokenizer.from_folder(folders["gemma3"])
-
-
-def make(tokenizer: Tokenizer, **changes: Any) -> Renderer:
-    """A renderer with a plain prompt, and what a test changes about it."""
-    given: dict[str, Any] = {
-        "system": None,
-        "user": "Summarise this.\n\n{{ body }}",
-        "messages": None,
-        "params": None,
-        "overlong": "fail",
-        "max_model_len": 512,
-        "max_tokens": 64,
-    }
-    return Renderer(tokenizer=tokenizer, **(given | changes))

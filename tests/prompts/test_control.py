@@ -27,7 +27,7 @@ def controls(tokenizer: Tokenizer, *segments: Segment) -> int:
     return sum(i in tokenizer.control_ids for i in tokenizer.encode(prompt))
 
 
-def test_the_control_tokens_of_the_tiny_models(folder: object, tokenizer: Tokenizer) -> None:
+def test_the_control_tokens_of_the_tiny_models(tokenizer: Tokenizer) -> None:
     """Special tokens and turn tokens count; newlines and HTML tags do not."""
     for text in ("<bos>", "<eos>", "<pad>", "<unk>"):
         assert tokenizer.control_pattern.fullmatch(text)

@@ -37,7 +37,9 @@ def bad(number: int) -> Request:
     return Request(number, [2, *POISON, number])
 
 
-async def with_feed(work: Any, *, in_flight: int = 16, policy: RowPolicy | None = None, **args: Any):
+async def with_feed(
+    work: Any, *, in_flight: int = 16, policy: RowPolicy | None = None, **args: Any
+):
     feed = Feed(lambda: EchoEngine(config(**args)), in_flight=in_flight, policy=policy)
     await feed.start()
     try:

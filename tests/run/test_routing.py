@@ -13,7 +13,12 @@ from gemma_batch.run.routing import Router
 from gemma_batch.spec import Route
 
 SCHEMA = pa.schema(
-    [("body", pa.string()), ("n", pa.int64()), ("tags", pa.list_(pa.string())), ("raw", pa.string())]
+    [
+        ("body", pa.string()),
+        ("n", pa.int64()),
+        ("tags", pa.list_(pa.string())),
+        ("raw", pa.string()),
+    ]
 )
 
 

@@ -8,12 +8,16 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 
 from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.inputs import InputFile, stat
+
+if TYPE_CHECKING:
+    from tests.conftest import S3Server
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -25,15 +29,29 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"{s3.bucket('places')}/{uuid.uuid4().hex}"
 
 
-@pytest.fixture
-def put(place: str) -> Callable[[str, bytes], InputFile]:
-    """Put a file into the place; what it is as an input."""
+Put = Callable[[str, bytes], InputFile]
+
+
+def putter(place: str) -> Put:
+    """A function that puts a file into the place and says what it is as an input."""
 
     def put(name: str, data: bytes) -> InputFile:
         open_store(place).put(name, data)
         return stat(f"{place}/{name}")
 
     return put
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Put:
+    """Put a local file."""
+    return putter(str(tmp_path))
+
+
+@pytest.fixture
+def put_anywhere(place: str) -> Put:
+    """Put a file, local and on S3: for what depends on how bytes come in."""
+    return putter(place)
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):
@@ -74,10 +92,10 @@ class Proxy(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def faults(s3: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def faults(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """A list of faults for the next PUTs: an HTTP status, 'lose the answer', or '' for none."""
     todo: list[str] = []
-    upstream = urlsplit(s3.endpoint).netloc  # type: ignore[attr-defined]
+    upstream = urlsplit(s3.endpoint).netloc
     handler = type("Handler", (Proxy,), {"upstream": upstream, "faults": todo})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

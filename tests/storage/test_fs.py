@@ -9,11 +9,15 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from gemma_batch.errors import OutputError, StorageError
 from gemma_batch.storage.fs import open_source, open_store, with_retries
+
+if TYPE_CHECKING:
+    from tests.conftest import S3Server
 
 
 def test_objects_come_back_as_they_were_put(place: str) -> None:
@@ -70,12 +74,12 @@ def test_list_is_recursive_sorted_fresh_and_of_folders(place: str) -> None:
     assert store.list() == ["results/a/c", "results/b", "results/new", "results2/x", "top"]
 
 
-def test_more_keys_than_one_page_of_a_listing(place: str) -> None:
+def test_more_keys_than_one_page_of_a_listing(s3: S3Server) -> None:
     """S3 lists a thousand keys at a time."""
-    store = open_store(place)
+    store = open_store(f"{s3.bucket('many')}/keys")
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda i: store.put(f"results/{i:05d}", b""), range(1100)))
-    assert len(store.list("results")) == 1100
+        list(pool.map(lambda i: store.put(f"results/{i:05d}", b""), range(1001)))
+    assert len(store.list("results")) == 1001
 
 
 def test_missing_objects_are_file_not_found(place: str) -> None:
@@ -109,7 +113,7 @@ def test_unusable_locations_are_refused(url: str) -> None:
         open_store(url)
 
 
-def test_a_missing_bucket_is_named(s3: object) -> None:
+def test_a_missing_bucket_is_named(s3: S3Server) -> None:
     """Reading, listing and writing all say which bucket, in one sentence."""
     store = open_store("s3://no-such-bucket-here/x")
     for ask in (lambda: store.put("a", b""), lambda: store.read("a"), lambda: store.list("a")):
@@ -138,7 +142,7 @@ def test_an_unreachable_endpoint_is_named_without_credentials(
 
 
 def test_no_credentials_is_a_sentence(
-    s3: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """It says which variables to set."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -148,32 +152,32 @@ def test_no_credentials_is_a_sentence(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     # An endpoint of its own, so that no client with credentials is reused.
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(StorageError, match="no credentials .* AWS_PROFILE"):
+    with pytest.raises(StorageError, match=r"no credentials .* AWS_PROFILE"):
         open_store("s3://bucket/x").put("a", b"")
 
 
 @pytest.mark.parametrize("status", ["500", "503"])
-def test_a_passing_error_is_retried(s3: object, faults: list[str], status: str) -> None:
+def test_a_passing_error_is_retried(s3: S3Server, faults: list[str], status: str) -> None:
     """Two bad answers, then the object is there, and the create is ours."""
-    store = open_store(f"{s3.bucket('faulty')}/{status}")  # type: ignore[attr-defined]
+    store = open_store(f"{s3.bucket('faulty')}/{status}")
     faults += [status, status]
     assert store.create("a", b"1")
     assert faults == []
     assert not store.create("a", b"1")
 
 
-def test_a_create_whose_answer_was_lost_is_still_ours(s3: object, faults: list[str]) -> None:
-    """The object got there, the answer did not: the retry finds our own bytes and says True."""
-    store = open_store(f"{s3.bucket('faulty')}/lost")  # type: ignore[attr-defined]
+def test_a_create_whose_answer_was_lost_is_still_ours(s3: S3Server, faults: list[str]) -> None:
+    """The object got there, the answer did not: the retry finds our own object and says True."""
+    store = open_store(f"{s3.bucket('faulty')}/lost")
     faults.append("lose the answer")
     assert store.create("a", b"mine")
     assert faults == []
     assert store.read("a") == b"mine"
 
 
-def test_a_lost_answer_does_not_claim_what_others_put(s3: object, faults: list[str]) -> None:
+def test_a_lost_answer_does_not_claim_what_others_put(s3: S3Server, faults: list[str]) -> None:
     """Somebody else was first: a retry after a lost answer finds other bytes and says False."""
-    store = open_store(f"{s3.bucket('faulty')}/other")  # type: ignore[attr-defined]
+    store = open_store(f"{s3.bucket('faulty')}/other")
     store.put("a", b"theirs")
     faults.append("lose the answer")
     assert not store.create("a", b"mine")
@@ -181,11 +185,9 @@ def test_a_lost_answer_does_not_claim_what_others_put(s3: object, faults: list[s
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_conflict_of_two_creates_is_settled(
-    s3: object, faults: list[str], there: bool
-) -> None:
+def test_a_conflict_of_two_creates_is_settled(s3: S3Server, faults: list[str], there: bool) -> None:
     """409 means two at once: the object decides, and if there is none, another attempt."""
-    store = open_store(f"{s3.bucket('faulty')}/conflict-{there}")  # type: ignore[attr-defined]
+    store = open_store(f"{s3.bucket('faulty')}/conflict-{there}")
     if there:
         store.put("a", b"theirs")
     faults.append("409")
@@ -214,9 +216,9 @@ def test_what_will_not_pass_is_not_retried() -> None:
     assert len(calls) == 4
 
 
-def test_a_read_notices_that_the_object_was_replaced(s3: object) -> None:
+def test_a_read_notices_that_the_object_was_replaced(s3: S3Server) -> None:
     """Two halves of two versions never become one file."""
-    store = open_store(f"{s3.bucket('places')}/replaced")  # type: ignore[attr-defined]
+    store = open_store(f"{s3.bucket('places')}/replaced")
     store.put("a", b"a" * 100)
     with open_source(f"{store.url}/a") as source:
         assert source.read(10) == b"a" * 10
