@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class Failure:
-    """Why a row has no answer. `seconds` is the wall time spent on it, `attempts` engine attempts."""
+    """Why a row has no answer. `seconds` is wall time spent on it."""
 
     code: str
     message: str

@@ -78,8 +78,9 @@ def main() -> int:
             "\nThe answers are noise: the model is tiny and random, it shows the way and not the"
             "\nwit. For real ones change one line in .quickstart/job.yaml:"
             "\n    model: google/gemma-3-4b-it"
-            "\nand, on a machine with a GPU, drop its `resources:` line. To see how it survives,"
-            "\nrun `python -m jobs.quickstart --fresh`, kill it half-way, and run `make quickstart`."
+            "\nand, on a machine with a GPU, drop its `resources:` line."
+            "\nTo see how it survives: rm -r .quickstart/out; make quickstart; kill it half-way;"
+            "\nand run it again."
         )
     return code
 

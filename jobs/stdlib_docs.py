@@ -105,7 +105,7 @@ def _text(text: str) -> Document:
 
 
 def collect(rows: int | None = None) -> list[Document]:
-    """The first `rows` documents (all of them by default). Raises ValueError when there are fewer."""
+    """The first `rows` documents (default: all). Raises ValueError when there are fewer."""
     found: list[Document] = []
     for document in documents():
         found.append(document)

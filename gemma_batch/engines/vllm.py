@@ -207,8 +207,8 @@ class VllmEngine:
         final: Any = None
         try:
             prompt = self._prompt(request.token_ids)
-            async for final in self._engine.generate(prompt, params, f"r{self._count}"):
-                pass
+            async for output in self._engine.generate(prompt, params, f"r{self._count}"):
+                final = output
         except EngineDeadError as err:
             raise EngineLost(f"vLLM's engine core died: {err}") from err
         except EngineGenerateError as err:
