@@ -70,13 +70,13 @@ def init(
 @app.command()
 def models(as_json: AsJson = False) -> None:
     """List the Gemma models that are known by name."""
-    from gemma_batch.show import models_table, print_table
+    from gemma_batch.show import models_rows, print_models
 
-    rows, columns = models_table()
+    rows = models_rows()
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
-        print_table(rows, columns, title="Gemma models (a folder or s3:// prefix works as well)")
+        print_models(rows)
 
 
 @app.command()

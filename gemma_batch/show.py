@@ -74,45 +74,51 @@ def status_text(status: Status) -> str:
     return "\n".join(lines)
 
 
-def models_table() -> tuple[list[dict[str, Any]], list[str]]:
-    """The catalog as plain rows, and the columns to show."""
+def models_rows() -> list[dict[str, Any]]:
+    """The catalog as plain rows. Weights are of the language model alone, in GiB at bf16."""
     from gemma_batch.family.catalog import load_catalog
     from gemma_batch.family.memory import weights_bytes
 
-    rows = [
+    return [
         {
             "id": card.id,
-            "parameters": f"{card.params / 1e9:.2f}B",
+            "parameters": card.params,
             "context": card.context,
             "weights_gib_bf16": round(weights_bytes(card, text_only=True) / 2**30, 1),
-            "modalities": "+".join(card.modalities),
+            "modalities": list(card.modalities),
             "licence": card.licence,
             "gated": card.gated,
         }
         for card in load_catalog().values()
         if card.variant_of is None
     ]
-    return rows, list(rows[0])
 
 
-def print_table(rows: list[dict[str, Any]], columns: list[str], *, title: str = "") -> None:
-    """A table on stderr."""
+def print_models(rows: list[dict[str, Any]]) -> None:
+    """The catalog as a table on stderr that fits 80 columns."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=None, header_style="bold")
-    for column in columns:
-        numeric = all(isinstance(row[column], int | float) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("id", "params", "context", "GiB bf16", "inputs", "licence"):
+        right = name in {"params", "context", "GiB bf16"}
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*(_cell(row[column]) for column in columns))
-    Console(stderr=True).print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else ""
-    return f"{value:,}" if isinstance(value, int) else str(value)
+        table.add_row(
+            row["id"],
+            f"{row['parameters'] / 1e9:.2f}B",
+            f"{row['context'] // 1024}K",
+            f"{row['weights_gib_bf16']:.1f}",
+            " ".join(modality[0].upper() for modality in row["modalities"]),
+            row["licence"] + (" (gated)" if row["gated"] else ""),
+        )
+    console = Console(stderr=True)
+    console.print(table)
+    console.print(
+        "inputs: Text, Image, Video, Audio; a local or s3:// folder works as well as a name",
+        style="dim",
+        highlight=False,
+    )
 
 
 def plan_facts(spec: JobSpec, *, gpu: str | None, gpus: int) -> dict[str, Any]:

@@ -104,6 +104,11 @@ class VllmEngine:
         """Raise `SpecError` for an argument that vLLM does not have or the spec already sets."""
         known = available_args()
         for key in args:
+            if key == "hf_token":
+                raise SpecError(
+                    "resources.engine_args.hf_token: a secret does not belong into a spec, which is "
+                    "kept with the output: set HF_TOKEN in the environment"
+                )
             if key in OWN_ARGS:
                 raise SpecError(
                     f"resources.engine_args.{key}: set it as `{OWN_ARGS[key]}`, the plan uses it"

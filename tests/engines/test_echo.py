@@ -1,0 +1,75 @@
+"""The echo engine: a dry run whose answers can be predicted and whose deaths are real."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import psutil
+import pytest
+
+from gemma_batch.engines.base import EngineConfig, check_args, make_engine
+from gemma_batch.engines.echo import EchoEngine
+from gemma_batch.errors import EngineLost, SpecError
+from gemma_batch.rows import Request
+
+
+def config(**changes: Any) -> EngineConfig:
+    given: dict[str, Any] = {"sampling": {"max_tokens": 3}, **changes}
+    return EngineConfig(
+        engine="echo",
+        model="-",
+        max_model_len=64,
+        max_num_seqs=4,
+        max_num_batched_tokens=64,
+        **given,
+    )
+
+
+def run(engine: EchoEngine, *requests: Request) -> list[Any]:
+    async def work() -> list[Any]:
+        await engine.start()
+        try:
+            return await asyncio.gather(*map(engine.generate, requests), return_exceptions=True)
+        finally:
+            await engine.stop()
+
+    return asyncio.run(work())
+
+
+def test_the_answer_is_a_function_of_the_tokens() -> None:
+    """The last max_tokens ids; a row's own max_tokens and n count."""
+    engine = make_engine(config())
+    assert isinstance(engine, EchoEngine)
+    plain, own = run(
+        engine, Request(0, [1, 2, 3, 4]), Request(1, [5, 6], {"max_tokens": 1, "n": 2})
+    )
+    assert (plain.outputs, plain.finish_reasons) == (["2 3 4"], ["length"])
+    assert (plain.prompt_tokens, plain.completion_tokens) == (4, 3)
+    assert (own.outputs, own.completion_tokens) == (["6", "6"], 2)
+
+
+def test_the_rate_is_shared_by_all_requests() -> None:
+    """rows_per_second is what scale tests rely on."""
+    started = time.perf_counter()
+    run(EchoEngine(config(args={"rows_per_second": 50})), *(Request(n, [n]) for n in range(20)))
+    assert 0.38 <= time.perf_counter() - started < 2
+
+
+def test_a_poison_row_ends_the_engine_for_everyone_and_leaves_no_process() -> None:
+    """Every row in flight sees the death, as with a real engine."""
+    before = {child.pid for child in psutil.Process().children()}
+    engine = EchoEngine(config(args={"crash_on": [7, 7], "delay": 5}))
+    started = time.perf_counter()
+    answers = run(engine, Request(0, [1]), Request(1, [0, 7, 7, 0]), Request(2, [2]))
+    assert [type(answer) for answer in answers] == [EngineLost] * 3
+    assert time.perf_counter() - started < 3, "death is noticed at once, not after the delay"
+    assert {child.pid for child in psutil.Process().children()} <= before
+
+
+def test_unknown_arguments_are_refused() -> None:
+    """With the names there are."""
+    with pytest.raises(SpecError, match="'speed'.*rows_per_second"):
+        check_args("echo", {"speed": 1})
+    check_args("echo", {"delay": 1})

@@ -1,0 +1,40 @@
+"""What can be said about vLLM's arguments without importing it; running it is in integration/."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from gemma_batch.engines.base import check_args
+from gemma_batch.engines.vllm import available_args
+from gemma_batch.errors import SpecError
+
+
+def test_the_arguments_are_those_of_the_vllm_installed_here() -> None:
+    """Read from its source, so equal to what its class has."""
+    code = (
+        "from vllm.engine.arg_utils import AsyncEngineArgs; "
+        "print(*sorted(AsyncEngineArgs.__dataclass_fields__))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert available_args() == set(out.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        ({"enforce_eagr": True}, "no argument 'enforce_eagr'; did you mean 'enforce_eager'"),
+        ({"tensor_parallel_size": 2}, "set it as `resources.tensor_parallel`"),
+        ({"hf_token": "x"}, "HF_TOKEN"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_starts(
+    args: dict[str, object], sentence: str
+) -> None:
+    """Unknown ones, ones that contradict the plan, and secrets."""
+    with pytest.raises(SpecError) as caught:
+        check_args("vllm", args)
+    assert sentence in str(caught.value)
+    check_args("vllm", {"enforce_eager": True, "block_size": 32})

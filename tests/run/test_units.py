@@ -1,0 +1,76 @@
+"""Units: every row belongs to exactly one unit, whatever its route; sizes follow time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemma_batch.run.payload import decode_head, encode_head
+from gemma_batch.run.routing import Router
+from gemma_batch.run.units import Shard, Unit, cut, make_mask, read_units, unit_rows, write_units
+from gemma_batch.spec import Policy, Route
+from gemma_batch.storage.inputs import stat
+
+SCHEMA = pa.schema([("n", pa.int64())])
+
+
+def shards(folder: Path, sizes: list[int]) -> list[Shard]:
+    found = []
+    for number, size in enumerate(sizes):
+        path = folder / f"{number}.parquet"
+        table = pa.table({"n": pa.array(range(size), pa.int64())})
+        pq.write_table(table, path, row_group_size=7)
+        file = stat(str(path))
+        found.append(
+            Shard(number=number, url=file.url, size=file.size, etag=file.etag, format="parquet")
+        )
+    return found
+
+
+@pytest.mark.parametrize("whens", [[], ["n % 3 = 0"], ["n < 5", "n % 2 = 0"], ["n > 1000"]])
+def test_every_row_is_in_exactly_one_unit(tmp_path: Path, whens: list[str]) -> None:
+    """Across shards, row groups and routes; and a route without rows has no unit."""
+    routes = [Route(name=f"r{i}", model="m", when=when) for i, when in enumerate(whens)]
+    router = Router([*routes, Route(name="rest", model="m")], SCHEMA)
+    sizes = [20, 1, 33]
+    units = cut(shards(tmp_path, sizes), router, max_rows=8, max_bytes=10**6)
+    seen = sorted((unit.shard, number) for unit in units for number in unit.numbers)
+    assert seen == [(shard, n) for shard, size in enumerate(sizes) for n in range(size)]
+    assert all(unit.expected == len(unit.numbers) > 0 for unit in units)
+    assert all(unit.rows <= 8 for unit in units)
+    assert len({unit.name for unit in units}) == len(units), "two units would share a part"
+    assert not any(unit.route == "r0" for unit in units) or whens != ["n > 1000"]
+
+
+def test_units_survive_their_file_and_their_way_through_ray(tmp_path: Path) -> None:
+    """What is planned is what is read back, masks included."""
+    router = Router([Route(name="a", model="m", when="n > 3"), Route(name="b", model="m")], SCHEMA)
+    found = shards(tmp_path, [20])
+    units = cut(found, router, max_rows=8, max_bytes=10**6)
+    assert read_units(write_units(units)) == units
+    for unit in units:
+        assert decode_head(encode_head(found[0], unit)) == (found[0], unit)
+
+
+@given(st.integers(0, 10**9), st.integers(1, 300), st.data())
+def test_a_mask_holds_exactly_its_rows(first: int, rows: int, data: st.DataObject) -> None:
+    """Any subset of a unit's rows comes back as it was."""
+    every = range(first, first + rows)
+    chosen = sorted(data.draw(st.sets(st.sampled_from(every))))
+    unit = Unit(
+        shard=0, first_row=first, rows=rows, mark=0, bytes=0, route="all", expected=len(chosen),
+        mask=make_mask(first, rows, chosen),
+    )  # fmt: skip
+    assert unit.numbers == chosen
+
+
+@pytest.mark.parametrize(("speed", "rows"), [(0.01, 64), (10, 600), (100, 6000), (1e6, 8192)])
+def test_a_unit_is_a_minute_of_work_within_bounds(speed: float, rows: int) -> None:
+    """64 to 8,192 rows, unless the policy says a number."""
+    assert unit_rows(Policy(), speed) == rows
+    assert unit_rows(Policy(unit_rows=5), speed) == 5
