@@ -106,8 +106,8 @@ class VllmEngine:
         for key in args:
             if key == "hf_token":
                 raise SpecError(
-                    "resources.engine_args.hf_token: a secret does not belong into a spec, which is "
-                    "kept with the output: set HF_TOKEN in the environment"
+                    "resources.engine_args.hf_token: a secret does not belong into a spec, "
+                    "which is kept with the output: set HF_TOKEN in the environment"
                 )
             if key in OWN_ARGS:
                 raise SpecError(

@@ -70,6 +70,6 @@ def test_a_poison_row_ends_the_engine_for_everyone_and_leaves_no_process() -> No
 
 def test_unknown_arguments_are_refused() -> None:
     """With the names there are."""
-    with pytest.raises(SpecError, match="'speed'.*rows_per_second"):
+    with pytest.raises(SpecError, match=r"'speed'.*rows_per_second"):
         check_args("echo", {"speed": 1})
     check_args("echo", {"delay": 1})
