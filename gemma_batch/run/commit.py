@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -61,7 +62,9 @@ def commit_unit(
         for number, row in zip(prepared.numbers, prepared.ids, strict=True)
         if isinstance(outcome := outcomes[number], Failure)
     ]
-    receipt = _receipt(job, unit, list(outcomes.values()), facts)
+    if unit.generation:
+        failures += _carried(store, unit, set(prepared.numbers))
+    receipt = _receipt(job, unit, list(outcomes.values()), failures, facts)
     data = build_results(_columns(job, prepared, outcomes), _schema(job), receipt, failures)
     if not store.create(f"{RESULTS}/{unit.name}", data):
         theirs = committed_receipt(store, unit)
@@ -77,18 +80,34 @@ def commit_unit(
     return receipt
 
 
+def _carried(store: Store, unit: Unit, tried: set[int]) -> list[dict[str, Any]]:
+    """Failures of the generations before that this retry leaves as they are."""
+    ledger = Ledger(store)
+    for generation in range(unit.generation - 1, -1, -1):
+        path = f"{RESULTS}/{replace(unit, generation=generation).name}"
+        if store.exists(path):
+            found = ledger.failures(path)
+            return [failure for failure in found if failure["number"] not in tried]
+    raise AssertionError(f"{unit.name!r} retries a unit that was never committed")
+
+
 def _receipt(
-    job: RouteJob, unit: Unit, outcomes: Sequence[Outcome], facts: dict[str, Any]
+    job: RouteJob,
+    unit: Unit,
+    outcomes: Sequence[Outcome],
+    failures: Sequence[dict[str, Any]],
+    facts: dict[str, Any],
 ) -> Receipt:
+    # `rows` were run now; `failed` and `failures` are all that are open for the unit after it.
     answers = [outcome for outcome in outcomes if isinstance(outcome, Completion)]
-    codes = Counter(outcome.code for outcome in outcomes if isinstance(outcome, Failure))
+    codes = Counter(failure["code"] for failure in failures)
     return {
         "part": unit.name,
         "route": unit.route,
         "model": job.model,
         "rows": len(outcomes),
         "answered": len(answers),
-        "failed": len(outcomes) - len(answers),
+        "failed": len(failures),
         "failures": dict(codes),
         "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
         "completion_tokens": sum(answer.completion_tokens for answer in answers),

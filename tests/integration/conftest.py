@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gemma_batch.family.tiny import build_tiny_gemma
@@ -56,9 +58,10 @@ def cluster(s3: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         assert time.monotonic() < deadline, "ray did not start within 90 s"
         time.sleep(0.5)
     yield address
-    head.terminate()
-    try:
-        head.wait(30)
-    except subprocess.TimeoutExpired:
-        head.kill()
-        head.wait()
+    # By id, so that no other cluster on the machine is touched.
+    family = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    head.wait()
+    psutil.wait_procs(family, timeout=10)
