@@ -1,0 +1,82 @@
+"""What the README shows is what there is."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+import yaml
+
+from gemma_batch.cli import app
+from gemma_batch.errors import FAILURE_MEANING
+from gemma_batch.run.retry import WORTH_A_RETRY
+from gemma_batch.spec import JobSpec
+from gemma_batch.storage.parts import ERROR_COLUMNS, RESULT_COLUMNS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = "\n".join(blocks("bash")).splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.startswith("gemma-batch ")]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_and_option_shown_exists(line: str) -> None:
+    """Parsed by the command line's own definition."""
+    group = typer.main.get_command(app)
+    _, name, *arguments = line.replace("'", "").split()
+    command = group.commands[name]  # type: ignore[attr-defined]
+    options = {option for param in command.params for option in param.opts}
+    assert {a for a in arguments if a.startswith("--")} <= options
+
+
+def test_the_spec_shown_is_valid() -> None:
+    """The contract with users loads as it stands."""
+    (text,) = blocks("yaml")
+    assert JobSpec.from_dict(yaml.safe_load(text)).name == "support-tickets"
+
+
+def test_the_library_example_uses_what_is_exported() -> None:
+    """Every attribute of `gemma_batch` that it names is public."""
+    import gemma_batch
+
+    (code,) = blocks("python")
+    used = {
+        node.attr
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "gemma_batch"
+    }
+    assert used <= set(gemma_batch.__all__)
+
+
+def test_every_failure_code_is_explained_and_its_retry_told() -> None:
+    """The table of codes is complete and true."""
+    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| (yes)? ?\|$", README, re.MULTILINE))
+    assert rows.keys() == {code.value for code in FAILURE_MEANING}
+    assert {code for code, told in rows.items() if told} == {code.value for code in WORTH_A_RETRY}
+
+
+def test_every_column_of_the_output_is_named() -> None:
+    """What comes out is what the table says."""
+    for columns, folder in ((RESULT_COLUMNS, "results"), (ERROR_COLUMNS, "errors")):
+        (line,) = re.findall(rf"^\| `{folder}/\*\.parquet` \| (.*) \|$", README, re.MULTILINE)
+        assert set(re.findall(r"`(\w+)`", line)) == set(columns)
+
+
+def test_make_targets_shown_exist() -> None:
+    """`make x` in README and CONTRIBUTING is a target."""
+    text = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert (
+        set(re.findall(r"`?make (\w+)", "\n".join(re.findall(r"`[^`]+`|^make \w+", text, re.M))))
+        <= targets
+    )
