@@ -34,6 +34,7 @@ output:
   path: .quickstart/out                 # or s3://bucket/prefix
   keep: [module, kind, name]
 resources: {device: cpu, max_model_len: 1024}
+policy: {unit_rows: 128}                # commit often, to be killed half-way; else about a minute
 """
 
 
