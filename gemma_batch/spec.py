@@ -7,19 +7,16 @@ anywhere. Unknown keys are refused with the nearest valid one named.
 
 from __future__ import annotations
 
-import difflib
 import re
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gemma_batch.errors import SpecError
+from gemma_batch.spec_text import apply_overrides, parse_yaml, sentences
 
 DEFAULT_MAX_TOKENS = 256
 SINGLE_ROUTE = "all"  # the route of a job that names just a model
@@ -265,7 +262,7 @@ class JobSpec(_Part):
         try:
             return Resources.model_validate(merged)
         except pydantic.ValidationError as err:
-            raise SpecError(_sentences(err, Resources, prefix=where)) from None
+            raise SpecError(sentences(err, Resources, prefix=where)) from None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> JobSpec:
@@ -273,7 +270,7 @@ class JobSpec(_Part):
         try:
             return cls.model_validate(dict(data))
         except pydantic.ValidationError as err:
-            raise SpecError(_sentences(err, cls)) from None
+            raise SpecError(sentences(err, cls)) from None
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> JobSpec:
@@ -287,114 +284,3 @@ class JobSpec(_Part):
     def to_dict(self) -> dict[str, Any]:
         """Plain data that gives an equal spec back; only what was set."""
         return self.model_dump(mode="json", exclude_unset=True)
-
-
-def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
-    """Safe-load a YAML mapping. Raises `SpecError` with line and column."""
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as err:
-        mark = getattr(err, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(err, "problem", None) or str(err)
-        raise SpecError(f"{where!r} is not valid YAML{place}: {problem}") from None
-    if not isinstance(data, dict):
-        raise SpecError(f"{where!r} must hold a mapping of fields, not {type(data).__name__}")
-    return data
-
-
-def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Apply `a.b=c` (value parsed as YAML; `routes.0.model=x` for lists) to a copy of `data`."""
-    for override in overrides:
-        path, found, raw = override.partition("=")
-        if not found or not path.strip():
-            raise SpecError(f"--set {override!r} is not of the form field.subfield=value")
-        try:
-            value = yaml.safe_load(raw)
-        except yaml.YAMLError:
-            value = raw
-        data = _with_value(data, path.strip().split("."), value, override)
-    return data
-
-
-def _with_value(node: Any, keys: list[str], value: Any, override: str) -> Any:
-    if not keys:
-        return value
-    key, rest = keys[0], keys[1:]
-    if isinstance(node, list):
-        if not key.isdigit() or int(key) >= len(node):
-            raise SpecError(f"--set {override!r}: {key!r} is no index into {len(node)} entries")
-        copy = list(node)
-        copy[int(key)] = _with_value(node[int(key)], rest, value, override)
-        return copy
-    if node is not None and not isinstance(node, dict):
-        raise SpecError(f"--set {override!r}: {key!r} is below {node!r}, which has no fields")
-    return {**(node or {}), key: _with_value((node or {}).get(key), rest, value, override)}
-
-
-def _sentences(err: pydantic.ValidationError, root: type[BaseModel], prefix: str = "") -> str:
-    """One sentence per wrong field, however many branches of a union pydantic tried for it."""
-    fields: dict[str, list[tuple[str, str]]] = {}
-    for item in err.errors(include_url=False):
-        loc = [x for x in item["loc"] if not _is_union_tag(x)]
-        path = ".".join(x for x in (prefix, *map(str, loc)) if x) or "spec"
-        kind = item["type"]
-        if kind == "extra_forbidden":
-            key, valid = str(loc.pop()), _fields_at(root, item["loc"][:-1])
-            near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(valid)}"
-            text = f"unknown key {key!r}; {hint}"
-        elif kind == "missing":
-            text = "is required"
-        elif kind == "value_error":
-            text = str(item["ctx"]["error"])
-        elif kind == "model_type":
-            text = f"must be a mapping of fields, not {item['input']!r}"
-        else:
-            text = f"{item['msg'][0].lower()}{item['msg'][1:]}, not {item['input']!r}"
-        fields.setdefault(path, []).append((kind, text))
-    precise = {"extra_forbidden", "missing", "value_error"}
-    exact = [path for path, found in fields.items() if any(kind in precise for kind, _ in found)]
-    sentences = []
-    for path, found in fields.items():
-        if path not in exact and any(x.startswith(f"{path}.") for x in exact):
-            continue  # another branch of the union got further and says more
-        texts = [text for kind, text in found if path not in exact or kind in precise]
-        sentences.append(f"{path}: {' or '.join(dict.fromkeys(texts))}")
-    return "; ".join(sentences)
-
-
-def _is_union_tag(part: Any) -> bool:
-    # pydantic names the union branch it tried in the location; people did not write that.
-    return isinstance(part, str) and (
-        part in {"str", "int", "float", "Replicas", "bool"}
-        or part.startswith(("literal[", "constrained-", "tuple[", "dict[", "function-"))
-    )
-
-
-def _fields_at(root: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    node: Any = root
-    for part in loc:
-        if isinstance(part, int) or _is_union_tag(part):
-            continue
-        field = getattr(node, "model_fields", {}).get(part)
-        node = _model_in(field.annotation) if field else None
-        if node is None:
-            return []
-    return list(node.model_fields)
-
-
-def _model_in(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if typing.get_origin(annotation) in (
-        typing.Union,
-        types.UnionType,
-        typing.Annotated,
-        tuple,
-        list,
-    ):
-        for inner in typing.get_args(annotation):
-            if (found := _model_in(inner)) is not None:
-                return found
-    return None

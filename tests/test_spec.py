@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemma_batch.errors import SpecError
-from gemma_batch.spec import JobSpec, apply_overrides, parse_yaml
+from gemma_batch.spec import JobSpec
+from gemma_batch.spec_text import apply_overrides, parse_yaml
 
 BASE: dict[str, Any] = {
     "name": "tickets",

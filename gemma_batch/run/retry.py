@@ -21,7 +21,8 @@ from gemma_batch.run.progress import LogProgress, Progress, Snapshot
 from gemma_batch.run.repair import latest_generation
 from gemma_batch.run.report import Report
 from gemma_batch.run.units import Unit, make_mask, read_units, write_units
-from gemma_batch.spec import JobSpec, apply_overrides
+from gemma_batch.spec import JobSpec
+from gemma_batch.spec_text import apply_overrides
 from gemma_batch.storage.fs import Store
 from gemma_batch.storage.parts import PartKey
 
