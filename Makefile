@@ -5,7 +5,7 @@ STAMP := $(VENV)/.setup-done
 export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: setup quickstart test lint format bench lock clean
+.PHONY: setup quickstart test faults lint format bench lock clean
 
 setup: $(STAMP)
 
@@ -18,6 +18,9 @@ quickstart: setup
 
 test: setup
 	$(PY) -m pytest
+
+faults: setup
+	$(PY) -m tests.faults
 
 lint: setup
 	$(VENV)/bin/ruff check .

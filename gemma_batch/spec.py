@@ -135,18 +135,35 @@ class Resources(_Part):
     engine_args: dict[str, Any] = Field(default_factory=dict)
 
 
+class Stop(_Part):
+    """When a run stops itself, with exit code 4, rather than cost money for nothing.
+
+    `failed_share` of the last `last_rows` rows failed by engines (bad rows of the input do not
+    count); more than `engine_restarts` per engine within `minutes`; no sign of progress at all
+    for `stalled_minutes`.
+    """
+
+    failed_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    last_rows: Positive = 1000
+    engine_restarts: Annotated[int, Field(ge=0)] = 50
+    minutes: Annotated[float, Field(gt=0)] = 60.0
+    stalled_minutes: Annotated[float, Field(gt=0)] = 120.0
+
+
 class Policy(_Part):
     """What to tolerate and when to stop. Times in seconds, sizes in rows or bytes."""
 
     max_failed: int | float | str = 0
     row_deadline: Annotated[float, Field(gt=0)] = 1800.0
     max_attempts: Positive = 3
-    max_engine_restarts: Annotated[int, Field(ge=0)] = 50
     engine_start_timeout: Annotated[float, Field(gt=0)] = 1800.0
+    engine_hang_timeout: Annotated[float, Field(gt=0)] = 300.0
+    storage_patience: Annotated[float, Field(ge=0)] = 300.0
     unit_rows: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     unit_seconds: Annotated[float, Field(gt=0)] = 60.0
     unit_bytes: Annotated[int, Field(ge=1024)] = 48 * 2**20
     progress_seconds: Annotated[float, Field(gt=0)] = 10.0
+    stop: Stop = Stop()
 
     @field_validator("max_failed")
     @classmethod

@@ -6,6 +6,7 @@ It knows how a spec is written, not what one may hold; that is `spec`.
 from __future__ import annotations
 
 import difflib
+import reprlib
 import types
 import typing
 from collections.abc import Iterable
@@ -17,19 +18,70 @@ from pydantic import BaseModel
 
 from gemma_batch.errors import SpecError
 
+MAX_NODES = 100_000
+PLAIN_TAGS = {
+    *yaml.SafeLoader.yaml_constructors, "tag:yaml.org,2002:merge", "tag:yaml.org,2002:value",
+}  # fmt: skip
+# Besides its own, PyYAML lets through what Python says of a number or a date that is none.
+NOT_YAML = (
+    yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError,
+)  # fmt: skip
+_SHOWN = reprlib.Repr()  # of a wrong value; what is inside it stays out of messages
+_SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother = 1, 80, 80
+
 
 def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
     """Safe-load a YAML mapping. Raises `SpecError` with line and column."""
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as err:
+        data = _load(text, where)
+    except NOT_YAML as err:
         mark = getattr(err, "problem_mark", None)
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(err, "problem", None) or str(err)
+        problem = getattr(err, "problem", None) or str(err).replace("\n", " ")
         raise SpecError(f"{where!r} is not valid YAML{place}: {problem}") from None
     if not isinstance(data, dict):
         raise SpecError(f"{where!r} must hold a mapping of fields, not {type(data).__name__}")
     return data
+
+
+def _load(text: str, where: str) -> Any:
+    """`yaml.safe_load`, but what aliases make of the text is bounded. Raises `NOT_YAML`."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _expanded(node, {}, where) > MAX_NODES:
+            raise SpecError(
+                f"{where!r} holds more than {MAX_NODES:,} values once its aliases are filled in: "
+                "write it without aliases (*name) of aliases"
+            )
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _expanded(node: yaml.Node, known: dict[int, int], where: str) -> int:
+    """How many values the node stands for, aliases filled in."""
+    if node.tag.startswith("tag:") and node.tag not in PLAIN_TAGS:
+        mark = node.start_mark
+        raise SpecError(
+            f"{where!r} is not valid YAML at line {mark.line + 1}, column {mark.column + 1}: "
+            f"{node.tag!r} makes an object of it, only plain values are read"
+        )
+    if id(node) in known:
+        if not known[id(node)]:
+            raise SpecError(f"{where!r} holds a value that contains itself, by an alias (*name)")
+        return known[id(node)]
+    known[id(node)] = 0
+    size = 1
+    if isinstance(node, yaml.SequenceNode):
+        size += sum(_expanded(child, known, where) for child in node.value)
+    elif isinstance(node, yaml.MappingNode):
+        pairs = (child for pair in node.value for child in pair)
+        size += sum(_expanded(child, known, where) for child in pairs)
+    known[id(node)] = size
+    return size
 
 
 def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -39,8 +91,8 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
         if not found or not path.strip():
             raise SpecError(f"--set {override!r} is not of the form field.subfield=value")
         try:
-            value = yaml.safe_load(raw)
-        except yaml.YAMLError:
+            value = _load(raw, f"--set {override}")
+        except NOT_YAML:
             value = raw
         data = _with_value(data, path.strip().split("."), value, override)
     return data
@@ -51,13 +103,14 @@ def _with_value(node: Any, keys: list[str], value: Any, override: str) -> Any:
         return value
     key, rest = keys[0], keys[1:]
     if isinstance(node, list):
-        if not key.isdigit() or int(key) >= len(node):
+        if not key.isdecimal() or len(key) > 9 or int(key) >= len(node):
             raise SpecError(f"--set {override!r}: {key!r} is no index into {len(node)} entries")
         copy = list(node)
         copy[int(key)] = _with_value(node[int(key)], rest, value, override)
         return copy
     if node is not None and not isinstance(node, dict):
-        raise SpecError(f"--set {override!r}: {key!r} is below {node!r}, which has no fields")
+        shown = _SHOWN.repr(node)
+        raise SpecError(f"--set {override!r}: {key!r} is below {shown}, which has no fields")
     return {**(node or {}), key: _with_value((node or {}).get(key), rest, value, override)}
 
 
@@ -78,9 +131,9 @@ def sentences(err: pydantic.ValidationError, root: type[BaseModel], prefix: str 
         elif kind == "value_error":
             text = str(item["ctx"]["error"])
         elif kind == "model_type":
-            text = f"must be a mapping of fields, not {item['input']!r}"
+            text = f"must be a mapping of fields, not {_SHOWN.repr(item['input'])}"
         else:
-            text = f"{item['msg'][0].lower()}{item['msg'][1:]}, not {item['input']!r}"
+            text = f"{item['msg'][0].lower()}{item['msg'][1:]}, not {_SHOWN.repr(item['input'])}"
         fields.setdefault(path, []).append((kind, text))
     precise = {"extra_forbidden", "missing", "value_error"}
     exact = [path for path, found in fields.items() if any(kind in precise for kind, _ in found)]

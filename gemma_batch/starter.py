@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pyarrow as pa
 
 from gemma_batch.errors import InputError
 from gemma_batch.storage.inputs import detect_format, expand, reader_for
 
+PLAIN = re.compile(r"(?:[A-Za-z]|\.{0,2}/)[A-Za-z0-9_./-]*")
+WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}  # no text to YAML
 TEMPLATE = """\
 # A job for gemma-batch. Check it with `gemma-batch plan THIS --gpu H100-80`, run it with
 # `gemma-batch run THIS`. Anything can be overridden: --set sampling.max_tokens=64
@@ -50,13 +55,14 @@ def starter_spec(path: str, model: str) -> str:
     schema = reader_for(kind).schema(files[0])
     if not schema.names:
         raise InputError(f"{files[0].url!r} has no columns")
-    text = _text_column(schema)
     key = _id_column(schema)
+    text = "body"
     if kind == "openai":
         prompt, key = "# The input holds whole conversations (OpenAI batch lines).", None
     elif "messages" in schema.names:
         prompt = "prompt:\n  messages: messages        # a column of ready conversations"
     else:
+        text = _text_column(schema)
         prompt = (
             "prompt:\n"
             "  system: You answer in one short sentence.\n"
@@ -65,9 +71,9 @@ def starter_spec(path: str, model: str) -> str:
         )
     stem = path.rstrip("/").split("/")[-1].split("*")[0].split(".")[0].strip("-_") or "job"
     return TEMPLATE.format(
-        name=stem,
+        name=_quoted(stem),
         path=_quoted(path),
-        columns=", ".join(f"{field.name} ({field.type})" for field in schema),
+        columns=", ".join(f"{_shown(field.name)} ({_shown(str(field.type))})" for field in schema),
         id=f"  id: {_quoted(key)}\n" if key else "",
         prompt=prompt,
         model=_quoted(model),
@@ -80,14 +86,21 @@ def starter_spec(path: str, model: str) -> str:
 
 
 def _text_column(schema: pa.Schema) -> str:
+    # A template reaches a column by its name alone, so that has to be one.
+    usable = [f for f in schema if f.name.isidentifier()]
+    if not usable:
+        raise InputError(
+            f"no column has a name that a template can use, such as {schema.names[0]!r}: rename "
+            "the one with the text to letters, digits and _"
+        )
     texts = [
-        f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
+        f.name for f in usable if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
     ]
     for name in ("text", "body", "content", "document", "doc", "prompt", "description"):
         if name in texts:
             return name
     other = [name for name in texts if not name.lower().endswith("id")]
-    return str((other or texts or schema.names)[-1])
+    return str((other or texts or [f.name for f in usable])[-1])
 
 
 def _id_column(schema: pa.Schema) -> str | None:
@@ -98,7 +111,11 @@ def _id_column(schema: pa.Schema) -> str | None:
 
 
 def _quoted(value: str) -> str:
-    plain = value.replace("_", "").replace("-", "").replace("/", "").replace(".", "")
-    return (
-        value if plain.isalnum() and not plain.isdigit() else '"' + value.replace('"', '\\"') + '"'
-    )
+    # As people would write it where YAML takes it for text.
+    plain = PLAIN.fullmatch(value) and value.lower() not in WORDS
+    return value if plain else json.dumps(value)
+
+
+def _shown(text: str) -> str:
+    """For a comment: a name out of somebody's file must not end it and go on as YAML."""
+    return text if text.isprintable() else json.dumps(text)

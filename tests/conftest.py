@@ -1,13 +1,24 @@
-"""Fixtures for everyone: a real S3 server over sockets."""
+"""Fixtures for everyone: a real S3 server over sockets, a tiny Gemma, a Ray cluster."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+
+from gemma_batch.family.tiny import build_tiny_gemma
+from jobs.stdlib_docs import collect
+from tests.integration.helpers import environment
 
 
 class S3Server:
@@ -44,3 +55,51 @@ def s3() -> Iterator[S3Server]:
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         yield S3Server(f"http://{host}:{port}")
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """Real documents: docstrings of the standard library."""
+    return [doc["doc"] for doc in collect(2000)]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> str:
+    """A folder with a Gemma 3 of about a million random parameters."""
+    return str(build_tiny_gemma(tmp_path_factory.mktemp("model") / "tiny", texts=texts))
+
+
+def free_port() -> int:
+    """A TCP port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def cluster(s3: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Ray cluster of one node that outlives its drivers, as a real one does."""
+    port = free_port()
+    ray = str(Path(sys.executable).parent / "ray")
+    folder = tmp_path_factory.mktemp("ray")
+    start = [ray, "start", "--head", f"--port={port}", "--num-cpus=4", "--include-dashboard=false"]
+    start += [f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats", "--block"]
+    log = (folder / "ray.log").open("w")
+    head = subprocess.Popen(start, env=environment(), stdout=log, stderr=log)
+    address = f"127.0.0.1:{port}"
+    deadline = time.monotonic() + 90
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        assert head.poll() is None, (folder / "ray.log").read_text()
+        assert time.monotonic() < deadline, "ray did not start within 90 s"
+        time.sleep(0.5)
+    yield address
+    # By id, so that no other cluster on the machine is touched.
+    family = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    head.wait()
+    psutil.wait_procs(family, timeout=10)

@@ -55,6 +55,15 @@ class Engine(Protocol):
         """
         ...
 
+    async def ping(self) -> None:
+        """Return as soon as the engine itself has answered a question, whatever its load.
+
+        An engine that hangs never lets this return. Raises `EngineLost` when it is dead.
+        """
+
+    async def kill(self) -> None:
+        """End the engine's processes at once; every request in flight then raises `EngineLost`."""
+
     async def stop(self) -> None:
         """End every process of the engine, dead or alive. Never raises, may be called twice."""
 

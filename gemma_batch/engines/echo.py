@@ -1,20 +1,26 @@
 """EchoEngine: answers every request with its own prompt's last tokens, without a model.
 
 For dry runs (the whole way of a row at no GPU cost), for load tests of everything but the
-engine, and for fault drills: `crash_on` really ends a process, as a poison row does to vLLM.
-Outputs are a function of the token ids alone, so two runs give equal data sets.
+engine, and for fault drills: it has a real process that can be killed or stopped, and dies or
+hangs on the rows that it is told to. Outputs are a function of the token ids alone, so two runs
+give equal data sets.
 
 Its `engine_args`:
     rows_per_second   steady rate, shared by all requests in flight (default: no limit)
     delay             seconds that every answer takes at least (default 0)
-    crash_on          token ids (a list); a prompt that contains them in a row kills the engine
-    reject_on         token ids; such a prompt is refused for good
     start_seconds     how long a start takes (default 0)
+    reject_on         token ids (a list); a prompt that contains them in a row is refused for good
+    crash_on          token ids; such a prompt kills the engine's process
+    hang_on           token ids; such a prompt stops the engine's process, which then hangs
+    exit_on           token ids; such a prompt kills the whole worker, as lack of memory does
+    tally             a file that grows by one byte per answered row: what was paid for
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from typing import Any
 
@@ -22,7 +28,11 @@ from gemma_batch.engines.base import EngineConfig
 from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, SpecError
 from gemma_batch.rows import Completion, Request
 
-ARGS = ("rows_per_second", "delay", "crash_on", "reject_on", "start_seconds")
+ARGS = (
+    "rows_per_second", "delay", "start_seconds", "reject_on", "crash_on", "hang_on", "exit_on",
+    "tally",
+)  # fmt: skip
+BEAT_SECONDS = 0.2
 
 
 def _contains(ids: list[int], needle: list[int]) -> bool:
@@ -36,10 +46,22 @@ class EchoEngine:
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         self._args = config.args
+        self._drills = [
+            (list(self._args[name]), act)
+            for name, act in (
+                ("crash_on", signal.SIGKILL),
+                ("hang_on", signal.SIGSTOP),
+                ("exit_on", None),
+            )
+            if self._args.get(name)
+        ]
         self._process: asyncio.subprocess.Process | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._asking = asyncio.Lock()
+        self._alive = asyncio.Event()  # cleared while the process gives no sign of life
         self._lost = asyncio.Event()
         self._next_slot = 0.0
+        self._tally: int | None = None
 
     @staticmethod
     def check_args(args: dict[str, Any]) -> None:
@@ -52,20 +74,52 @@ class EchoEngine:
                 )
 
     async def start(self) -> None:
-        # A child process stands for the engine core, so that its death is a real one.
+        # A child process stands for the engine core: it can really die and really hang.
+        pipe = asyncio.subprocess.PIPE
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                "sleep", "infinity", stdin=asyncio.subprocess.DEVNULL
-            )
+            self._process = await asyncio.create_subprocess_exec("cat", stdin=pipe, stdout=pipe)
+            if path := self._args.get("tally"):
+                self._tally = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as err:
-            raise EngineStartError(f"the echo engine's process did not start: {err}") from err
-        self._watch = asyncio.create_task(self._wait_for_death())
+            raise EngineStartError(f"the echo engine did not start: {err}") from err
+        self._alive.set()
+        self._tasks = [
+            asyncio.create_task(self._wait_for_death()),
+            asyncio.create_task(self._beat()),
+        ]
         await asyncio.sleep(self._args.get("start_seconds", 0))
 
     async def _wait_for_death(self) -> None:
         assert self._process is not None
         await self._process.wait()
         self._lost.set()
+        self._alive.set()  # whoever waits for a sign of life has to look
+
+    async def _beat(self) -> None:
+        while not self._lost.is_set():
+            question = asyncio.ensure_future(self._ask())
+            done, _ = await asyncio.wait([question], timeout=BEAT_SECONDS)
+            if not done:
+                self._alive.clear()
+                await question
+                self._alive.set()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _ask(self) -> None:
+        assert self._process is not None
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        async with self._asking:
+            if self._lost.is_set():
+                return
+            stdin.write(b".")
+            await stdout.read(1)  # b"" when the process dies
+
+    async def ping(self) -> None:
+        await self._ask()
+        if self._lost.is_set():
+            raise EngineLost("the echo engine's process died")
 
     async def generate(self, request: Request) -> Completion:
         if self._process is None or self._lost.is_set():
@@ -73,13 +127,17 @@ class EchoEngine:
         ids = request.token_ids
         if (needle := self._args.get("reject_on")) and _contains(ids, needle):
             raise RowRejected("the prompt holds the tokens of reject_on")
-        if (needle := self._args.get("crash_on")) and _contains(ids, needle):
-            self._process.kill()
-            await self._lost.wait()
+        for needle, act in self._drills:
+            if _contains(ids, needle):
+                await self._drill(act)
         started = time.perf_counter()
         await self._pace()
+        if not self._alive.is_set():
+            await self._alive.wait()
         if self._lost.is_set():
             raise EngineLost("the echo engine's process died")
+        if self._tally is not None:
+            os.write(self._tally, b".")
         params = {**self._config.sampling, **request.sampling}
         count, samples = min(int(params.get("max_tokens", 16)), len(ids)), int(params.get("n", 1))
         text = " ".join(map(str, ids[-count:]))
@@ -90,6 +148,14 @@ class EchoEngine:
             completion_tokens=count * samples,
             seconds=time.perf_counter() - started,
         )
+
+    async def _drill(self, act: signal.Signals | None) -> None:
+        if act is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            assert self._process is not None
+            self._process.send_signal(act)
+            await self._lost.wait()
 
     async def _pace(self) -> None:
         wait = float(self._args.get("delay", 0))
@@ -106,8 +172,15 @@ class EchoEngine:
         except TimeoutError:
             return
 
-    async def stop(self) -> None:
+    async def kill(self) -> None:
         if self._process is not None and not self._lost.is_set():
             self._process.kill()
-        if self._watch is not None:
-            await self._watch
+
+    async def stop(self) -> None:
+        await self.kill()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks = []
+        if self._tally is not None:
+            os.close(self._tally)
+            self._tally = None

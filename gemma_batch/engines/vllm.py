@@ -44,6 +44,7 @@ OWN_ARGS = {
     "max_num_batched_tokens": "resources.max_num_batched_tokens",
     "gpu_memory_utilization": "resources.gpu_memory_utilization",
 }
+PICKLES = ("auto", "hf", "pt", "npcache")  # formats that can end in a *.bin or *.pt
 
 
 def available_args() -> set[str] | None:
@@ -108,6 +109,16 @@ class VllmEngine:
                 raise SpecError(
                     "resources.engine_args.hf_token: a secret does not belong into a spec, "
                     "which is kept with the output: set HF_TOKEN in the environment"
+                )
+            if key == "trust_remote_code" and args[key]:
+                raise SpecError(
+                    "resources.engine_args.trust_remote_code: code out of a model folder is never "
+                    "run; no Gemma needs it"
+                )
+            if key == "load_format" and args[key] in PICKLES:
+                raise SpecError(
+                    f"resources.engine_args.load_format: {args[key]!r} may load pickles, which can "
+                    "run code: leave it out (safetensors), or use 'dummy' or a streaming loader"
                 )
             if key in OWN_ARGS:
                 raise SpecError(
@@ -188,6 +199,7 @@ class VllmEngine:
             "max_num_seqs": config.max_num_seqs,
             "max_num_batched_tokens": config.max_num_batched_tokens,
             "language_model_only": True,
+            "load_format": "safetensors",  # vLLM's own default would fall back to pickles
             "enable_log_requests": False,
             "disable_log_stats": True,
             "seed": 0,
@@ -262,6 +274,26 @@ class VllmEngine:
             logprobs=logprobs,
         )
 
+    async def ping(self) -> None:
+        engine = self._engine
+        if engine is None or engine.errored:
+            raise EngineLost("vLLM's engine core is not running")
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        # Any question that the core's own loop answers between two steps will do.
+        question = getattr(engine, "is_sleeping", None)
+        if question is None:
+            return
+        try:
+            await question()
+        except EngineDeadError as err:
+            raise EngineLost(f"vLLM's engine core died: {err}") from err
+
+    async def kill(self) -> None:
+        for process in self._children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
     async def stop(self) -> None:
         engine, self._engine = self._engine, None
         if engine is not None:
@@ -270,9 +302,7 @@ class VllmEngine:
                 await asyncio.wait_for(loop.run_in_executor(None, engine.shutdown), 20)
             except Exception as err:  # a dead engine may fail to; its processes are ended below
                 logger.info("vLLM did not shut down by itself: %r", err)
-        for process in self._children:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        await self.kill()
         self._children = []
 
 

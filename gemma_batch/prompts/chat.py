@@ -18,10 +18,10 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gemma_batch.errors import FailureCode, ModelError, SpecError
 from gemma_batch.family.chat_templates import CHAT_TEMPLATES
+from gemma_batch.prompts.sandbox import BoundedEnvironment
 from gemma_batch.prompts.template import RowProblem
 
 Message = dict[str, str]
@@ -48,7 +48,7 @@ class _Generation(Extension):
 
 
 @functools.cache
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment() -> BoundedEnvironment:
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
@@ -67,7 +67,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
             sort_keys=sort_keys,
         )
 
-    env = ImmutableSandboxedEnvironment(
+    env = BoundedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
     env.filters["tojson"] = tojson
@@ -91,7 +91,7 @@ class ChatTemplate:
         try:
             self._compiled = _environment().from_string(source)
             self._apply([{"role": "user", "content": _PROBE_USER}], True)
-        except (jinja2.TemplateError, TypeError, ValueError) as err:
+        except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError) as err:
             raise ModelError(
                 f"the model's chat template cannot render a plain user message: {err}"
             ) from None
@@ -113,21 +113,22 @@ class ChatTemplate:
             turns = fold_system(turns)
         try:
             return self._apply(turns, add_generation_prompt)
-        except (jinja2.TemplateError, TypeError, ValueError) as err:
+        except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError) as err:
             raise RowProblem(
                 FailureCode.BAD_MESSAGES, f"the model's chat template refuses it: {err}"
             ) from None
 
     def _apply(self, messages: list[Message], add_generation_prompt: bool) -> str:
         assert self._compiled is not None
-        return self._compiled.render(
-            messages=messages,
-            tools=None,
-            documents=None,
-            add_generation_prompt=add_generation_prompt,
-            bos_token=self.bos_token,
-            eos_token=self.eos_token,
-        )
+        values = {
+            "messages": messages,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            "bos_token": self.bos_token,
+            "eos_token": self.eos_token,
+        }
+        return _environment().render(self._compiled, values)
 
     def _has_system_role(self) -> bool:
         probe = [
@@ -136,7 +137,7 @@ class ChatTemplate:
         ]
         try:
             text = self._apply(probe, True)
-        except (jinja2.TemplateError, TypeError, ValueError):
+        except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError):
             return False
         return _PROBE_SYSTEM in text and _PROBE_USER in text
 

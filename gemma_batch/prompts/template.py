@@ -19,14 +19,15 @@ from typing import Any
 
 import jinja2
 from jinja2 import meta, nodes
-from jinja2.compiler import CodeGenerator, Frame
-from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
+from jinja2.compiler import Frame
 from jinja2.utils import Namespace
 
 from gemma_batch.errors import FailureCode, SpecError
+from gemma_batch.prompts.sandbox import BoundedEnvironment, BoundedGenerator, bounded_range
 
+MAX_INDENT = 100
 START, END = "\ufdd0", "\ufdd1"
-FUNCTIONS = {"range": safe_range, "namespace": Namespace}
+FUNCTIONS = {"range": bounded_range, "namespace": Namespace}
 REFUSED: dict[type[nodes.Node], str] = {
     nodes.FilterBlock: "{% filter %}",
     nodes.CallBlock: "{% call %}",
@@ -102,7 +103,7 @@ def _null(name: object) -> _Null:
     return _Null(name=str(name), exc=_NullError)
 
 
-class _Literals(CodeGenerator):
+class _Literals(BoundedGenerator):
     """Leaves constants such as `{{ "{{" }}` to the author, whose text they are."""
 
     def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
@@ -111,7 +112,7 @@ class _Literals(CodeGenerator):
         return super()._output_child_to_const(node, frame, finalize)
 
 
-class _Environment(ImmutableSandboxedEnvironment):
+class _Environment(BoundedEnvironment):
     code_generator_class = _Literals
 
     def getitem(self, obj: Any, argument: Any) -> Any:
@@ -193,7 +194,7 @@ def to_json(value: Any, **options: Any) -> str:
 def _filter_tojson(value: Any, indent: int | None = None) -> str:
     if _missing(value):
         str(value)  # raises what StrictUndefined raises
-    return to_json(value, indent=indent)
+    return to_json(value, indent=min(indent, MAX_INDENT) if indent is not None else None)
 
 
 class Template:
@@ -230,7 +231,7 @@ class Template:
         """The text for one row, in segments. Raises `RowProblem`."""
         row = {name: _null(name) if v is None else v for name, v in values.items()}
         try:
-            text = self._compiled.render(row)
+            text = _environment().render(self._compiled, row)
         except RowProblem:
             raise
         except _NullError as err:

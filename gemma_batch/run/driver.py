@@ -7,21 +7,19 @@ moment, the next start finds everything in the output.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import queue
-import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gemma_batch.errors import GemmaBatchError, LeaseError, OutputError, StorageError
-from gemma_batch.run.lease import Lease
+from gemma_batch.errors import GemmaBatchError, LeaseError, OutputError
+from gemma_batch.run.breaker import Breaker
+from gemma_batch.run.guard import interruptible, leased, open_output
 from gemma_batch.run.ledger import Ledger, Receipt
-from gemma_batch.run.manifest import KEY as MANIFEST
 from gemma_batch.run.manifest import Manifest, check_same, create_manifest, load_manifest
 from gemma_batch.run.plan import Plan, RoutePlan, make_plan, rows_by_route
 from gemma_batch.run.progress import LogProgress, Progress, Snapshot
@@ -29,7 +27,8 @@ from gemma_batch.run.repair import settle_errors
 from gemma_batch.run.report import Report, RunFacts, make_report, save_report
 from gemma_batch.run.units import Unit
 from gemma_batch.spec import JobSpec
-from gemma_batch.storage.fs import Store, open_store
+from gemma_batch.storage.fs import Store
+from gemma_batch.storage.retry import set_patience
 
 if TYPE_CHECKING:
     from gemma_batch.run.job import RouteJob
@@ -121,9 +120,12 @@ class Session:
         self.show.update(Snapshot(phase="connecting to Ray"))
         self._connected = True
         pipeline.connect(self._address, verbose=self._verbose)
+        interruptible()  # Ray has just put a handler of its own there, which exits with 15
         pipeline.configure()
         hardware = pipeline.cluster_hardware()
         self._plan = self._plan.placed(hardware)
+        # From here on a stopped run costs more than waiting for a store that comes back.
+        set_patience(self._plan.spec.policy.storage_patience)
         return hardware
 
     def create_manifest(self) -> Manifest:
@@ -187,6 +189,7 @@ class Session:
             )
         lanes = self._lanes(hardware, remaining)
         board = pipeline.make_board()
+        breaker = Breaker(self._plan.spec.policy.stop)
         receipts: queue.Queue[Receipt | BaseException | None] = queue.Queue()
         groups = [lanes] if _side_by_side(lanes, hardware) else [[lane] for lane in lanes]
         snapshot = Snapshot(
@@ -209,7 +212,7 @@ class Session:
                 ]
                 for thread in threads:
                     thread.start()
-                self._follow(len(threads), receipts, board, snapshot, totals, before)
+                self._follow(len(threads), receipts, board, breaker, snapshot, totals, before)
         finally:
             Ledger(self.store).save_receipts(self._receipts[self._saved :])
             self._saved = len(self._receipts)
@@ -255,6 +258,7 @@ class Session:
         lanes: int,
         receipts: queue.Queue[Any],
         board: Any,
+        breaker: Breaker,
         snapshot: Snapshot,
         totals: dict[str, int],
         before: dict[str, int],
@@ -277,12 +281,17 @@ class Session:
             elif item is not _NOTHING:
                 self._receipts.append(item)
                 snapshot.committed += item["rows"]
+                breaker.receipt(item)
                 if len(self._receipts) - self._saved >= RECEIPTS_KEPT:
                     Ledger(self.store).save_receipts(self._receipts[self._saved :])
                     self._saved = len(self._receipts)
             if time.monotonic() - last > 1.0 or ended == lanes:
                 last = time.monotonic()
-                _fill(snapshot, pipeline.read_board(board), self._receipts, totals, before)
+                state = pipeline.read_board(board)
+                if state is not None:
+                    breaker.engines(state)
+                    _fill(snapshot, state["workers"], self._receipts, totals, before)
+                breaker.moving((snapshot.committed, snapshot.done, snapshot.engines))
                 self.show.update(snapshot)
 
 
@@ -336,45 +345,3 @@ def _side_by_side(lanes: Sequence[_Lane], hardware: Any) -> bool:
         if lane.job.engine.device == "cpu"
     )
     return bool(gpus <= hardware.gpus and cpus < hardware.cpus)
-
-
-def open_output(url: str) -> Store:
-    """The output's store. Raises `OutputError` when it can't even be looked at."""
-    store = open_store(url)
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            store.read(MANIFEST)
-    except StorageError as err:
-        raise _unusable(store, err) from err
-    return store
-
-
-def _unusable(store: Store, err: StorageError) -> OutputError:
-    return OutputError(
-        f"output.path {store.url!r} cannot be used: {err}. Check the path and the permissions of "
-        "the credentials in use"
-    )
-
-
-@contextlib.contextmanager
-def leased(store: Store, show: Progress) -> Iterator[threading.Event]:
-    """Hold the output's lease, and turn SIGTERM into KeyboardInterrupt meanwhile."""
-    lease = Lease(store, on_lost=show.say)
-    try:
-        lease.acquire(say=show.say)  # the first thing that is written, so it tells if we may
-    except StorageError as err:
-        raise _unusable(store, err) from err
-    previous: Any = None
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main:
-        previous = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield lease.lost
-    finally:
-        if in_main:
-            signal.signal(signal.SIGTERM, previous)
-        lease.release()
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt

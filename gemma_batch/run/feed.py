@@ -32,6 +32,9 @@ from gemma_batch.rows import Completion, Failure, Outcome, Request
 
 logger = logging.getLogger(__name__)
 
+PING_SECONDS = 10.0
+# How long the rows in flight may take to notice that their engine is gone.
+LOST_SECONDS = 30.0
 # So many rows condemned one after the other without a single answer in between cast doubt on
 # the engine itself: a harmless request then has to prove that it works at all.
 CONDEMNED_BEFORE_CANARY = 3
@@ -44,7 +47,7 @@ class RowPolicy:
 
     max_attempts: int = 3
     deadline: float = 1800.0
-    max_engine_restarts: int = 50
+    hang: float = 300.0
     backoff: float = 0.5
 
 
@@ -60,6 +63,7 @@ class FeedStats:
     in_flight: int = 0
     waiting: int = 0
     engine_starts: int = 0
+    engine_hangs: int = 0
     start_seconds: float = 0.0
     ready_at: float = 0.0
     starved_seconds: float = 0.0
@@ -83,6 +87,7 @@ class _Item:
     done: asyncio.Future[Outcome]
     attempts: int = 0
     first: float = 0.0
+    engine: Engine | None = None
 
 
 class Feed:
@@ -96,22 +101,29 @@ class Feed:
         self._limit = max(1, in_flight)
         self._policy = policy or RowPolicy()
         self._engine: Engine | None = None
+        self._ready = False
         self._queue: collections.deque[_Item] = collections.deque()
         self._open: set[_Item] = set()  # every row without an outcome, wherever it is
         self._active: dict[_Item, asyncio.Task[bool]] = {}
         self._recovery: asyncio.Task[None] | None = None
         self._broken: EngineError | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._condemned_in_a_row = 0
-        self._restarts = 0
         self._idle_since: float | None = None
 
-    async def start(self) -> None:
-        """Start the engine. Raises `EngineStartError` after a few attempts."""
+    async def start(self, on_ready: Callable[[], object] | None = None) -> None:
+        """Start the engine. Raises `EngineStartError` after a few attempts.
+
+        `on_ready` is called, in a thread, before the first row goes to the engine.
+        """
         try:
             await self._start_engine()
         except EngineError as err:
             self._break(err)
             raise
+        if on_ready is not None:
+            await asyncio.to_thread(on_ready)
+        self._ready = True
         self._pump()
 
     async def run(self, requests: list[Request]) -> dict[int, Outcome]:
@@ -132,8 +144,9 @@ class Feed:
     async def close(self) -> None:
         """Stop the engine; rows still waiting get `EngineLost`."""
         self._break(EngineLost("the engine was closed"))
-        if self._recovery is not None:
-            self._recovery.cancel()
+        for task in (self._recovery, self._watch):
+            if task is not None:
+                task.cancel()
         if self._engine is not None:
             await self._engine.stop()
 
@@ -145,7 +158,8 @@ class Feed:
 
     def _pump(self) -> None:
         """Submit waiting rows while the engine has room."""
-        if self._engine is not None and self._recovery is None and self._broken is None:
+        running = self._ready and self._engine is not None
+        if running and self._recovery is None and self._broken is None:
             while self._queue and len(self._active) < self._limit:
                 self._submit(self._queue.popleft())
         self.stats.in_flight, self.stats.waiting = len(self._active), len(self._queue)
@@ -175,6 +189,7 @@ class Feed:
         """Try one row until it has an outcome (True) or the engine dies under it (False)."""
         assert self._engine is not None
         engine, policy = self._engine, self._policy
+        item.engine = engine
         item.first = item.first or time.monotonic()
         while True:
             item.attempts += 1
@@ -242,7 +257,32 @@ class Feed:
             self.stats.start_seconds += time.monotonic() - started
             self.stats.ready_at = self.stats.ready_at or time.time()
             self._engine = engine
+            self._watch = asyncio.create_task(self._watch_for_hangs(engine))
             return
+
+    async def _watch_for_hangs(self, engine: Engine) -> None:
+        """Kill an engine whose process lives but gives no sign of life for `policy.hang` s."""
+        limit = self._policy.hang
+        error: EngineLost | None = None
+        while self._engine is engine and error is None:
+            await asyncio.sleep(min(PING_SECONDS, limit / 4))
+            try:
+                async with asyncio.timeout(limit):
+                    await engine.ping()
+            except TimeoutError:
+                error = EngineLost(f"the engine hung: no sign of life for {limit:g} s")
+                self.stats.engine_hangs += 1
+                await engine.kill()
+            except EngineLost as err:
+                error = err
+        if error is None:
+            return
+        self._engine_lost(engine, error)
+        # The rows in flight see the death now; one that does not would wait for ever.
+        await asyncio.sleep(LOST_SECONDS)
+        for item, task in list(self._active.items()):
+            if item.engine is engine:
+                task.cancel()
 
     def _engine_lost(self, engine: Engine, error: EngineLost) -> None:
         if self._recovery is None and engine is self._engine and self._broken is None:
@@ -252,7 +292,7 @@ class Feed:
     async def _recover(self, suspects: list[_Item]) -> None:
         try:
             # All rows in flight see the death; wait until each has reported it or its answer.
-            await asyncio.gather(*self._active.values())
+            await asyncio.gather(*self._active.values(), return_exceptions=True)
             await self._restart()
             await self._isolate([item for item in suspects if not item.done.done()])
         except EngineError as err:
@@ -270,12 +310,6 @@ class Feed:
         assert self._engine is not None
         dead, self._engine = self._engine, None
         await dead.stop()
-        self._restarts += 1
-        if self._restarts > self._policy.max_engine_restarts:
-            raise EngineLost(
-                f"the engine died {self._restarts} times, more than policy.max_engine_restarts="
-                f"{self._policy.max_engine_restarts}: look at the worker's log for the cause"
-            )
         await self._start_engine()
 
     async def _isolate(self, suspects: list[_Item]) -> None:
@@ -301,12 +335,13 @@ class Feed:
         """Run only these rows; those without outcome because the engine died come back."""
         limit = self._limit
         for start in range(0, len(group), limit):
-            await asyncio.gather(*(self._submit(item) for item in group[start : start + limit]))
+            tasks = [self._submit(item) for item in group[start : start + limit]]
+            await asyncio.gather(*tasks, return_exceptions=True)
         return [item for item in group if not item.done.done()]
 
     def _condemn(self, item: _Item) -> None:
         self._condemned_in_a_row += 1
-        text = "the engine process died with this row alone in flight"
+        text = "the engine process died, or hung, with this row alone in flight"
         self._finish(item, self._failure(item, FailureCode.ENGINE_CRASH, text))
 
     async def _canary(self) -> None:

@@ -17,7 +17,8 @@ class RouteJob:
     """One route, ready to run.
 
     `columns` are the input columns to read, `keep_schema` those copied to the output;
-    `in_flight` is the number of requests that the feed keeps in the engine.
+    `in_flight` is the number of requests that the feed keeps in the engine, `storage_patience`
+    the seconds for which a failing object store is tried again.
     """
 
     output: str
@@ -33,6 +34,7 @@ class RouteJob:
     engine: EngineConfig
     policy: RowPolicy
     in_flight: int
+    storage_patience: float = 300.0
 
     @property
     def samples(self) -> int:

@@ -27,15 +27,18 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gemma_batch.errors import GemmaBatchError, PlacementError, UserError
 from gemma_batch.family.gpus import GPU, gpu_from_device
+from gemma_batch.run.board import Board
 from gemma_batch.run.job import RouteJob
 from gemma_batch.run.payload import encode, encode_error
 from gemma_batch.run.plan import Hardware
 from gemma_batch.run.prepare import Preparer
 from gemma_batch.run.units import Shard, Unit
-from gemma_batch.run.worker import Board, Worker
+from gemma_batch.run.worker import BOARD_SECONDS, Worker
+from gemma_batch.storage.retry import set_patience
 
 logger = logging.getLogger(__name__)
 READ_CPUS = 1.0
@@ -113,6 +116,7 @@ def cluster_hardware() -> Hardware:
     total = ray.cluster_resources()
     gpus = int(total.get("GPU", 0))
     per_node = int(max((node["Resources"].get("GPU", 0) for node in nodes), default=0))
+    cpus = [node["Resources"].get("CPU", 0) for node in nodes]
     memory = min((node["Resources"].get("memory", 8 * 2**30) for node in nodes), default=0)
     gpu: GPU | None = None
     if gpus:
@@ -125,6 +129,7 @@ def cluster_hardware() -> Hardware:
         gpus=gpus,
         gpus_per_node=per_node,
         cpus=max(1, int(total.get("CPU", 1))),
+        cpus_per_node=max(1, int(min(filter(None, cpus), default=1))),
         memory_gib=memory / 2**30,
     )
 
@@ -145,26 +150,29 @@ def _query_gpu() -> tuple[str, int, float]:
 
 
 def make_board() -> Any:
-    """The actor that workers report live numbers to."""
-    return ray.remote(Board).options(num_cpus=0).remote()
+    """The actor that workers tell how things are, on the driver's own node if there is room."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+    return ray.remote(Board).options(**options).remote()
 
 
-def read_board(board: Any) -> dict[str, dict[str, Any]]:
-    """The workers' live numbers; empty when they can't be had in a moment."""
+def read_board(board: Any) -> dict[str, Any] | None:
+    """The board's state; None when it can't be had in a moment."""
     try:
-        numbers: dict[str, dict[str, Any]] = ray.get(board.get.remote(), timeout=2)
+        state: dict[str, Any] = ray.get(board.state.remote(), timeout=2)
     except (ray.exceptions.RayError, TimeoutError):
-        return {}
-    return numbers
+        return None
+    return state
 
 
 class UnitSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy's reading
     """One read task per unit: reads and renders it into one row in a block of its own."""
 
-    def __init__(self, job: RouteJob, work: Sequence[tuple[Shard, Unit]]) -> None:
+    def __init__(self, job: RouteJob, work: Sequence[tuple[Shard, Unit]], board: Any) -> None:
         super().__init__()
         self._job = ray.put(job)
         self._work = work
+        self._board = board
 
     def get_name(self) -> str:
         """The stage's name in Ray's own displays."""
@@ -183,7 +191,7 @@ class UnitSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy
         """One task per unit, whatever parallelism is asked for."""
         return [
             ReadTask(
-                functools.partial(_read, self._job, shard, unit),
+                functools.partial(_read, self._job, self._board, shard, unit),
                 BlockMetadata(
                     num_rows=1, size_bytes=max(1, unit.bytes), input_files=None, exec_stats=None
                 ),
@@ -195,16 +203,30 @@ class UnitSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy
 _preparers: dict[str, Preparer] = {}
 
 
-def _read(job_ref: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
+def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
     # Tokenizers are slow to load: one Preparer per process and job, not per unit.
     key = job_ref.hex()
-    if key not in _preparers:
-        _preparers.clear()
-        _preparers[key] = Preparer(ray.get(job_ref))
     try:
-        return [encode(_preparers[key].prepare(shard, unit))]
+        if key not in _preparers:
+            job: RouteJob = ray.get(job_ref)
+            set_patience(job.storage_patience)
+            _preparers.clear()
+            _preparers[key] = Preparer(job)
+        # Ray runs a task again for ever when its process dies, whatever it was that it read.
+        if not _tell(board.begin_read.remote(unit.name), default=True):
+            return [encode(_preparers[key].give_up(shard, unit))]
+        prepared = encode(_preparers[key].prepare(shard, unit))
+        board.end_read.remote(unit.name)
     except GemmaBatchError as err:
         return [encode_error(err)]
+    return [prepared]
+
+
+def _tell(call: Any, *, default: Any) -> Any:
+    try:
+        return ray.get(call, timeout=BOARD_SECONDS)
+    except (ray.exceptions.RayError, TimeoutError):
+        return default
 
 
 def run_route(
@@ -218,7 +240,7 @@ def run_route(
         return
     flight = _units_in_flight(job, work)
     dataset = ray.data.read_datasource(
-        UnitSource(job, work),
+        UnitSource(job, work, board),
         override_num_blocks=len(work),
         num_cpus=READ_CPUS,
     ).map_batches(
@@ -258,7 +280,9 @@ def _units_in_flight(job: RouteJob, work: Sequence[tuple[Shard, Unit]]) -> int:
 def configure() -> None:
     """Ray Data's own limits and noise, set for long loads of weights and quiet terminals."""
     context = DataContext.get_current()
-    context.execution_no_progress_timeout_s = -1  # our own deadlines are per row and per start
+    # Our own limits are policy.row_deadline, engine_start_timeout and stop.stalled_minutes: Ray
+    # Data's 30 minutes without a finished block would end a slow load or a long unit.
+    context.execution_no_progress_timeout_s = -1
     context.max_consecutive_actor_init_deaths = 3
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -280,8 +304,9 @@ def make_pool(job: RouteJob, hardware: Hardware, replicas: Any, engines_per_gpu:
         least, most = _bounds(replicas, room)
         return Pool(least=least, most=most, num_gpus=share, num_cpus=0)
     least, most = _bounds(replicas, 1)
-    # Ray must be left one CPU to read with; what an engine really uses is its own affair.
-    spare = max(0.5, hardware.cpus - READ_CPUS)
+    # Ray must be left one CPU to read with, also when all engines end up on one node because the
+    # others went away; what an engine really uses is its own affair.
+    spare = max(0.5, hardware.cpus_per_node - READ_CPUS)
     return Pool(least=least, most=most, num_gpus=0, num_cpus=round(min(0.9, spare / most), 2))
 
 

@@ -46,12 +46,14 @@ FEED_FACTOR = 2.0  # requests in the engine, as a multiple of max_num_seqs (fact
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """What engines can run on. `gpu` None means CPU; counts are of the whole cluster."""
+    """What engines can run on. `gpu` None means CPU; counts are of the whole cluster, those
+    `_per_node` of its smallest node with CPUs and of its largest with GPUs."""
 
     gpu: GPU | None
     gpus: int = 0
     gpus_per_node: int = 0
     cpus: int = 1
+    cpus_per_node: int = 1
     memory_gib: float = 8.0
 
 
@@ -128,9 +130,10 @@ class Plan:
             policy=RowPolicy(
                 max_attempts=policy.max_attempts,
                 deadline=policy.row_deadline,
-                max_engine_restarts=policy.max_engine_restarts,
+                hang=policy.engine_hang_timeout,
             ),
             in_flight=int(plan.placement.max_num_seqs * FEED_FACTOR),
+            storage_patience=policy.storage_patience,
         )
 
 

@@ -32,8 +32,17 @@ class Preparer:
 
     def prepare(self, shard: Shard, unit: Unit) -> Prepared:
         """A request or a failure for each of the unit's rows."""
+        return self._prepared(shard, unit, unit_rows(shard, unit, self._job.columns))
+
+    def give_up(self, shard: Shard, unit: Unit) -> Prepared:
+        """Every row of the unit failed: its shard is not even looked at."""
+        text = f"every process that read rows {unit.first_row} ff. of {shard.url!r} died"
+        failure = Failure(FailureCode.SHARD_UNREADABLE.value, text)
+        return self._prepared(shard, unit, [Row(n, None, failure) for n in unit.numbers])
+
+    def _prepared(self, shard: Shard, unit: Unit, read: list[Row]) -> Prepared:
         job = self._job
-        rows = [self._check_keep(row) for row in unit_rows(shard, unit, job.columns)]
+        rows = [self._check_keep(row) for row in read]
         requests: list[Request] = []
         failures: dict[int, Failure] = {}
         for row, answer in zip(rows, self._renderer.render_rows(rows), strict=True):

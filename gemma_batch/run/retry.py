@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from gemma_batch.errors import FAILURE_MEANING, FailureCode, OutputError, SpecError
-from gemma_batch.run.driver import Session, leased, open_output
+from gemma_batch.run.driver import Session
+from gemma_batch.run.guard import leased, open_output
 from gemma_batch.run.ledger import RESULTS, Ledger, Receipt
 from gemma_batch.run.manifest import check_same, load_manifest
 from gemma_batch.run.plan import make_plan

@@ -8,6 +8,7 @@ agree; functions that depend on time or chance are refused for that reason.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,10 +19,11 @@ from gemma_batch.errors import SpecError
 from gemma_batch.rows import Row
 from gemma_batch.spec import Route
 
+# What the catalog of DuckDB's functions does not mark as changing, though it does.
 UNSTABLE = {
-    "random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "now", "today", "current_date",
-    "current_time", "current_timestamp", "get_current_timestamp", "localtime", "localtimestamp",
-    "transaction_timestamp", "setseed", "nextval", "currval", "getenv", "current_setting",
+    "current_date", "current_time", "current_timestamp", "current_localtime",
+    "current_localtimestamp", "localtime", "localtimestamp", "getenv", "current_setting", "user",
+    "current_user", "session_user", "current_role", "current_catalog", "ago", "pg_sleep",
 }  # fmt: skip
 
 
@@ -69,20 +71,21 @@ class Router:
         for part in _walk(node["select_list"][0]):
             if part.get("class") == "SUBQUERY":
                 raise SpecError(f"{where}: {route.when!r} has a subquery; only the row is at hand")
-            function = str(part.get("function_name", "")).lower()
-            if function in UNSTABLE:
+            if part.get("class") == "STAR":
+                raise SpecError(f"{where}: {route.when!r} must name the columns it is about")
+            if part.get("class") == "COLUMN_REF":
+                names |= {name.lower() for name in part["column_names"]}
+            if function := _changing(part, schema):
                 raise SpecError(
                     f"{where}: {route.when!r} calls {function!r}, whose answer changes between "
                     "planning and reading"
                 )
-            if part.get("class") == "COLUMN_REF":
-                names |= {name.lower() for name in part["column_names"]}
         return {name for name in schema.names if name.lower() in names}
 
     def _bind(self, routes: Sequence[Route], schema: pa.Schema) -> None:
         import duckdb
 
-        self._con.register("rows", schema.empty_table())
+        self._con.register("rows", self._table([]))  # only what `assign` will have, too
         for route in routes:
             query = f"SELECT coalesce(try(({route.when}\n)), false)::BOOLEAN FROM rows"
             try:
@@ -120,11 +123,33 @@ class Router:
         )
 
 
+@functools.cache
+def _unstable() -> frozenset[str]:
+    import duckdb
+
+    query = "SELECT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
+    found = duckdb.connect(":memory:").execute(query).fetchall()
+    return frozenset(name.lower() for (name,) in found) | UNSTABLE
+
+
+def _changing(part: dict[str, Any], schema: pa.Schema) -> str:
+    """The function that an expression's part calls, if its answer does not depend on the row."""
+    if part.get("class") == "COLUMN_REF":
+        # Some are written without brackets, as columns are, which go first.
+        name = str(part["column_names"][-1]).lower()
+        known = name in {column.lower() for column in schema.names}
+        return name if name in _unstable() and not known else ""
+    name = str(part.get("function_name", "")).lower()
+    from_today = name == "age" and len(part.get("arguments") or part.get("children") or ()) < 2
+    return name if name in _unstable() or from_today else ""
+
+
 def _connect() -> Any:
     import duckdb
 
     connection = duckdb.connect(":memory:")
     for setting in (
+        "temp_directory=''",
         "enable_external_access=false",
         "autoinstall_known_extensions=false",
         "autoload_known_extensions=false",

@@ -8,6 +8,7 @@ first units are still being read. Only receipts leave this process.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import logging
@@ -15,46 +16,64 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from gemma_batch.engines.base import make_engine
-from gemma_batch.errors import EngineError, GemmaBatchError
-from gemma_batch.rows import Outcome
+from gemma_batch.errors import EngineError, FailureCode, GemmaBatchError
+from gemma_batch.rows import Failure, Outcome, Request
+from gemma_batch.run.board import Case
 from gemma_batch.run.commit import commit_unit, committed_receipt
 from gemma_batch.run.feed import Feed
 from gemma_batch.run.job import RouteJob
 from gemma_batch.run.payload import decode, decode_head
+from gemma_batch.run.units import Unit
 from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.models import fetch_weights
+from gemma_batch.storage.retry import set_patience
 
 logger = logging.getLogger(__name__)
 REPORT_SECONDS = 1.0
+BOARD_SECONDS = 10.0
+CONDEMNED = "the worker's process died with this row alone in flight"
 T = TypeVar("T")
 
 
-class Board:
-    """A small actor that holds the workers' live numbers; progress only, never the truth."""
+class Gate:
+    """Units pass side by side, except one that has to be alone in the process."""
 
     def __init__(self) -> None:
-        self._numbers: dict[str, dict[str, Any]] = {}
+        self._changed = threading.Condition()
+        self._inside, self._alone_wanted = 0, 0
 
-    def put(self, worker: str, numbers: dict[str, Any]) -> None:
-        """Replace the numbers of one worker."""
-        self._numbers[worker] = numbers
-
-    def get(self) -> dict[str, dict[str, Any]]:
-        """The numbers of all workers that ever reported."""
-        return self._numbers
+    @contextlib.contextmanager
+    def pass_through(self, *, alone: bool) -> Iterator[None]:
+        """Be inside with others, or alone; one who wants to be alone lets nobody else in."""
+        with self._changed:
+            if alone:
+                self._alone_wanted += 1
+                self._changed.wait_for(lambda: self._inside == 0)
+                self._alone_wanted -= 1
+                self._inside = -1
+            else:
+                self._changed.wait_for(lambda: self._inside >= 0 and not self._alone_wanted)
+                self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside = 0 if alone else self._inside - 1
+                self._changed.notify_all()
 
 
 class Worker:
     """One replica of one route; the callable class of the pipeline's last stage."""
 
     def __init__(self, job: RouteJob, board: Any = None) -> None:
+        set_patience(job.storage_patience)
         self._job = job
         self._store = open_store(job.output)
         self._board = board
@@ -63,6 +82,7 @@ class Worker:
         threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
         self._feed = Feed(self._make_engine, in_flight=job.in_flight, policy=job.policy)
         self._config = job.engine
+        self._gate = Gate()
         self._ready = self._submit(self._start())
         self._closed = threading.Event()
         if board is not None:
@@ -77,12 +97,15 @@ class Worker:
     async def _start(self) -> None:
         if self._job.engine.engine == "vllm":
             try:
-                path = await asyncio.to_thread(fetch_weights, self._job.model, self._job.revision)
+                weights = self._job.engine.args.get("load_format") != "dummy"
+                path = await asyncio.to_thread(
+                    fetch_weights, self._job.model, self._job.revision, weights=weights
+                )
             except Exception as err:
                 self._feed.fail(EngineError(f"the model's weights could not be fetched: {err}"))
                 raise
             self._config = dataclasses.replace(self._job.engine, model=path)
-        await self._feed.start()
+        await self._feed.start(on_ready=lambda: self._tell("ready", self._name))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One unit in, its receipt out; or `{"error": ...}` when engine or storage gave up."""
@@ -95,22 +118,30 @@ class Worker:
     def _run_unit(self, head: str, rows: Any) -> dict[str, Any]:
         if not rows.is_valid:
             return dict(json.loads(head))
+        unit = decode_head(head)[1]
+        case = self._tell("begin", self._name, unit.name) or Case()
         try:
-            return self._outcomes(head, rows.as_buffer())
+            with self._gate.pass_through(alone=case.careful):
+                return self._outcomes(unit, case, head, rows.as_buffer())
         except GemmaBatchError as err:
             return {"error": str(err)}
+        finally:
+            self._tell("end", unit.name)
 
-    def _outcomes(self, head: str, rows: Any) -> dict[str, Any]:
+    def _outcomes(self, unit: Unit, case: Case, head: str, rows: Any) -> dict[str, Any]:
         started = time.time()
         # Ray may hand out a unit again after a death between the commit and the receipt.
-        done = committed_receipt(self._store, decode_head(head)[1])
+        done = committed_receipt(self._store, unit)
         if done is not None:
             return done
         prepared = decode(head, rows)
         outcomes: dict[int, Outcome] = dict(prepared.failures)
         for failure in prepared.failures.values():
             self._feed.stats.count(failure)
-        outcomes.update(self._submit(self._feed.run(prepared.requests)).result())
+        if case.careful:
+            outcomes.update(self._carefully(unit, case, prepared.requests))
+        else:
+            outcomes.update(self._submit(self._feed.run(prepared.requests)).result())
         stats = self._feed.stats
         facts = {
             "started": started,
@@ -119,6 +150,34 @@ class Worker:
             "engine_starts": stats.engine_starts,
         }
         return commit_unit(self._store, self._job, prepared, outcomes, facts)
+
+    def _carefully(self, unit: Unit, case: Case, requests: list[Request]) -> dict[int, Outcome]:
+        """The rows of a unit that workers died with, in the groups that the board asks for."""
+        logger.warning("unit %s saw %d workers die: taken apart", unit.name, case.deaths)
+        outcomes: dict[int, Outcome] = {}
+        for number in case.condemned:
+            outcomes[number] = Failure(FailureCode.ENGINE_CRASH.value, CONDEMNED, case.deaths)
+            self._feed.stats.count(outcomes[number])
+        groups = [set(group) for group in case.groups]
+        # Last, those that were tried already and are known to be harmless; or all, at first.
+        groups.append({r.number for r in requests}.difference(case.condemned, *groups))
+        for group in groups:
+            if mine := [request for request in requests if request.number in group]:
+                self._tell("trying", unit.name, [request.number for request in mine])
+                outcomes.update(self._submit(self._feed.run(mine)).result())
+        return outcomes
+
+    def _tell(self, method: str, *values: Any) -> Any:
+        """Call the board and wait for its answer; None when it is gone or slow."""
+        if self._board is None:
+            return None
+        import ray
+
+        try:
+            return ray.get(getattr(self._board, method).remote(*values), timeout=BOARD_SECONDS)
+        except (ray.exceptions.RayError, TimeoutError) as err:
+            logger.warning("the board did not answer %s: %s", method, err)
+            return None
 
     def _report(self) -> None:
         import ray

@@ -45,7 +45,7 @@ def expand(paths: Sequence[str]) -> list[InputFile]:
     found: dict[str, InputFile] = {}
     for path in paths:
         expand_one = _expand_s3 if is_s3(path) else _expand_local
-        files = _as_input_error(lambda path=path, one=expand_one: one(path))  # type: ignore[misc]
+        files = _as_input_error(path, lambda path=path, one=expand_one: one(path))  # type: ignore[misc]
         if not files:
             raise InputError(
                 f"input.path {path!r} matches no files: check the spelling (names that start with "
@@ -80,11 +80,15 @@ def _stat(url: str) -> InputFile:
     return InputFile(path, status.st_size, local_etag(status))
 
 
-def _as_input_error(fn: Callable[[], T]) -> T:
+def _as_input_error(path: str, fn: Callable[[], T]) -> T:
     try:
         return fn()
-    except (StorageError, ValueError) as err:
+    except StorageError as err:
         raise InputError(f"input.path: {err}") from err
+    except ValueError as err:
+        # A client library's own sentence may quote an endpoint with its password.
+        said = "check AWS_ENDPOINT_URL and AWS_REGION" if is_s3(path) else str(err)
+        raise InputError(f"input.path {path!r} cannot be used: {said}") from err
 
 
 def _expand_local(path: str) -> list[InputFile]:
@@ -105,7 +109,7 @@ def _expand_s3(path: str) -> list[InputFile]:
 
     bucket, key = split(path)
     if not bucket or any(char in bucket for char in MAGIC):
-        raise ValueError(f"{path!r} names no bucket: use s3://bucket/prefix")
+        raise InputError(f"input.path {path!r} names no bucket: use s3://bucket/prefix")
     if key and not key.endswith("/"):
         try:
             return [_stat(path)]  # also for a name that only looks like a glob

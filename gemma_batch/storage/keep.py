@@ -11,13 +11,15 @@ import base64
 import datetime
 import json
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError)
-SHOWN = 80
+SHOWN = reprlib.Repr()  # in an error: short whatever the value is, however large and deep
+SHOWN.maxlevel, SHOWN.maxstring, SHOWN.maxother, SHOWN.maxlong = 2, 80, 80, 80
 
 
 def check_keep(values: Mapping[str, Any], schema: pa.Schema) -> None:
@@ -27,8 +29,7 @@ def check_keep(values: Mapping[str, Any], schema: pa.Schema) -> None:
         try:
             keep_value(value, field.type)
         except REFUSALS:
-            shown = repr(value)
-            shown = shown if len(shown) <= SHOWN else shown[: SHOWN - 3] + "..."
+            shown = SHOWN.repr(value)
             raise ValueError(
                 f"the kept column {field.name!r} is of type {field.type} and cannot hold {shown}"
             ) from None
@@ -61,7 +62,7 @@ def keep_value(value: Any, kind: pa.DataType) -> Any:
         value = int(value)
     if types.is_integer(kind) or types.is_floating(kind):
         if isinstance(value, bool):
-            raise ValueError(f"{value!r} is no number")
+            raise ValueError(f"{value} is no number")
         _of(value, int if types.is_integer(kind) else (int, float))
         pa.scalar(value, kind)
         return value
@@ -72,23 +73,26 @@ def keep_value(value: Any, kind: pa.DataType) -> Any:
         _of(value, dict)
         names = [field.name for field in kind]
         if unknown := value.keys() - set(names):
-            raise ValueError(f"{unknown!r} are no fields of {kind}")
+            raise ValueError(f"{SHOWN.repr(unknown)} are no fields of {kind}")
         return {field.name: keep_value(value.get(field.name), field.type) for field in kind}
     if types.is_map(kind):
         pairs = value.items() if isinstance(value, dict) else _of(value, list)
         return [(keep_value(k, kind.key_type), keep_value(v, kind.item_type)) for k, v in pairs]
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return [keep_value(item, kind.value_type) for item in _of(value, (list, tuple))]
+        items = [keep_value(item, kind.value_type) for item in _of(value, (list, tuple))]
+        if types.is_fixed_size_list(kind) and len(items) != kind.list_size:
+            raise ValueError(f"{kind} does not hold {len(items)} items")
+        return items
     if types.is_timestamp(kind) and type(value) is datetime.date:
         value = datetime.datetime.combine(value, datetime.time())
     if pa.scalar(value, kind).as_py() != value:
-        raise ValueError(f"{value!r} would be changed by {kind}")
+        raise ValueError(f"{SHOWN.repr(value)} would be changed by {kind}")
     return value
 
 
 def _of(value: Any, kind: type | tuple[type, ...]) -> Any:
     if not isinstance(value, kind):
-        raise ValueError(f"{value!r} has another type")  # noqa: TRY004  (bad data, not bad code)
+        raise ValueError(f"{SHOWN.repr(value)} has another type")  # noqa: TRY004  (bad data, not bad code)
     return value
 
 

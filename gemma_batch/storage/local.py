@@ -24,7 +24,7 @@ TEMP = "_run/tmp"
 
 def _call(path: str, fn: Callable[[], T]) -> T:
     try:
-        return with_retries(fn)
+        return with_retries(fn, what=repr(path))
     except FileNotFoundError as err:
         raise FileNotFoundError(f"{path!r} does not exist") from err
     except OSError as err:

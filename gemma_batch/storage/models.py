@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from gemma_batch.errors import ModelError, StorageError
 from gemma_batch.storage.fs import is_s3, local_path
@@ -28,7 +29,8 @@ SMALL_FILES = (
     "processor_config.json", "*.safetensors.index.json", "hf_quant_config.json",
 )  # fmt: skip
 NEEDED = ("config.json", "tokenizer.json")
-WEIGHTS = ("*.safetensors", "*.bin")  # the first kind that is there counts
+WEIGHTS = "*.safetensors"
+OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.gguf", "*.h5", "*.msgpack")
 HUB_SECONDS = 10.0
 CHUNK = 16 * 2**20
 DOWNLOADS = 8
@@ -63,20 +65,38 @@ def model_files(model: str, revision: str | None = None) -> ModelFiles:
     return found
 
 
-def fetch_weights(model: str, revision: str | None = None) -> str:
+def fetch_weights(model: str, revision: str | None = None, *, weights: bool = True) -> str:
     """What an engine on this node loads: a local folder, or the hub id unchanged.
 
-    An s3:// folder is copied here first, by one process per node while the others wait. Raises
-    `ModelError`, `StorageError`.
+    An s3:// folder is copied here first, by one process per node while the others wait. Without
+    `weights` (an engine that makes them up) there need not be any. Raises `ModelError`, also for
+    a folder without safetensors, and `StorageError`.
     """
     if _is_hub_id(model):
         return model
     if not is_s3(model):
-        return _folder(model, revision)
+        folder = _folder(model, revision)
+        if weights:
+            _require_safetensors(model, [path.name for path in Path(folder).iterdir()])
+        return folder
     objects, digest = _objects(model, revision)
-    if any(_matches(name, WEIGHTS[:1]) for name, _, _ in objects):
-        objects = [one for one in objects if not _matches(one[0], ("*.bin", "*.pth", "*.gguf"))]
-    return _cached(model, digest, "full", objects)
+    if weights:
+        _require_safetensors(model, [name for name, _, _ in objects])
+    kept = [one for one in objects if not _matches(one[0], OTHER_WEIGHTS)]
+    if not weights:
+        kept = [one for one in kept if not fnmatch(one[0], WEIGHTS)]
+    return _cached(model, digest, "full" if weights else "bare", kept)
+
+
+def _require_safetensors(model: str, names: list[str]) -> None:
+    if any(fnmatch(name, WEIGHTS) for name in names):
+        return
+    others = sorted(name for name in names if _matches(name, OTHER_WEIGHTS))
+    found = f"only {others[0]!r}" if others else "no weights at all"
+    raise ModelError(
+        f"the model {model!r} has no {WEIGHTS} files but {found}: *.bin, *.pt and *.pth are "
+        "pickles, which can run any code, and are never loaded; convert the model to safetensors"
+    )
 
 
 def _is_hub_id(model: str) -> bool:
@@ -89,11 +109,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _weight_bytes(files: Iterable[tuple[str, int]]) -> int | None:
-    sizes = list(files)
-    for pattern in WEIGHTS:
-        if total := sum(size for name, size in sizes if fnmatch(name, pattern)):
-            return total
-    return None
+    return sum(size for name, size in files if fnmatch(name, WEIGHTS)) or None
 
 
 def _folder(model: str, revision: str | None) -> str:
@@ -186,7 +202,7 @@ def _from_hub(model: str, revision: str | None) -> ModelFiles:
     bases = errors.HfHubHTTPError.__mro__
     http_error: Any = next(c for c in bases if c.__name__ == "HTTPError")
     options: dict[str, Any] = {"allow_patterns": list(SMALL_FILES), "etag_timeout": HUB_SECONDS}
-    page = f"{constants.ENDPOINT}/{model}"
+    page = f"{_without_password(constants.ENDPOINT)}/{model}"
     try:
         try:
             info = HfApi().model_info(
@@ -217,6 +233,11 @@ def _from_hub(model: str, revision: str | None) -> ModelFiles:
         raise _unreachable(model, err) from err
     sizes = [(file.rfilename, file.size or 0) for file in info.siblings or []]
     return ModelFiles(path=path, revision=info.sha, weight_bytes=_weight_bytes(sizes))
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _from_hub_cache(model: str, revision: str | None, cause: Exception) -> ModelFiles:

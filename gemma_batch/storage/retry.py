@@ -8,6 +8,8 @@ credential can slip into a log. It knows no file system; local and S3 errors bot
 from __future__ import annotations
 
 import errno
+import itertools
+import logging
 import os
 import random
 import sys
@@ -19,7 +21,9 @@ from urllib.parse import urlsplit
 from gemma_batch.errors import StorageError
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
+TELL_AFTER = 5.0  # seconds of failing before people hear of it
 TRANSIENT_STATUS = {408, 409, 429, 500, 502, 503, 504}
 TRANSIENT_ERRNO = {
     errno.EAGAIN, errno.EBUSY, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED,
@@ -28,23 +32,51 @@ TRANSIENT_ERRNO = {
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
+_patience = QUICK_SECONDS = 8.0
+
+
+def set_patience(seconds: float) -> None:
+    """For how long calls of this process are tried again: short while a person waits for a plan,
+    long (`policy.storage_patience`) where giving up would stop a run that costs money."""
+    global _patience
+    _patience = seconds
+
+
 def with_retries(
-    fn: Callable[[], T], *, attempts: int = 6, base: float = 0.2, cap: float = 5.0
+    fn: Callable[[], T], *, what: str = "storage", base: float = 0.2, cap: float = 5.0
 ) -> T:
-    """`fn()`, again while it fails transiently, `attempts` times in all.
+    """`fn()`, again while it fails transiently, until the patience of this process is used up.
 
     Between two tries it sleeps half to all of `base * 2**i` seconds, at most `cap`: the jitter
     keeps many workers that were throttled together from coming back together. The last error is
-    raised as it is.
+    raised as it is. A failure that lasts is logged once, and once more when it is over.
     """
-    for i in range(attempts - 1):
+    started, told = time.monotonic(), False
+    for i in itertools.count():
         try:
-            return fn()
+            answer = fn()
         except Exception as err:
-            if not is_transient(err):
+            waited = time.monotonic() - started
+            if not is_transient(err) or waited >= _patience:
                 raise
+            if waited > TELL_AFTER and not told:
+                told = True
+                logger.warning(
+                    "%s does not answer (%s): trying for up to %g s", what, brief(err), _patience
+                )
+        else:
+            if told:
+                waited = time.monotonic() - started
+                logger.warning("%s answers again after %.0f s", what, waited)
+            return answer
         time.sleep(min(cap, base * 2**i) * random.uniform(0.5, 1.0))
-    return fn()
+    raise AssertionError("unreachable")
+
+
+def brief(err: BaseException) -> str:
+    """The kind of an error in a word or two, without anything a server wrote."""
+    status = http_status(err)
+    return f"HTTP {status} {s3_code(err)}".strip() if status is not None else type(err).__name__
 
 
 def is_transient(err: BaseException) -> bool:

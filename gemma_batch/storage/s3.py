@@ -46,12 +46,13 @@ def call(url: str, fn: Callable[[], T]) -> T:
     import botocore.exceptions
 
     try:
-        return with_retries(fn)
+        return with_retries(fn, what=repr(url))
     except FileNotFoundError as err:
         if s3_code(err) == "NoSuchBucket":
             raise explain(err, url) from err
         raise FileNotFoundError(f"{url!r} does not exist") from err
-    except (OSError, botocore.exceptions.BotoCoreError) as err:
+    except (OSError, ValueError, botocore.exceptions.BotoCoreError) as err:
+        # ValueError: botocore found the endpoint malformed, and would print it, password and all.
         raise explain(err, url) from err
 
 

@@ -170,7 +170,7 @@ def test_every_kind_of_bad_row_costs_itself_alone(
             **CPU,
             "max_num_seqs": 2,
             "engine_args": {
-                "logits_processors": ["tests.integration.poison:Poison"],
+                "logits_processors": ["benchmarks.killer:Poison"],
                 "additional_config": {"poison": needle},
             },
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import signal
 from typing import Any
 
 import pytest
@@ -207,11 +208,42 @@ def test_an_engine_that_dies_on_everything_ends_the_run() -> None:
         asyncio.run(with_feed(work, in_flight=8, crash_on=[2]))
 
 
-def test_restarts_are_bounded() -> None:
-    """policy.max_engine_restarts ends the run with a sentence that names it."""
+def test_a_hanging_engine_is_replaced_and_its_rows_go_on() -> None:
+    """Stopped from outside (SIGSTOP) the engine says nothing more; the watchdog ends it."""
 
     async def work(feed: Feed) -> dict[int, Any]:
-        return await feed.run([bad(n) for n in range(3)])
+        task = asyncio.create_task(feed.run([good(n) for n in range(200)]))
+        await asyncio.sleep(0.1)
+        feed._engine._process.send_signal(signal.SIGSTOP)  # type: ignore[union-attr]
+        return await task
 
-    with pytest.raises(EngineLost, match="max_engine_restarts=2"):
-        asyncio.run(with_feed(work, policy=RowPolicy(max_engine_restarts=2)))
+    feed, answers = asyncio.run(
+        with_feed(work, policy=RowPolicy(hang=0.5), rows_per_second=400, in_flight=16)
+    )
+    assert all(isinstance(answer, Completion) for answer in answers.values())
+    assert (len(answers), feed.stats.engine_hangs, feed.stats.engine_starts) == (200, 1, 2)
+
+
+def test_a_row_that_hangs_the_engine_costs_itself_alone() -> None:
+    """Found like a row that kills it: in ever smaller groups, by the watchdog's deaths."""
+
+    async def work(feed: Feed) -> dict[int, Any]:
+        return await feed.run([*(good(n) for n in range(15)), bad(15)])
+
+    feed, answers = asyncio.run(
+        with_feed(work, policy=RowPolicy(hang=0.3), crash_on=[999], hang_on=POISON)
+    )
+    assert [number for number, a in answers.items() if isinstance(a, Failure)] == [15]
+    assert answers[15].code == "engine_crash"
+    assert 1 <= feed.stats.engine_hangs <= math.log2(16) + 1
+
+
+def test_a_busy_engine_is_no_hanging_one() -> None:
+    """Rows that take longer than the hang limit are left alone while pings are answered."""
+
+    async def work(feed: Feed) -> dict[int, Any]:
+        return await feed.run([good(n) for n in range(4)])
+
+    feed, answers = asyncio.run(with_feed(work, policy=RowPolicy(hang=0.2), delay=1.0))
+    assert all(isinstance(answer, Completion) for answer in answers.values())
+    assert (feed.stats.engine_hangs, feed.stats.engine_starts) == (0, 1)

@@ -207,13 +207,42 @@ def test_what_will_not_pass_is_not_retried() -> None:
         with_retries(refuse, base=0.001)
     assert len(calls) == 1
 
+
+def test_what_may_pass_is_retried_for_as_long_as_patience_lasts() -> None:
+    """Short while planning, long in a run; then the last error comes out as it is."""
+    calls: list[float] = []
+
     def reset() -> None:
-        calls.append(1)
+        calls.append(time.monotonic())
         raise ConnectionResetError
 
-    with pytest.raises(ConnectionResetError):
-        with_retries(reset, attempts=3, base=0.001)
-    assert len(calls) == 4
+    for patience in (0.2, 1.0):
+        calls.clear()
+        set_patience(patience)
+        try:
+            with pytest.raises(ConnectionResetError):
+                with_retries(reset, base=0.01, cap=0.1)
+        finally:
+            set_patience(QUICK_SECONDS)
+        assert patience <= calls[-1] - calls[0] < patience + 0.5
+        assert len(calls) > 3
+
+
+def test_a_failure_that_lasts_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """One line when it has lasted for a while and one when it is over, not one per try."""
+    over = time.monotonic() + TELL_AFTER + 1
+
+    def down() -> str:
+        if time.monotonic() < over:
+            raise ConnectionResetError("secret=abc")
+        return "up"
+
+    assert with_retries(down, what="'s3://b/k'", base=0.1, cap=0.2) == "up"
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "'s3://b/k' does not answer (ConnectionResetError)" in said[0]
+    assert "answers again" in said[1]
+    assert "abc" not in "".join(said)
 
 
 def test_a_read_notices_that_the_object_was_replaced(s3: S3Server) -> None:

@@ -121,3 +121,10 @@ def test_refusals_say_what_to_do(
     assert said.startswith("ModelError:")
     for sentence in sentences:
         assert sentence in said
+
+
+def test_a_password_in_the_hubs_address_is_not_said(hub: str, tmp_path: Path) -> None:
+    """The page to visit is named without it."""
+    said = ask(hub.replace("http://", "http://user:hub-p4ssw0rd@"), tmp_path, "org/gated")
+    assert "accept it at http://127.0.0.1" in said
+    assert "p4ssw0rd" not in said

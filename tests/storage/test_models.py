@@ -169,7 +169,7 @@ def test_a_cache_that_cannot_be_made_names_the_variable(
 ) -> None:
     """The way out is in the message."""
     store = open_store(f"{s3.bucket('models')}/{uuid.uuid4().hex}")
-    store.put("config.json", b"{}")
+    store.put("model.safetensors", b"{}")
     monkeypatch.setenv("GEMMA_BATCH_CACHE", "/dev/null/nowhere")
     with pytest.raises(StorageError, match="GEMMA_BATCH_CACHE"):
         fetch_weights(store.url)

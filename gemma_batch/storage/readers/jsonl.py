@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SAMPLED_ROWS = 1000
 SAMPLED_BYTES = 64 * 2**20
+DEEPEST = 100  # lists and objects in each other; whoever handles a value further on recurses
 INT64 = range(-(2**63), 2**63)
 
 
@@ -112,9 +113,21 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise BadLine("has a number with too many digits") from None
     if not isinstance(values, dict):
         raise BadLine(f"is not a JSON object but {type(values).__name__}")
+    if data.count(b"[") + data.count(b"{") > DEEPEST and _too_deep(values):
+        raise BadLine(f"is nested more than {DEEPEST} levels deep")
     if b"\\u" in data and not _encodable(values):
         raise BadLine("has an unpaired surrogate (\\ud800 to \\udfff), which no text can hold")
     return values
+
+
+def _too_deep(values: Any) -> bool:
+    level = [values]
+    for _ in range(DEEPEST):
+        children = (x for node in level for x in (node.values() if type(node) is dict else node))
+        level = [child for child in children if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _encodable(values: Any) -> bool:

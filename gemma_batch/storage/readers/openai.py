@@ -42,7 +42,7 @@ class OpenAIReader(JsonlReader):
             raise BadLine("has no 'messages', a list, in its 'body'")
         url = line.get("url")
         if url is not None and not str(url).endswith(ENDPOINT):
-            raise BadLine(f"asks for {url!r}; only {ENDPOINT!r} can be answered")
+            raise BadLine(f"asks for {str(url)[:80]!r}; only {ENDPOINT!r} can be answered")
         # OpenAI's clients write null for what was not set.
         params = {k: v for k, v in body.items() if k not in DROPPED and v is not None}
         return {"custom_id": key, "messages": body["messages"], "params": params}

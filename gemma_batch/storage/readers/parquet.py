@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BUFFER = 2**20  # bytes that a column chunk is read by
 BATCH_BYTES = 16 * 2**20
 BATCH_ROWS = 4096
+ROWS_PER_BYTE = 2**14  # of a file; a column of nulls comes to about 600
 UNREADABLE = (ValueError, OverflowError, KeyError, pa.ArrowException)  # by a single value
 
 
@@ -51,7 +52,8 @@ class ParquetReader:
         with reading(file.url), open_source(file.url) as source:
             footer = pq.ParquetFile(source).metadata
             groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
-            sizes = [(g.num_rows, g.total_byte_size) for g in groups if g.num_rows]
+            sizes = [(g.num_rows, max(0, g.total_byte_size)) for g in groups if g.num_rows]
+        _check_claims([rows for rows, _ in sizes], file)
         spans: list[Span] = []
         first = rows = weight = 0
         for group_rows, group_bytes in sizes:
@@ -82,6 +84,16 @@ class ParquetReader:
                 number, left = number + wanted.num_rows, left - wanted.num_rows
                 if left <= 0:
                     return
+
+
+def _check_claims(rows: list[int], file: InputFile) -> None:
+    # A few flipped bits in a footer make 2**60 rows, whose spans alone would fill the memory.
+    total = sum(rows)
+    if min(rows, default=0) < 0 or total > (file.size + 1) * ROWS_PER_BYTE:
+        raise InputError(
+            f"the input file {file.url!r} is corrupt: its footer claims {total:,} rows in "
+            f"{file.size:,} bytes"
+        )
 
 
 def _split(first: int, rows: int, weight: int, max_rows: int, max_bytes: int) -> Iterator[Span]:

@@ -1,0 +1,95 @@
+"""The circuit breaker: ends a run that costs money without getting anywhere.
+
+Fed by the driver with what it sees anyway (receipts, the board), it raises `StoppedError` with
+the cause in one sentence. What is committed stays, and a later start goes on from there. Rows
+that are bad in the input never trip it; they are rows with a code, not a run that goes wrong.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+from gemma_batch.errors import FailureCode, StoppedError
+from gemma_batch.spec import Stop
+
+ENGINE_FAILURES = (
+    FailureCode.ENGINE_CRASH,
+    FailureCode.ENGINE_ERROR,
+    FailureCode.ENGINE_REJECTED,
+    FailureCode.DEADLINE,
+)
+LOAD_DEATHS = 5
+GO_ON = "What is committed stays; mend the cause and start again to go on"
+
+
+class Breaker:
+    """Watches one run. `clock` counts seconds and never goes back."""
+
+    def __init__(self, stop: Stop, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stop, self._clock = stop, clock
+        self._window: deque[Mapping[str, Any]] = deque()
+        self._rows = 0
+        self._restarts: deque[tuple[float, int]] = deque()
+        self._last: Hashable = None
+        self._moved = clock()
+
+    def receipt(self, receipt: Mapping[str, Any]) -> None:
+        """A unit was committed. Raises `StoppedError` when engines fail too many of the rows."""
+        self._window.append(receipt)
+        self._rows += receipt["rows"]
+        while self._rows - self._window[0]["rows"] >= self._stop.last_rows:
+            self._rows -= self._window.popleft()["rows"]
+        if self._rows < self._stop.last_rows:
+            return
+        codes: dict[str, int] = {}
+        for one in self._window:
+            for code in ENGINE_FAILURES:
+                if count := one["failures"].get(code.value):
+                    codes[code.value] = codes.get(code.value, 0) + count
+        failed = sum(codes.values())
+        if failed > self._stop.failed_share * self._rows:
+            causes = ", ".join(f"{code} {count:,}" for code, count in codes.items())
+            raise StoppedError(
+                f"stopped: the engines failed {failed:,} of the last {self._rows:,} rows "
+                f"({causes}), more than policy.stop.failed_share={self._stop.failed_share:g}. "
+                f"{GO_ON}, and `retry` for the failed rows"
+            )
+
+    def engines(self, state: Mapping[str, Any]) -> None:
+        """The board's state. Raises `StoppedError` when engines or workers die too often."""
+        if state["load_deaths"] >= LOAD_DEATHS:
+            raise StoppedError(
+                f"stopped: {state['load_deaths']} worker processes in a row died while their "
+                "engine was loading; the usual cause is too little memory on the node. "
+                f"Look at the workers' logs (--verbose). {GO_ON}"
+            )
+        workers = state["workers"].values()
+        restarts = state["deaths"] + sum(max(0, w["engine_starts"] - 1) for w in workers)
+        engines = max(1, len(workers) - state["deaths"])
+        now, span = self._clock(), self._stop.minutes * 60
+        self._restarts.append((now, restarts))
+        while now - self._restarts[0][0] > span:
+            self._restarts.popleft()
+        recent = restarts - self._restarts[0][1]
+        if recent > self._stop.engine_restarts * engines:
+            raise StoppedError(
+                f"stopped: engines or their workers died {recent} times within "
+                f"{self._stop.minutes:g} minutes ({engines} running), more than "
+                f"policy.stop.engine_restarts={self._stop.engine_restarts} for each. "
+                f"Look at the workers' logs (--verbose). {GO_ON}"
+            )
+
+    def moving(self, signs: Hashable) -> None:
+        """Anything that changes while the run moves. Raises `StoppedError` when it stands still."""
+        now = self._clock()
+        if signs != self._last:
+            self._last, self._moved = signs, now
+        elif now - self._moved > self._stop.stalled_minutes * 60:
+            raise StoppedError(
+                f"stopped: nothing has moved for {self._stop.stalled_minutes:g} minutes "
+                "(policy.stop.stalled_minutes): no engine came up, no row was answered. Is there "
+                f"room on the cluster (`ray status`)? {GO_ON}"
+            )

@@ -1,0 +1,46 @@
+"""`python -m tests.faults [--only NAME ...] [--rounds N] [--seed S]`: attack, check, print."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from .runner import bench, chosen, run_all, table
+
+BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
+
+
+def write_into(path: Path, text: str) -> None:
+    """Put the table between its two marks."""
+    before, _, rest = path.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").strip())
+    parser.add_argument("--only", nargs="*", default=[], metavar="NAME")
+    parser.add_argument("--rounds", type=int, default=1, help="how often the chosen faults run")
+    parser.add_argument("--seed", type=int, default=int(time.time()) % 10_000)
+    parser.add_argument("--keep", type=Path, help="work in this folder and leave it there")
+    parser.add_argument("--readme", type=Path, help="replace the table in this file")
+    options = parser.parse_args()
+    faults = chosen(options.only) * options.rounds
+    print(f"{len(faults)} runs, seed {options.seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="faults-") as temporary:
+        folder = options.keep or Path(temporary)
+        with bench(folder, seed=options.seed) as made:
+            results = run_all(made, faults, say=lambda text: print(text, flush=True))
+    text = table(results)
+    print(text)
+    if options.readme:
+        write_into(options.readme, text)
+    sys.exit(any(result.problem for result in results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The driver dies, is asked to stop, or is there twice; also in a retry."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from ..harness import POISON_TEXT, Bench, Job, Lost
+from ..scenarios import fault
+
+GRACE = 15.0  # seconds that a stop may take; Kubernetes gives 30, `ray job stop` 3 by default
+
+
+@fault("driver dies", "SIGKILL at a random moment of the run, started again", quick=True)
+def driver_killed(bench: Bench) -> Job:
+    """A new start redoes the units in flight and nothing else."""
+    job = bench.job("driver-killed")
+    driver = job.start()
+    driver.until_parts(bench.chance.randint(1, 25))
+    driver.kill()
+    job.finish()
+    return job
+
+
+@fault("driver dies", "SIGKILL twice in a row, the second while it resumes")
+def driver_killed_twice(bench: Bench) -> Job:
+    """The second death comes while the resumed run is still coming up."""
+    job = bench.job("driver-killed-twice")
+    driver = job.start()
+    driver.until_parts(bench.chance.randint(1, 15))
+    driver.kill()
+    driver = job.start()
+    time.sleep(bench.chance.uniform(1, 6))
+    driver.kill()
+    job.finish()
+    return job
+
+
+@fault("driver dies", "SIGKILL during planning")
+def driver_killed_planning(bench: Bench) -> Job:
+    """Nothing is there yet, so nothing can be half there."""
+    job = bench.job("driver-planning")
+    driver = job.start()
+    time.sleep(bench.chance.uniform(0.5, 3))
+    driver.kill()
+    job.finish()
+    return job
+
+
+@fault("driver dies", "SIGKILL between the list of units and the manifest")
+def driver_killed_manifest(bench: Bench) -> Job:
+    """The list of units that the dead driver left behind is the one that counts."""
+    job = bench.job("driver-manifest", rows=1000, shards=100)
+    driver = job.start()
+    run = job.folder / "out" / "_run"
+    driver.until(lambda: list(run.glob("units-*")), "units were written")
+    driver.kill()
+    job.finish()
+    return job
+
+
+@fault("driver dies", "SIGKILL between the last commit and the report")
+def driver_killed_at_end(bench: Bench) -> Job:
+    """Everything is committed; the next start only writes the report."""
+    job = bench.job("driver-end", rows=1000)
+    driver = job.start()
+    driver.until_parts(1000 // 50)
+    driver.kill()
+    job.finish()
+    return job
+
+
+@fault("stop asked for", "SIGTERM (`ray job stop`, a preempted pod), then Ctrl-C, resumed")
+def stopped(bench: Bench) -> Job:
+    """Exit code 130 within the grace time, the lease is free, and a later start goes on."""
+    job = bench.job("stopped")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        driver = job.start()
+        driver.until_parts(3)
+        asked = time.monotonic()
+        driver.send(number)
+        code = driver.wait(60)
+        if code != 130 or time.monotonic() - asked > GRACE:
+            raise Lost(f"{number.name}: exit code {code} after {time.monotonic() - asked:.1f} s")
+    job.finish()
+    return job
+
+
+@fault("two drivers", "started at the same time")
+def two_drivers(bench: Bench) -> Job:
+    """One is refused with exit code 4, whoever is first; the data is the same."""
+    job = bench.job("two-drivers")
+    drivers = [job.start(), job.start()]
+    codes = sorted(driver.wait() for driver in drivers)
+    if codes != [0, 4]:
+        raise Lost(f"exit codes {codes}, not one 0 and one 4: {job.tail()}")
+    return job
+
+
+@fault("two drivers", "the lease goes stale: the first is frozen, replaced, and wakes up again")
+def stale_lease(bench: Bench) -> Job:
+    """Both commit for a while; parts are create-only, so no row is there twice."""
+    job = bench.job("stale-lease", rows=4000, args={"rows_per_second": 100})
+    first = job.start()
+    first.until_parts(2)
+    first.send(signal.SIGSTOP)
+    second = job.start()
+    second.until_parts(2)
+    first.send(signal.SIGCONT)
+    codes = [first.wait(), second.wait()]
+    if codes != [4, 0]:
+        raise Lost(f"exit codes {codes}, not 4 for the woken one and 0: {job.tail()}")
+    return job
+
+
+@fault("retry", "killed in the middle, run again, while parts of generation 0 exist")
+def retry_killed(bench: Bench) -> Job:
+    """Every generation together holds each row once."""
+    special = dict.fromkeys(range(5, 2000, 40), POISON_TEXT)
+    job = bench.job("retry", special=special, args={"reject_on": bench.poison()})
+    if job.finish() != 3:
+        raise Lost("rows that the engine refuses did not fail")
+    job.expected_failures = {
+        row: "engine_rejected" for row, text in job.docs.items() if text == POISON_TEXT
+    }
+    job.check()
+    changed = ["retry", job.output, "--code", "engine_rejected"]
+    # Other engine arguments do not change results' identity, but here they let the rows pass.
+    changed += [
+        "--set",
+        f"resources.engine_args={{rows_per_second: 20, tally: {job.folder}/tally}}",
+    ]
+    driver = job.start(*changed)
+    driver.until_parts(3)
+    driver.kill()
+    for _ in range(2):  # goes on with the same generation; then there is nothing left
+        code = job.start(*changed).wait()
+        if code != 0:
+            raise Lost(f"the retry ended with {code}: {job.tail()}")
+    job.expected_failures = {}
+    return job

@@ -1,0 +1,134 @@
+"""GPU actors and engine processes die or hang, at every moment of their lives."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import psutil
+
+from ..cluster import stop
+from ..harness import Bench, Job, Lost
+from ..scenarios import fault
+
+CPU = {"engine": "vllm", "device": "cpu", "precision": "fp32", "replicas": 1, "cpu_kv_cache_gib": 1}
+
+
+@fault("GPU actor dies", "SIGKILL of its process while the engine loads")
+def actor_killed_loading(bench: Bench) -> Job:
+    """Another one is started; no unit is blamed."""
+    job = bench.job("actor-load", args={"start_seconds": 4})
+    driver = job.start()
+    bench.chance.choice(driver.until_workers(2)).kill()
+    driver.expect(0)
+    return job
+
+
+@fault("GPU actor dies", "SIGKILL of its process mid-unit", quick=True)
+def actor_killed(bench: Bench) -> Job:
+    """Its units in flight are done again elsewhere."""
+    job = bench.job("actor-unit")
+    driver = job.start()
+    driver.until_parts(5)
+    bench.chance.choice(driver.until_workers()).kill()
+    driver.expect(0)
+    return job
+
+
+@fault("GPU actor dies", "SIGKILL of its process while its parts are being put")
+def actor_killed_committing(bench: Bench) -> Job:
+    """A put that was on its way stands or does not; never half, never twice."""
+    job = bench.job("actor-commit", s3=True)
+    driver = job.start()
+    driver.until_parts(3)
+    bench.proxy.set(match="PUT .*/results/", latency=1.0, latency_seconds=1.5)
+    slow = bench.proxy.counts["latency"]
+    driver.until(lambda: bench.proxy.counts["latency"] > slow, "a slow put began")
+    bench.chance.choice(driver.until_workers()).kill()
+    bench.proxy.set(latency=0.0)
+    driver.expect(0)
+    return job
+
+
+def _engines(worker: psutil.Process, name: str) -> list[psutil.Process]:
+    found = []
+    for child in worker.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if name in " ".join(child.cmdline()) or name in child.name():
+                found.append(child)
+    return found
+
+
+@fault("engine process dies or hangs", "SIGKILL, then SIGSTOP, of the echo engine's process")
+def engine_killed(bench: Bench) -> Job:
+    """The actor lives and starts the engine anew."""
+    job = bench.job("engine-echo", rows=4000, policy={"engine_hang_timeout": 1})
+    driver = job.start()
+    driver.until_parts(4)
+    (worker, *_) = driver.until_workers()
+    _engines(worker, "cat")[0].kill()
+    driver.until_parts(4)
+    stop(_engines(worker, "cat")[0])
+    driver.expect(0)
+    return job
+
+
+def _vllm(bench: Bench, name: str, **resources: Any) -> Job:
+    policy = {"engine_hang_timeout": 15}
+    return bench.job(name, rows=600, resources={**CPU, **resources}, policy=policy)
+
+
+@fault("engine process dies", "SIGKILL of vLLM's EngineCore mid-unit", base="vllm")
+def vllm_core_killed(bench: Bench) -> Job:
+    """vLLM's front end reports the death; a new core goes on."""
+    job = _vllm(bench, "vllm-core")
+    driver = job.start()
+    driver.until_parts(1, timeout=180)
+    (worker,) = driver.until_workers()
+    _engines(worker, "EngineCore")[0].kill()
+    driver.expect(0)
+    return job
+
+
+@fault("engine hangs", "SIGSTOP of vLLM's EngineCore: the watchdog notices (15 s)", base="vllm")
+def vllm_core_stopped(bench: Bench) -> Job:
+    """No sign of life: its processes are killed and the rows go on."""
+    job = _vllm(bench, "vllm-hang")
+    driver = job.start()
+    driver.until_parts(1, timeout=180)
+    (worker,) = driver.until_workers()
+    stop(_engines(worker, "EngineCore")[0])
+    driver.expect(0)
+    return job
+
+
+@fault("engine process dies", "SIGKILL of a tensor-parallel worker of vLLM", base="vllm")
+def vllm_tp_worker_killed(bench: Bench) -> Job:
+    """The other rank and the core go with it, and all come back."""
+    job = _vllm(bench, "vllm-tp", tensor_parallel=2)
+    driver = job.start()
+    driver.until_parts(1, timeout=240)
+    (worker,) = driver.until_workers()
+    _engines(worker, "VLLM::Worker")[0].kill()
+    driver.expect(0)
+    return job
+
+
+@fault("GPU actor dies", "SIGKILL of the process that runs vLLM", base="vllm")
+def vllm_actor_killed(bench: Bench) -> Job:
+    """No engine process stays behind to hold the GPU's memory."""
+    job = _vllm(bench, "vllm-actor")
+    driver = job.start()
+    driver.until_parts(1, timeout=180)
+    (worker,) = driver.until_workers()
+    engines = _engines(worker, "EngineCore")
+    worker.kill()
+    killed = time.monotonic()
+    _, alive = psutil.wait_procs(engines, timeout=20)
+    if alive or not engines:
+        raise Lost(
+            f"engine processes {alive} outlived their actor by {time.monotonic() - killed:.0f} s"
+        )
+    driver.expect(0)
+    return job

@@ -1,0 +1,162 @@
+"""A Ray cluster of several raylets on this machine, whose nodes and processes can be killed.
+
+Every process is found by its parentage and ended by its id, so that no other cluster on the
+machine is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+RAY = str(Path(sys.executable).parent / "ray")
+WORKER = "MapBatches(Worker)"  # as Ray names the process of a GPU actor
+
+
+def free_port() -> int:
+    """A TCP port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and everything below it, children first."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        return [*reversed(process.children(recursive=True)), process]
+    return []
+
+
+def end(processes: list[psutil.Process]) -> None:
+    """SIGKILL them and wait until they are gone."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)
+
+
+class Cluster:
+    """A head without engines' room and `nodes` nodes with `cpus` logical CPUs each."""
+
+    def __init__(
+        self, folder: Path, *, nodes: int = 2, cpus: int = 2, env: Mapping[str, str] | None = None
+    ) -> None:
+        self._folder, self._cpus = folder, cpus
+        self._env = {**os.environ, "RAY_AUTH_MODE": "disabled", **(env or {})}
+        self._port = free_port()
+        self.address = f"127.0.0.1:{self._port}"
+        self._head = self._start("head", "--head", f"--port={self._port}", "--num-cpus=0")
+        self._nodes: list[subprocess.Popen[bytes]] = []
+        try:
+            self._wait_for_port()
+            for _ in range(nodes):
+                self.add_node()
+        except RuntimeError:
+            self.close()
+            raise
+
+    def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        self._log = self._folder / f"ray-{name}-{free_port()}.log"
+        command = [RAY, "start", "--block", "--disable-usage-stats", *arguments]
+        command += ["--include-dashboard=false"] if "--head" in arguments else []
+        command += [
+            f"--dashboard-agent-listen-port={free_port()}",
+            "--object-store-memory=200000000",
+        ]
+        with self._log.open("wb") as log:
+            return subprocess.Popen(command, env=self._env, stdout=log, stderr=log)
+
+    def _wait_for_port(self) -> None:
+        deadline = time.monotonic() + 90
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
+                    return
+            if self._head.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the cluster did not start: {self._log.read_text()}")
+            time.sleep(0.3)
+
+    def add_node(self) -> subprocess.Popen[bytes]:
+        """One more node, registered when this returns."""
+        # One at a time: two that start at once on one machine can take each other's sockets.
+        before = self.alive()
+        node = self._start("node", f"--address={self.address}", f"--num-cpus={self._cpus}")
+        self._nodes.append(node)
+        self.wait_for_nodes(before + 1)
+        return node
+
+    def wait_for_nodes(self, count: int, timeout: float = 60) -> None:
+        """Until so many nodes are registered and alive."""
+        deadline = time.monotonic() + timeout
+        while (alive := self.alive()) < count:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"only {alive} of {count} nodes came up")
+            time.sleep(0.3)
+
+    def alive(self) -> int:
+        """Nodes that the cluster itself holds for alive."""
+        from ray._raylet import GcsClient
+
+        nodes = GcsClient(address=self.address).get_all_node_info(timeout=10).values()
+        return sum(1 for node in nodes if node.state == node.ALIVE)
+
+    def describe(self) -> str:
+        """What runs where, for the message of a scenario that got stuck."""
+        lines = [f"{self.alive()} nodes alive"]
+        for node in [self._head, *self._nodes]:
+            for process in family(node.pid):
+                with contextlib.suppress(psutil.Error):
+                    words = " ".join(process.cmdline())[:80]
+                    lines.append(f"  {node.pid} {process.pid} {process.status()} {words}")
+        return "\n".join(lines)
+
+    def node_of(self, worker: psutil.Process) -> subprocess.Popen[bytes] | None:
+        """The node that a worker process runs on."""
+        ancestors = {process.pid for process in worker.parents()}
+        return next((node for node in self._nodes if node.pid in ancestors), None)
+
+    def kill_node(self, node: subprocess.Popen[bytes]) -> None:
+        """SIGKILL of everything on the node at once, as when its machine goes away."""
+        end(family(node.pid))
+        node.wait()
+        self._nodes.remove(node)
+
+    @property
+    def nodes(self) -> list[subprocess.Popen[bytes]]:
+        """The living nodes besides the head."""
+        return [node for node in self._nodes if node.poll() is None]
+
+    def processes(self, part: str) -> list[psutil.Process]:
+        """The cluster's processes whose title or command line holds `part`."""
+        found = []
+        for node in [self._head, *self._nodes]:
+            for process in family(node.pid):
+                with contextlib.suppress(psutil.Error):
+                    if part in " ".join(process.cmdline()) or part in process.name():
+                        found.append(process)
+        return found
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes of the GPU actors."""
+        return self.processes(WORKER)
+
+    def close(self) -> None:
+        """End every process of the cluster."""
+        end([p for node in [*self._nodes, self._head] for p in family(node.pid)])
+        for node in [*self._nodes, self._head]:
+            node.wait()
+
+
+def stop(process: psutil.Process) -> None:
+    """SIGSTOP: the process is there and does nothing."""
+    process.send_signal(signal.SIGSTOP)
