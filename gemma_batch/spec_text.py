@@ -18,15 +18,27 @@ from pydantic import BaseModel
 
 from gemma_batch.errors import SpecError
 
+MAX_CHARS = 2**20  # PyYAML reads about this much in ten seconds
 MAX_NODES = 100_000
+MAX_DEPTH = 50  # whoever handles a value further on recurses
+UNFINISHED = 0, 0
+MAX_DIGITS = 100  # Python refuses to print a number of thousands
+BYTES_TAG = "tag:yaml.org,2002:binary"  # would not survive the manifest, which is JSON
 PLAIN_TAGS = {
     *yaml.SafeLoader.yaml_constructors, "tag:yaml.org,2002:merge", "tag:yaml.org,2002:value",
-}  # fmt: skip
+} - {BYTES_TAG}  # fmt: skip
 # Besides its own, PyYAML lets through what Python says of a number or a date that is none.
 NOT_YAML = (
     yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError,
 )  # fmt: skip
-_SHOWN = reprlib.Repr()  # of a wrong value; what is inside it stays out of messages
+
+
+class _Shown(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        return super().repr_int(x, level) if x.bit_length() < 1000 else "a huge number"
+
+
+_SHOWN = _Shown()  # of a wrong value; what is inside it stays out of messages
 _SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother = 1, 80, 80
 
 
@@ -45,24 +57,29 @@ def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
 
 
 def _load(text: str, where: str) -> Any:
-    """`yaml.safe_load`, but what aliases make of the text is bounded. Raises `NOT_YAML`."""
+    """`yaml.safe_load`, but what the text can become is bounded. Raises `NOT_YAML`, `SpecError`."""
+    if len(text) > MAX_CHARS:
+        raise SpecError(f"{where!r} has {len(text):,} characters: write at most {MAX_CHARS:,}")
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
         if node is None:
             return None
-        if _expanded(node, {}, where) > MAX_NODES:
+        size, depth = _expanded(node, {}, where)
+        if size > MAX_NODES:
             raise SpecError(
                 f"{where!r} holds more than {MAX_NODES:,} values once its aliases are filled in: "
                 "write it without aliases (*name) of aliases"
             )
+        if depth > MAX_DEPTH:
+            raise SpecError(f"{where!r} nests values {depth} levels deep: {MAX_DEPTH} are allowed")
         return loader.construct_document(node)
     finally:
         loader.dispose()
 
 
-def _expanded(node: yaml.Node, known: dict[int, int], where: str) -> int:
-    """How many values the node stands for, aliases filled in."""
+def _expanded(node: yaml.Node, known: dict[int, tuple[int, int]], where: str) -> tuple[int, int]:
+    """How many values the node stands for, aliases filled in, and how deep they nest."""
     if node.tag.startswith("tag:") and node.tag not in PLAIN_TAGS:
         mark = node.start_mark
         raise SpecError(
@@ -70,48 +87,55 @@ def _expanded(node: yaml.Node, known: dict[int, int], where: str) -> int:
             f"{node.tag!r} makes an object of it, only plain values are read"
         )
     if id(node) in known:
-        if not known[id(node)]:
+        if known[id(node)] == UNFINISHED:
             raise SpecError(f"{where!r} holds a value that contains itself, by an alias (*name)")
         return known[id(node)]
-    known[id(node)] = 0
-    size = 1
+    known[id(node)] = UNFINISHED
+    children: list[yaml.Node] = []
     if isinstance(node, yaml.SequenceNode):
-        size += sum(_expanded(child, known, where) for child in node.value)
+        children = node.value
     elif isinstance(node, yaml.MappingNode):
-        pairs = (child for pair in node.value for child in pair)
-        size += sum(_expanded(child, known, where) for child in pairs)
-    known[id(node)] = size
-    return size
+        children = [child for pair in node.value for child in pair]
+    elif node.tag.endswith((":int", ":float")) and len(node.value) > MAX_DIGITS:
+        raise ValueError(f"it holds a number of {len(node.value):,} digits")
+    below = [_expanded(child, known, where) for child in children]
+    size = 1 + sum(count for count, _ in below)
+    known[id(node)] = found = size, 1 + max((depth for _, depth in below), default=0)
+    return found
 
 
 def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Apply `a.b=c` (value parsed as YAML; `routes.0.model=x` for lists) to a copy of `data`."""
     for override in overrides:
         path, found, raw = override.partition("=")
+        where = f"--set {_SHOWN.repr(override)}"
         if not found or not path.strip():
-            raise SpecError(f"--set {override!r} is not of the form field.subfield=value")
+            raise SpecError(f"{where} is not of the form field.subfield=value")
+        keys = path.strip().split(".")
+        if len(keys) > MAX_DEPTH:
+            raise SpecError(f"{where} names {len(keys):,} fields in each other")
         try:
-            value = _load(raw, f"--set {override}")
+            value = _load(raw, where)
         except NOT_YAML:
             value = raw
-        data = _with_value(data, path.strip().split("."), value, override)
+        data = _with_value(data, keys, value, where)
     return data
 
 
-def _with_value(node: Any, keys: list[str], value: Any, override: str) -> Any:
+def _with_value(node: Any, keys: list[str], value: Any, where: str) -> Any:
     if not keys:
         return value
     key, rest = keys[0], keys[1:]
     if isinstance(node, list):
         if not key.isdecimal() or len(key) > 9 or int(key) >= len(node):
-            raise SpecError(f"--set {override!r}: {key!r} is no index into {len(node)} entries")
+            raise SpecError(f"{where}: {_SHOWN.repr(key)} is no index into {len(node)} entries")
         copy = list(node)
-        copy[int(key)] = _with_value(node[int(key)], rest, value, override)
+        copy[int(key)] = _with_value(node[int(key)], rest, value, where)
         return copy
     if node is not None and not isinstance(node, dict):
         shown = _SHOWN.repr(node)
-        raise SpecError(f"--set {override!r}: {key!r} is below {shown}, which has no fields")
-    return {**(node or {}), key: _with_value((node or {}).get(key), rest, value, override)}
+        raise SpecError(f"{where}: {_SHOWN.repr(key)} is below {shown}, which has no fields")
+    return {**(node or {}), key: _with_value((node or {}).get(key), rest, value, where)}
 
 
 def sentences(err: pydantic.ValidationError, root: type[BaseModel], prefix: str = "") -> str:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gemma_batch.errors import GemmaBatchError, LeaseError, OutputError
+from gemma_batch.errors import GemmaBatchError, LeaseError, OutputError, StorageError
 from gemma_batch.run.breaker import Breaker
 from gemma_batch.run.guard import interruptible, leased, open_output
 from gemma_batch.run.ledger import Ledger, Receipt
@@ -163,8 +163,7 @@ class Session:
                     f"ended, for example {left[0].name!r}: start again, the rest is safe"
                 )
         self.show.update(Snapshot(phase="writing the report"))
-        ledger.save_receipts(self._receipts[self._saved :])
-        self._saved = len(self._receipts)
+        self._save_receipts()
         receipts = ledger.receipts()
         survey = self._plan.survey
         settle_errors(
@@ -174,6 +173,14 @@ class Session:
         report = make_report(manifest, self._plan.spec.output.path, len(every), receipts, facts)
         save_report(self.store, report)
         return report
+
+    def _save_receipts(self) -> None:
+        try:
+            Ledger(self.store).save_receipts(self._receipts[self._saved :])
+        except StorageError as err:
+            logger.warning("copies of receipts were not saved, parts hold them anyway: %s", err)
+        else:
+            self._saved = len(self._receipts)
 
     # -- running ----------------------------------------------------------------------------
 
@@ -214,8 +221,7 @@ class Session:
                     thread.start()
                 self._follow(len(threads), receipts, board, breaker, snapshot, totals, before)
         finally:
-            Ledger(self.store).save_receipts(self._receipts[self._saved :])
-            self._saved = len(self._receipts)
+            self._save_receipts()
 
     def _lanes(self, hardware: Any, remaining: Sequence[Unit]) -> list[_Lane]:
         """One lane per route with work left, the largest first."""
@@ -283,8 +289,7 @@ class Session:
                 snapshot.committed += item["rows"]
                 breaker.receipt(item)
                 if len(self._receipts) - self._saved >= RECEIPTS_KEPT:
-                    Ledger(self.store).save_receipts(self._receipts[self._saved :])
-                    self._saved = len(self._receipts)
+                    self._save_receipts()
             if time.monotonic() - last > 1.0 or ended == lanes:
                 last = time.monotonic()
                 state = pipeline.read_board(board)

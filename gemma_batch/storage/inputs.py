@@ -11,6 +11,7 @@ import glob
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -105,7 +106,9 @@ def _expand_local(path: str) -> list[InputFile]:
 
 
 def _expand_s3(path: str) -> list[InputFile]:
-    from gemma_batch.storage.s3 import call, file_system, list_below, split
+    from fsspec.utils import glob_translate
+
+    from gemma_batch.storage.s3 import list_below, split
 
     bucket, key = split(path)
     if not bucket or any(char in bucket for char in MAGIC):
@@ -118,25 +121,13 @@ def _expand_s3(path: str) -> list[InputFile]:
     if not any(char in key for char in MAGIC):
         folder = path.rstrip("/")
         return [InputFile(*one) for one in list_below(folder) if _is_data(one[0], folder)]
-    base = _fixed_part(path)
-    infos = call(path, lambda: file_system().glob(path, detail=True))
-    if not infos:
-        _require_bucket(f"s3://{bucket}")
+    # Not s3fs's own glob: it leaves out whole folders when their listing fails, without a word.
+    base, pattern = _fixed_part(path), re.compile(glob_translate(path))
     return [
-        InputFile(f"s3://{name}", int(info["size"]), str(info.get("ETag", "")).strip('"'))
-        for name, info in infos.items()
-        if info["type"] == "file" and not name.endswith("/") and _is_data(f"s3://{name}", base)
+        InputFile(*one)
+        for one in list_below(base)
+        if pattern.match(one[0]) and _is_data(one[0], base)
     ]
-
-
-def _require_bucket(url: str) -> None:
-    # A glob over a bucket that does not exist matches nothing without an error.
-    from gemma_batch.storage.s3 import call, file_system, split
-
-    try:
-        call(url, lambda: file_system().call_s3("head_bucket", Bucket=split(url)[0]))
-    except FileNotFoundError:
-        raise StorageError(f"the bucket {split(url)[0]!r} does not exist") from None
 
 
 def _fixed_part(path: str) -> str:

@@ -76,7 +76,9 @@ def keep_value(value: Any, kind: pa.DataType) -> Any:
             raise ValueError(f"{SHOWN.repr(unknown)} are no fields of {kind}")
         return {field.name: keep_value(value.get(field.name), field.type) for field in kind}
     if types.is_map(kind):
-        pairs = value.items() if isinstance(value, dict) else _of(value, list)
+        pairs = list(value.items() if isinstance(value, dict) else _of(value, list))
+        if any(key is None for key, _ in pairs):
+            raise ValueError(f"{kind} has no null keys")
         return [(keep_value(k, kind.key_type), keep_value(v, kind.item_type)) for k, v in pairs]
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         items = [keep_value(item, kind.value_type) for item in _of(value, (list, tuple))]

@@ -23,12 +23,15 @@ from gemma_batch.errors import StorageError
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+TRIED = "_gemma_batch_tried"  # on an error: for how many seconds the call was tried
 TELL_AFTER = 5.0  # seconds of failing before people hear of it
 TRANSIENT_STATUS = {408, 409, 429, 500, 502, 503, 504}
 TRANSIENT_ERRNO = {
     errno.EAGAIN, errno.EBUSY, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED,
     errno.EPIPE, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR,
 }  # fmt: skip
+FULL_ERRNO = {errno.ENOSPC, errno.EDQUOT}
+FULL_CODES = {"XMinioStorageFull", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded"}
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
@@ -58,6 +61,7 @@ def with_retries(
         except Exception as err:
             waited = time.monotonic() - started
             if not is_transient(err) or waited >= _patience:
+                setattr(err, TRIED, waited)
                 raise
             if waited > TELL_AFTER and not told:
                 told = True
@@ -145,6 +149,13 @@ def explain(err: BaseException, url: str) -> StorageError:
     shown = f"{code} {status}" if code and code != str(status) else str(status)
     if code == "NoSuchBucket":
         text = f"the bucket {bucket!r} does not exist: create it or correct {url!r}"
+    elif code == "RequestTimeTooSkewed":
+        text = (
+            f"the object store refuses {url!r} because this machine's clock is off ({shown}): set "
+            "the clock (NTP)"
+        )
+    elif status == 507 or code in FULL_CODES:
+        text = f"the storage of {url!r} is full ({shown}): make room, then start again to go on"
     elif status in {401, 403} or isinstance(err, PermissionError):
         what = f" ({shown})" if status else ""
         text = f"no permission for {url!r}{what}: check the credentials in use and their rights"
@@ -160,17 +171,25 @@ def explain(err: BaseException, url: str) -> StorageError:
     elif status == 412:
         text = f"{url!r} was replaced while it was being used"
     elif status is not None:
-        text = f"the object store kept answering {shown} for {url!r}"
+        text = f"the object store kept answering {shown} for {url!r} ({_tried(err)})"
     elif any(isinstance(e, connection_errors()) for e in _chain(err)):
         text = (
             f"the object store of {url!r} ({_endpoint()}) cannot be reached "
-            f"({type(err).__name__}): check {ENDPOINTS[0]} and the network"
+            f"({type(err).__name__}, {_tried(err)}): check {ENDPOINTS[0]} and the network"
         )
+    elif isinstance(err, OSError) and err.errno in FULL_ERRNO:
+        reason = os.strerror(err.errno)
+        text = f"the disk of {url!r} is full ({reason}): make room, then start again to go on"
     elif isinstance(err, OSError) and err.errno is not None:
         text = f"{url!r}: {os.strerror(err.errno)}"
     else:
         text = f"{url!r} failed with {type(err).__name__}"
     return StorageError(text)
+
+
+def _tried(err: BaseException) -> str:
+    seconds = next((e.__dict__[TRIED] for e in _chain(err) if TRIED in e.__dict__), 0.0)
+    return f"tried for {seconds:.0f} s"
 
 
 def endpoint_url() -> str | None:

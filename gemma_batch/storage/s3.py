@@ -15,7 +15,14 @@ from urllib.parse import urlsplit
 
 from gemma_batch.errors import StorageError
 from gemma_batch.storage.fs import Source, Store
-from gemma_batch.storage.retry import endpoint_url, explain, http_status, s3_code, with_retries
+from gemma_batch.storage.retry import (
+    connection_errors,
+    endpoint_url,
+    explain,
+    http_status,
+    s3_code,
+    with_retries,
+)
 
 T = TypeVar("T")
 CREATE_MARK = "gemma-batch-create"
@@ -51,7 +58,9 @@ def call(url: str, fn: Callable[[], T]) -> T:
         if s3_code(err) == "NoSuchBucket":
             raise explain(err, url) from err
         raise FileNotFoundError(f"{url!r} does not exist") from err
-    except (OSError, ValueError, botocore.exceptions.BotoCoreError) as err:
+    except (
+        OSError, ValueError, botocore.exceptions.BotoCoreError, *connection_errors()
+    ) as err:  # fmt: skip
         # ValueError: botocore found the endpoint malformed, and would print it, password and all.
         raise explain(err, url) from err
 

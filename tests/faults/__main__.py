@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from .runner import bench, chosen, run_all, table
+from .runner import bench, chosen, random_kills, run_all, table
 
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
@@ -27,14 +28,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="how often the chosen faults run")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 10_000)
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it there")
+    parser.add_argument("--kills", type=int, help="instead: so many random SIGKILLs of the driver")
     parser.add_argument("--readme", type=Path, help="replace the table in this file")
     options = parser.parse_args()
+    say = functools.partial(print, flush=True)
+    if options.kills:
+        with (
+            tempfile.TemporaryDirectory(prefix="faults-") as temporary,
+            bench(options.keep or Path(temporary), seed=options.seed) as made,
+        ):
+            print(random_kills(made, options.kills, say))
+        return
     faults = chosen(options.only) * options.rounds
     print(f"{len(faults)} runs, seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="faults-") as temporary:
         folder = options.keep or Path(temporary)
         with bench(folder, seed=options.seed) as made:
-            results = run_all(made, faults, say=lambda text: print(text, flush=True))
+            results = run_all(made, faults, say)
     text = table(results)
     print(text)
     if options.readme:

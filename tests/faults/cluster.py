@@ -7,7 +7,6 @@ machine is touched.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -17,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+
+from tests.integration.helpers import environment
 
 RAY = str(Path(sys.executable).parent / "ray")
 WORKER = "MapBatches(Worker)"  # as Ray names the process of a GPU actor
@@ -52,7 +53,7 @@ class Cluster:
         self, folder: Path, *, nodes: int = 2, cpus: int = 2, env: Mapping[str, str] | None = None
     ) -> None:
         self._folder, self._cpus = folder, cpus
-        self._env = {**os.environ, "RAY_AUTH_MODE": "disabled", **(env or {})}
+        self._env = environment(**(env or {}))
         self._port = free_port()
         self.address = f"127.0.0.1:{self._port}"
         self._head = self._start("head", "--head", f"--port={self._port}", "--num-cpus=0")

@@ -145,7 +145,8 @@ class FaultProxy:
                 await _copy_body(reader, None, headers)
                 body = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
                 lines = f"HTTP/1.1 {status} {phrase}\r\nContent-Type: application/xml\r\n"
-                writer.write(f"{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                writer.write(f"{lines}Content-Length: {len(body)}\r\n\r\n".encode())
+                writer.write(body if method != "HEAD" else b"")
                 await writer.drain()
                 return True
         up_writer.write(head)

@@ -7,6 +7,8 @@ import itertools
 import logging
 import os
 import random
+import shutil
+import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +24,10 @@ from .proxy import FaultProxy
 from .scenarios import FAULTS, Fault
 
 __all__ = ["Result", "attacks", "bench", "run_all", "run_one", "table"]
+
+
+KILL_ROWS = 5000
+KILL_WITHIN = 18.0  # seconds; a run starts to commit after 7 to 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +145,32 @@ def run_all(bench: Bench, faults: Sequence[Fault], say: Callable[[str], None]) -
         if result.problem:
             say(result.problem)
     return results
+
+
+def random_kills(bench: Bench, kills: int, say: Callable[[str], None]) -> dict[str, int]:
+    """SIGKILL drivers at random moments, planning and reporting included, until there were `kills`.
+
+    Raises `Lost` at the first output that is not what it has to be.
+    """
+    done = jobs = redone = rows = 0
+    while done < kills:
+        job = bench.job("kills", rows=KILL_ROWS, args={"rows_per_second": KILL_ROWS / 25})
+        while True:
+            driver = job.start()
+            try:
+                code = driver.process.wait(bench.chance.uniform(0.2, KILL_WITHIN))
+            except subprocess.TimeoutExpired:
+                driver.kill()
+                done += 1
+                continue
+            if code != 0:
+                raise Lost(f"exit code {code}: {job.tail()}")
+            break
+        job.check()
+        jobs, rows, redone = jobs + 1, rows + len(job.docs), redone + (job.redone() or 0)
+        say(f"{done} kills, {jobs} outputs, {rows:,} rows, {redone:,} redone, none lost or double")
+        shutil.rmtree(job.folder)
+    return {"kills": done, "outputs": jobs, "rows": rows, "redone": redone}
 
 
 def table(results: Sequence[Result]) -> str:

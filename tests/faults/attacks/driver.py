@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
-from ..harness import POISON_TEXT, Bench, Job, Lost
+from ..harness import Bench, Job, Lost
 from ..scenarios import fault
 
 GRACE = 15.0  # seconds that a stop may take; Kubernetes gives 30, `ray job stop` 3 by default
@@ -105,6 +105,8 @@ def stale_lease(bench: Bench) -> Job:
     first.until_parts(2)
     first.send(signal.SIGSTOP)
     second = job.start()
+    holder = (job.folder / "out" / "_run" / "lease.json").read_text
+    second.until(lambda: f'"pid": {second.process.pid},' in holder(), "it took the lease over")
     second.until_parts(2)
     first.send(signal.SIGCONT)
     codes = [first.wait(), second.wait()]
@@ -116,26 +118,21 @@ def stale_lease(bench: Bench) -> Job:
 @fault("retry", "killed in the middle, run again, while parts of generation 0 exist")
 def retry_killed(bench: Bench) -> Job:
     """Every generation together holds each row once."""
-    special = dict.fromkeys(range(5, 2000, 40), POISON_TEXT)
-    job = bench.job("retry", special=special, args={"reject_on": bench.poison()})
-    if job.finish() != 3:
-        raise Lost("rows that the engine refuses did not fail")
-    job.expected_failures = {
-        row: "engine_rejected" for row, text in job.docs.items() if text == POISON_TEXT
-    }
-    job.check()
-    changed = ["retry", job.output, "--code", "engine_rejected"]
-    # Other engine arguments do not change results' identity, but here they let the rows pass.
-    changed += [
-        "--set",
-        f"resources.engine_args={{rows_per_second: 20, tally: {job.folder}/tally}}",
-    ]
-    driver = job.start(*changed)
-    driver.until_parts(3)
+    job = bench.job("retry")
+    driver = job.start()
+    manifest = job.folder / "out" / "_run" / "manifest.json"
+    driver.until(manifest.exists, "the manifest was written")
+    shard, away = job.folder / "in" / "s3.parquet", job.folder / "away"
+    shard.rename(away)
+    driver.expect(3)
+    failed = len(job.rows("errors"))
+    away.rename(shard)
+    again = ("retry", job.output, "--set", "resources.replicas=1")
+    driver = job.start(*again)
+    driver.until_parts(1)
     driver.kill()
     for _ in range(2):  # goes on with the same generation; then there is nothing left
-        code = job.start(*changed).wait()
-        if code != 0:
-            raise Lost(f"the retry ended with {code}: {job.tail()}")
-    job.expected_failures = {}
+        job.start(*again).expect(0)
+    if not failed or len(job.rows("errors")):
+        raise Lost(f"{failed} rows failed at first, {len(job.rows('errors'))} in the end")
     return job

@@ -12,6 +12,7 @@ from ..cluster import stop
 from ..harness import Bench, Job, Lost
 from ..scenarios import fault
 
+HANG = 10  # seconds
 CPU = {"engine": "vllm", "device": "cpu", "precision": "fp32", "replicas": 1, "cpu_kv_cache_gib": 1}
 
 
@@ -74,30 +75,24 @@ def engine_killed(bench: Bench) -> Job:
     return job
 
 
-def _vllm(bench: Bench, name: str, **resources: Any) -> Job:
-    policy = {"engine_hang_timeout": 15}
-    return bench.job(name, rows=600, resources={**CPU, **resources}, policy=policy)
+def _vllm(bench: Bench, name: str, rows: int = 600, **resources: Any) -> Job:
+    policy = {"engine_hang_timeout": HANG}
+    return bench.job(name, rows=rows, resources={**CPU, **resources}, policy=policy)
 
 
-@fault("engine process dies", "SIGKILL of vLLM's EngineCore mid-unit", base="vllm")
-def vllm_core_killed(bench: Bench) -> Job:
-    """vLLM's front end reports the death; a new core goes on."""
-    job = _vllm(bench, "vllm-core")
+@fault(
+    "engine process dies, then hangs",
+    f"SIGKILL of vLLM's EngineCore, then SIGSTOP of the next one (watchdog {HANG} s)",
+    base="vllm",
+)
+def vllm_core(bench: Bench) -> Job:
+    """The rows in flight go on with a new core, each time."""
+    job = _vllm(bench, "vllm-core", rows=1000)
     driver = job.start()
     driver.until_parts(1, timeout=180)
     (worker,) = driver.until_workers()
     _engines(worker, "EngineCore")[0].kill()
-    driver.expect(0)
-    return job
-
-
-@fault("engine hangs", "SIGSTOP of vLLM's EngineCore: the watchdog notices (15 s)", base="vllm")
-def vllm_core_stopped(bench: Bench) -> Job:
-    """No sign of life: its processes are killed and the rows go on."""
-    job = _vllm(bench, "vllm-hang")
-    driver = job.start()
-    driver.until_parts(1, timeout=180)
-    (worker,) = driver.until_workers()
+    driver.until_parts(3, timeout=180)
     stop(_engines(worker, "EngineCore")[0])
     driver.expect(0)
     return job

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..harness import POISON_TEXT, Bench, Job, Lost
 from ..scenarios import fault
+from .engine import CPU
 
 
 def _job(bench: Bench, name: str, drill: str, numbers: list[int], **policy: float) -> Job:
@@ -43,3 +44,40 @@ def hanging_row(bench: Bench) -> Job:
 def poison_worker(bench: Bench) -> Job:
     """The process dies with all it knew; the board outside remembers what was in flight."""
     return _job(bench, "poison-worker", "exit_on", [777])
+
+
+@fault("poison rows", "one that makes vLLM's engine run out of memory", base="vllm")
+def poison_memory(bench: Bench) -> Job:
+    """A MemoryError in the engine core is a death like any other."""
+    drill = {"poison": bench.poison(), "memory": True}
+    job = bench.job(
+        "poison-memory",
+        rows=60,
+        special={31: POISON_TEXT},
+        resources={**CPU, "max_num_seqs": 1},
+        args={"logits_processors": ["benchmarks.killer:Poison"], "additional_config": drill},
+    )
+    job.expected_failures = {
+        key: "engine_crash" for key, text in job.docs.items() if text == POISON_TEXT
+    }
+    job.start().expect(3)
+    return job
+
+
+@fault("circuit breaker", "engines fail most rows: the run stops itself, and goes on when told to")
+def breaker_trips(bench: Bench) -> Job:
+    """Exit code 4 with the cause; what is committed stays."""
+    job = bench.job(
+        "breaker",
+        special=dict.fromkeys(range(300, 1900), POISON_TEXT),
+        args={"reject_on": bench.poison()},
+        policy={"stop": {"failed_share": 0.5, "last_rows": 500}},
+    )
+    job.expected_failures = {
+        key: "engine_rejected" for key, text in job.docs.items() if text == POISON_TEXT
+    }
+    job.start().expect(4, "policy.stop.failed_share=0.5", "engine_rejected")
+    if not 0 < len(job.parts()) < 40:
+        raise Lost(f"{len(job.parts())} of 40 units were committed when it stopped")
+    job.start("run", str(job.path), "--set", "policy.stop.failed_share=1").expect(3)
+    return job

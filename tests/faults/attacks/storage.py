@@ -34,7 +34,7 @@ def storage_flaky(bench: Bench) -> Job:
 @fault("storage", "all calls failing for 60 s")
 def storage_outage(bench: Bench) -> Job:
     """Everybody waits, nobody gives up."""
-    job = bench.job("storage-outage", s3=True, s3_input=True, rows=4000)
+    job = bench.job("storage-outage", s3=True, s3_input=True)
     driver = job.start()
     driver.until_parts(5)
     bench.proxy.outage(60)
