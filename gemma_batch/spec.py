@@ -7,6 +7,7 @@ anywhere. Unknown keys are refused with the nearest valid one named.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,7 +26,9 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class Input(_Part):
@@ -285,9 +288,13 @@ class JobSpec(_Part):
     def from_dict(cls, data: Mapping[str, Any]) -> JobSpec:
         """Validate plain data. Raises `SpecError` naming each wrong field."""
         try:
-            return cls.model_validate(dict(data))
+            spec = cls.model_validate(dict(data))
+            json.dumps(spec.to_dict())  # the manifest keeps it as JSON
         except pydantic.ValidationError as err:
             raise SpecError(sentences(err, cls)) from None
+        except (ValueError, TypeError, OverflowError, RecursionError) as err:
+            raise SpecError(f"the spec holds a value that JSON cannot: {err}") from None
+        return spec
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> JobSpec:

@@ -167,3 +167,17 @@ resources: {replicas: auto}
     spec = JobSpec.from_dict(yaml.safe_load(text))
     assert [route.name for route in spec.effective_routes] == ["long", "rest"]
     assert spec.sampling.engine_params() == {"temperature": 0, "max_tokens": 128}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"policy": {"max_failed": float("inf")}},
+        {"policy": {"row_deadline": float("nan")}},
+        {"resources": {"engine_args": {"seed": b"\xff\xfe"}}},
+    ],
+)
+def test_values_that_no_file_could_hold_are_refused(change: dict[str, Any]) -> None:
+    """Through the Python API too, so that the manifest can always be written."""
+    with pytest.raises(SpecError):
+        JobSpec.from_dict(with_(**change))

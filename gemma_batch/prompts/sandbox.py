@@ -26,7 +26,7 @@ PADDING = {"ljust", "rjust", "center", "zfill", "expandtabs"}
 # Fields whose width or precision is of five digits, or is itself a value.
 PRINTF = re.compile(r"%(?:\([^)]*\))?[-+ #0-9.]*(?:\*|\d{5})")
 FORMAT = re.compile(r"\{[^{}]*:[^{}]*(?:\{|\d{5})")
-EXPANDING = ("center", "indent", "batch", "slice", "format", "replace", "join", "wordwrap")
+EXPANDING = ("center", "indent", "batch", "slice", "format", "replace", "join", "wordwrap", "round")
 _left: contextvars.ContextVar[int] = contextvars.ContextVar("ranges_left", default=RANGES)
 
 
@@ -38,6 +38,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.globals["range"] = bounded_range
+        del self.filters["random"]  # a row that is tried again has to get the same prompt
         for name in EXPANDING:
             self.filters[name] = _bounded_filter(name, self.filters[name])
 
@@ -146,6 +147,8 @@ def _product(name: str, text: Any, args: tuple[Any, ...]) -> int:
     """At most how long the result of a replacement or a joining is."""
     if name == "replace" and len(args) >= 2 and all(isinstance(a, str | bytes) for a in args[:2]):
         return int(len(text) + text.count(args[0]) * len(args[1]))
+    if name == "translate" and args and isinstance(args[0], dict):
+        return len(text) * max((len(x) for x in args[0].values() if isinstance(x, str)), default=1)
     if name == "join" and args and _sized(args[0]):
         items = args[0]
         return int(len(text) * len(items)) + sum(len(x) for x in items if isinstance(x, str))
@@ -157,6 +160,8 @@ def _bounded_filter(name: str, original: Any) -> Any:
         numbers = [n for n in args if isinstance(n, int)]
         if name == "format":
             _check_format(str(value), PRINTF)
+        elif name == "round":  # to the power of ten of that many digits, also negative
+            _check_bits(max(map(abs, numbers), default=0))
         elif name == "indent":
             _check(max(numbers, default=0) * (str(value).count("\n") + 1))
         elif name == "wordwrap":

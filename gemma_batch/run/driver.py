@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 TICK = 0.5
+WAITING_SECONDS = 180.0
 RECEIPTS_KEPT = 200  # receipts between two copies of them in the output
 
 
@@ -272,7 +273,7 @@ class Session:
         """Collect receipts until every lane has ended, and show how things are."""
         from gemma_batch.run import pipeline
 
-        ended, last = 0, 0.0
+        ended, last, begun, hinted = 0, 0.0, time.monotonic(), False
         while ended < lanes:
             if self._lost.is_set():
                 raise LeaseError("the lease of this output was taken over by another driver")
@@ -296,6 +297,12 @@ class Session:
                 if state is not None:
                     breaker.engines(state)
                     _fill(snapshot, state["workers"], self._receipts, totals, before)
+                    if not (hinted or state["workers"] or last - begun < WAITING_SECONDS):
+                        hinted = True
+                        self.show.say(
+                            f"no worker has started for {WAITING_SECONDS / 60:g} minutes: is there "
+                            "room for an engine on the cluster? `ray status` shows what it has"
+                        )
                 breaker.moving((snapshot.committed, snapshot.done, snapshot.engines))
                 self.show.update(snapshot)
 

@@ -155,6 +155,7 @@ def _connect() -> Any:
         "autoload_known_extensions=false",
         "python_enable_replacements=false",
         "threads=1",
+        "memory_limit='1GB'",
         "lock_configuration=true",
     ):
         connection.execute(f"SET {setting}")

@@ -95,17 +95,21 @@ class Worker:
         return make_engine(self._config)
 
     async def _start(self) -> None:
-        if self._job.engine.engine == "vllm":
-            try:
-                weights = self._job.engine.args.get("load_format") != "dummy"
+        job = self._job
+        try:
+            if job.engine.engine == "vllm":
+                weights = job.engine.args.get("load_format") != "dummy"
                 path = await asyncio.to_thread(
-                    fetch_weights, self._job.model, self._job.revision, weights=weights
+                    fetch_weights, job.model, job.revision, weights=weights
                 )
-            except Exception as err:
-                self._feed.fail(EngineError(f"the model's weights could not be fetched: {err}"))
-                raise
-            self._config = dataclasses.replace(self._job.engine, model=path)
-        await self._feed.start(on_ready=lambda: self._tell("ready", self._name))
+                self._config = dataclasses.replace(job.engine, model=path)
+            await self._feed.start(on_ready=lambda: self._tell("ready", self._name))
+        except EngineError:
+            raise  # the feed has told the units that wait for it
+        except Exception as err:
+            cause = str(err) if isinstance(err, GemmaBatchError) else repr(err)
+            self._feed.fail(EngineError(f"the engine could not be started: {cause}"))
+            raise
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One unit in, its receipt out; or `{"error": ...}` when engine or storage gave up."""

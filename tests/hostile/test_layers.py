@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from gemma_batch.errors import SpecError
+from gemma_batch.prompts.template import RowProblem, Template
 from gemma_batch.run.routing import Router, _connect
 from gemma_batch.spec import JobSpec, Route
 from gemma_batch.spec_text import MAX_CHARS, MAX_DEPTH, apply_overrides, parse_yaml
@@ -60,7 +61,7 @@ def test_the_connection_alone_reaches_nothing(query: str, tmp_path: Path) -> Non
 def test_a_subquery_is_refused_even_without_a_star(when: str) -> None:
     """Its answer would depend on which rows happen to be looked at together."""
     routes = [Route(name="a", model="m", when=when), Route(name="b", model="m")]
-    with pytest.raises(SpecError, match="subquery"):
+    with pytest.raises(SpecError, match="only the row is at hand"):
         Router(routes, pa.schema([("n", pa.int64())]))
 
 
@@ -163,3 +164,21 @@ def test_a_map_with_a_null_key_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="'kept'"):
         check_keep({"kept": value}, pa.schema([("kept", kind)]))
     assert keep_column([value, {"a": 1}], kind).to_pylist() == [None, [("a", 1)]]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ('a' * 10**7).translate({97: 'b' * 10**4}) }}",
+        "{{ 5 | round(-10**9) }}",
+        "{{ 5 | round(10**9, 'ceil') }}",
+    ],
+)
+def test_what_grows_by_a_table_or_a_power_is_bounded_too(source: str) -> None:
+    """The row fails at once; the same operations of ordinary size are left alone."""
+    started = time.monotonic()
+    with pytest.raises(RowProblem, match="too large"):
+        Template(source).render({"x": "a"})
+    assert time.monotonic() - started < 5
+    ordinary = "{{ 2.345 | round(1) }} {{ 25 | round(-1) }} {{ x.translate({97: 'cc'}) }}"
+    assert Template(ordinary).render({"x": "ab"}).text == "2.3 20 ccb"
