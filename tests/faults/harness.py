@@ -62,7 +62,6 @@ class Job:
     seconds: float = 0.0
     drivers: list[Driver] = field(default_factory=list)
     refused: str = ""  # the sentence with which it was refused, where that is right
-    checked: bool = False
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -165,10 +164,16 @@ class Job:
             raise Lost(f"{self.name}: the report says {facts}, the data {answered}, {codes}")
 
     @property
+    def receipts(self) -> list[dict[str, Any]]:
+        """The receipts of the parts of generation 0, in the order of their commit."""
+        found = Ledger(self.store).receipts().items()
+        mine = [receipt for key, receipt in found if key.generation == 0]
+        return sorted(mine, key=lambda receipt: float(receipt["finished"]))
+
+    @property
     def commits(self) -> list[float]:
-        """When the parts of generation 0 were committed, in seconds since the epoch, in order."""
-        receipts = Ledger(self.store).receipts()
-        return sorted(r["finished"] for key, r in receipts.items() if key.generation == 0)
+        """When they were committed, in seconds since the epoch."""
+        return [receipt["finished"] for receipt in self.receipts]
 
     def redone(self) -> int | None:
         """Rows that echo engines answered more than once; None for other engines."""
@@ -256,6 +261,7 @@ class Bench:
     chance: random.Random
     tokenizer: Tokenizer = field(init=False)
     jobs: list[Job] = field(default_factory=list)
+    later: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __post_init__(self) -> None:
         self.tokenizer = Tokenizer.from_folder(self.model)

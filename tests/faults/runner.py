@@ -73,7 +73,7 @@ def bench(folder: Path, *, seed: int) -> Iterator[Bench]:
     proxy.start()
     cluster = Cluster(folder, nodes=2, env={"AWS_ENDPOINT_URL": proxy.endpoint})
     try:
-        yield Bench(
+        made = Bench(
             cluster=cluster,
             folder=folder,
             model=str(model),
@@ -82,6 +82,8 @@ def bench(folder: Path, *, seed: int) -> Iterator[Bench]:
             proxy=proxy,
             chance=random.Random(seed),
         )
+        with made.later:
+            yield made
     finally:
         cluster.close()
         proxy.stop()
@@ -93,7 +95,7 @@ def run_one(bench: Bench, fault: Fault, clean: float | None = None) -> Result:
     started, begun = time.monotonic(), time.time()
     try:
         job = fault.run(bench)
-        if not job.refused and not job.checked:
+        if not job.refused:
             job.check()
     except Exception as err:
         outcome = "LOST" if isinstance(err, Lost) else "BROKEN"

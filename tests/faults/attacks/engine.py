@@ -95,6 +95,8 @@ def vllm_core(bench: Bench) -> Job:
     driver.until_parts(3, timeout=180)
     stop(_engines(worker, "EngineCore")[0])
     driver.expect(0)
+    if (starts := max(receipt["engine_starts"] for receipt in job.receipts)) != 3:
+        raise Lost(f"the engine was started {starts} times, not 3")
     return job
 
 
