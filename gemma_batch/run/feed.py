@@ -14,11 +14,11 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gemma_batch.backoff import pause
 from gemma_batch.engines.base import Engine
 from gemma_batch.errors import (
     EngineError,
@@ -33,6 +33,7 @@ from gemma_batch.rows import Completion, Failure, Outcome, Request
 logger = logging.getLogger(__name__)
 
 PING_SECONDS = 10.0
+PAUSE_CAP = 60.0  # seconds between two attempts of a row, or two starts of an engine
 # How long the rows in flight may take to notice that their engine is gone.
 LOST_SECONDS = 30.0
 # So many rows condemned one after the other without a single answer in between cast doubt on
@@ -200,7 +201,7 @@ class Feed:
                 self._finish(item, self._failure(item, FailureCode.ENGINE_REJECTED, str(err)))
             except RowTransient as err:
                 if item.attempts < policy.max_attempts:
-                    await asyncio.sleep(policy.backoff * 2**item.attempts * random.random())
+                    await asyncio.sleep(pause(item.attempts, base=policy.backoff, cap=PAUSE_CAP))
                     continue
                 self._finish(item, self._failure(item, FailureCode.ENGINE_ERROR, str(err)))
             except TimeoutError:
@@ -251,7 +252,7 @@ class Feed:
                 if attempt == START_ATTEMPTS:
                     raise
                 logger.warning("engine start %d of %d failed: %s", attempt, START_ATTEMPTS, err)
-                await asyncio.sleep(self._policy.backoff * 2**attempt)
+                await asyncio.sleep(pause(attempt, base=self._policy.backoff, cap=PAUSE_CAP))
                 continue
             self.stats.engine_starts += 1
             self.stats.start_seconds += time.monotonic() - started

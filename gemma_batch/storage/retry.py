@@ -11,13 +11,13 @@ import errno
 import itertools
 import logging
 import os
-import random
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from gemma_batch.backoff import pause
 from gemma_batch.errors import StorageError
 
 T = TypeVar("T")
@@ -50,9 +50,8 @@ def with_retries(
 ) -> T:
     """`fn()`, again while it fails transiently, until the patience of this process is used up.
 
-    Between two tries it sleeps half to all of `base * 2**i` seconds, at most `cap`: the jitter
-    keeps many workers that were throttled together from coming back together. The last error is
-    raised as it is. A failure that lasts is logged once, and once more when it is over.
+    `base` and `cap` are those of `pause`, in seconds. The last error is raised as it is. A failure
+    that lasts is logged once, and once more when it is over.
     """
     started, told = time.monotonic(), False
     for i in itertools.count():
@@ -73,7 +72,7 @@ def with_retries(
                 waited = time.monotonic() - started
                 logger.warning("%s answers again after %.0f s", what, waited)
             return answer
-        time.sleep(min(cap, base * 2**i) * random.uniform(0.5, 1.0))
+        time.sleep(pause(i, base=base, cap=cap))
     raise AssertionError("unreachable")
 
 
