@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,9 @@ import pytest
 from gemma_batch.family.tiny import build_tiny_gemma
 from jobs.stdlib_docs import collect
 from tests.integration.helpers import environment
+
+# Shells start background jobs with SIGINT ignored, and so would be every process tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class S3Server:

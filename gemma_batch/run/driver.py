@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from gemma_batch.errors import GemmaBatchError, LeaseError, OutputError, StorageError
 from gemma_batch.run.breaker import Breaker
-from gemma_batch.run.guard import interruptible, leased, open_output
+from gemma_batch.run.guard import check_not_interrupted, interruptible, leased, open_output
 from gemma_batch.run.ledger import Ledger, Receipt
 from gemma_batch.run.manifest import Manifest, check_same, create_manifest, load_manifest
 from gemma_batch.run.plan import Plan, RoutePlan, make_plan, rows_by_route
@@ -275,6 +275,7 @@ class Session:
 
         ended, last, begun, hinted = 0, 0.0, time.monotonic(), False
         while ended < lanes:
+            check_not_interrupted()
             if self._lost.is_set():
                 raise LeaseError("the lease of this output was taken over by another driver")
             try:

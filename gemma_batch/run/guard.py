@@ -14,6 +14,8 @@ from gemma_batch.run.manifest import KEY as MANIFEST
 from gemma_batch.run.progress import Progress
 from gemma_batch.storage.fs import Store, open_store
 
+_asked_to_stop = threading.Event()
+
 
 def open_output(url: str) -> Store:
     """The output's store. Raises `OutputError` when it can't even be looked at."""
@@ -36,18 +38,20 @@ def _unusable(store: Store, err: StorageError) -> OutputError:
 @contextlib.contextmanager
 def leased(store: Store, show: Progress) -> Iterator[threading.Event]:
     """Hold the output's lease, and turn SIGTERM into KeyboardInterrupt meanwhile."""
+    _asked_to_stop.clear()
     lease = Lease(store, on_lost=show.say)
     try:
         lease.acquire(say=show.say)  # the first thing that is written, so it tells if we may
     except StorageError as err:
         raise _unusable(store, err) from err
-    previous = signal.getsignal(signal.SIGTERM)
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     ours = interruptible()
     try:
         yield lease.lost
     finally:
         if ours:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
         lease.release()
 
 
@@ -56,8 +60,21 @@ def interruptible() -> bool:
     if threading.current_thread() is not threading.main_thread():
         return False
     signal.signal(signal.SIGTERM, _interrupt)
+    # Started in the background by a script, SIGINT is ignored and has to stay so.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupt)
     return True
 
 
+def check_not_interrupted() -> None:
+    """Raise KeyboardInterrupt when one was asked for, however it was lost on its way.
+
+    An exception that a signal raises inside a destructor or a callback is only printed.
+    """
+    if _asked_to_stop.is_set():
+        raise KeyboardInterrupt
+
+
 def _interrupt(signum: int, frame: Any) -> None:
+    _asked_to_stop.set()
     raise KeyboardInterrupt

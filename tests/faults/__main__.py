@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import signal
 import sys
 import tempfile
 import time
@@ -23,6 +24,8 @@ def write_into(path: Path, text: str) -> None:
 
 def main() -> None:
     """The command line."""
+    # Shells start background jobs with SIGINT ignored, and so would be every driver we interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip())
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME")
     parser.add_argument("--rounds", type=int, default=1, help="how often the chosen faults run")
