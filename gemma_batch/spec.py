@@ -130,6 +130,7 @@ class Resources(_Part):
     tensor_parallel: Positive | None = None
     engines_per_gpu: Annotated[int, Field(ge=1, le=16)] = 1
     precision: Literal["bf16", "fp32", "fp8"] | None = None
+    order: Literal["auto", "input", "prefix", "length"] = "auto"
     max_model_len: Annotated[int, Field(ge=16)] | None = None
     max_num_seqs: Positive | None = None
     max_num_batched_tokens: Positive | None = None

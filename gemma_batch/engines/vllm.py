@@ -1,79 +1,49 @@
-"""VllmEngine: one `AsyncLLM` in this process, the only module that imports vllm.
+"""VllmEngine: one vLLM engine, stepped in a thread of this process; the only module that imports
+vllm.
 
 One engine core process per actor, `mp` executor for tensor parallel within the node, token ids
 in, final outputs only. The vLLM surface is checked by feature, not by version: an argument that
 the vLLM at hand does not have is dropped when it is ours and refused when it is the user's.
-Trade-off: `AsyncLLM` costs one asyncio task per request in flight; it isolates a bad row and
-drains continuously, which `LLM.generate` does not.
+
+It is `LLMEngine`, the one below `vllm.LLM`, and not `AsyncLLM`: the same way through vLLM that
+`LLM.generate` takes, without a task and a queue per request, but continuously fed and with each
+bad row for itself.
 """
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import contextlib
-import difflib
 import importlib
-import importlib.util
 import json
 import logging
 import math
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from gemma_batch.engines.base import EngineConfig
-from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, RowTransient, SpecError
+from gemma_batch.engines.stepper import Stepper
+from gemma_batch.engines.vllm_args import check_args
+from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, RowTransient
 from gemma_batch.rows import Completion, Request
 
 logger = logging.getLogger(__name__)
 
-# What the plan or the spec's own fields set; a pass-through of the same name would contradict it.
-OWN_ARGS = {
-    "model": "model",
-    "revision": "revision",
-    "tokenizer": "model",
-    "tensor_parallel_size": "resources.tensor_parallel",
-    "dtype": "resources.precision",
-    "max_model_len": "resources.max_model_len",
-    "max_num_seqs": "resources.max_num_seqs",
-    "max_num_batched_tokens": "resources.max_num_batched_tokens",
-    "gpu_memory_utilization": "resources.gpu_memory_utilization",
-}
-PICKLES = ("auto", "hf", "pt", "npcache")  # formats that can end in a *.bin or *.pt
-
-
-def available_args() -> set[str] | None:
-    """Names of vLLM's engine arguments, read from its source without importing it.
-
-    None when vLLM is not installed where this runs (a submitting laptop, say).
-    """
-    spec = importlib.util.find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    source = Path(next(iter(spec.submodule_search_locations))) / "engine" / "arg_utils.py"
-    if not source.is_file():
-        return None
-    names: set[str] = set()
-    for node in ast.parse(source.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name in {"EngineArgs", "AsyncEngineArgs"}:
-            names |= {
-                item.target.id
-                for item in node.body
-                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-            }
-    return names or None
+# What this process may use; asked once, since `_leave_workers_alone` narrows it for the feed.
+CORES = os.sched_getaffinity(0)
+DEATH_SECONDS = 0.25  # between two looks at whether the core's processes live
 
 
 def _cpu_environment(config: EngineConfig) -> dict[str, str]:
     # Whole GiB are all that vLLM takes here.
     env = {"VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(config.cpu_kv_cache_gib or 1)))}
     if config.cpu_threads is not None:
-        cores = sorted(os.sched_getaffinity(0))
+        cores = sorted(CORES)
         threads = max(1, config.cpu_threads)
         if config.tensor_parallel > 1:
             ranks = [
@@ -87,52 +57,45 @@ def _cpu_environment(config: EngineConfig) -> dict[str, str]:
     return env
 
 
+def _leave_workers_alone(children: list[psutil.Process]) -> None:
+    """Keep this process off the cores that the engine's workers are bound to.
+
+    Each of those computes in step with the others: taken from one for a moment, all of them wait.
+    """
+    bound: set[int] = set()
+    for child in children:
+        with contextlib.suppress(psutil.Error):
+            cores = set(child.cpu_affinity() or ())
+            bound |= cores if cores < CORES else set()
+    if free := CORES - bound:
+        for thread in psutil.Process().threads():
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(thread.id, free)
+
+
 class VllmEngine:
     """See the module's docstring."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         self._engine: Any = None
+        self._stepper: Stepper | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._children: list[psutil.Process] = []
+        self._cores: list[Any] = []
         self._base: dict[str, Any] = {}
         self._plain_params: Any = None
         self._prompt: Callable[[list[int]], Any] = _plain_prompt
         self._refusals: tuple[type[Exception], ...] = (ValueError, TypeError)
-        self._count = 0
 
     @staticmethod
     def check_args(args: dict[str, Any]) -> None:
         """Raise `SpecError` for an argument that vLLM does not have or the spec already sets."""
-        known = available_args()
-        for key in args:
-            if key == "hf_token":
-                raise SpecError(
-                    "resources.engine_args.hf_token: a secret does not belong into a spec, "
-                    "which is kept with the output: set HF_TOKEN in the environment"
-                )
-            if key == "trust_remote_code" and args[key]:
-                raise SpecError(
-                    "resources.engine_args.trust_remote_code: code out of a model folder is never "
-                    "run; no Gemma needs it"
-                )
-            if key == "load_format" and args[key] in PICKLES:
-                raise SpecError(
-                    f"resources.engine_args.load_format: {args[key]!r} may load pickles, which can "
-                    "run code: leave it out (safetensors), or use 'dummy' or a streaming loader"
-                )
-            if key in OWN_ARGS:
-                raise SpecError(
-                    f"resources.engine_args.{key}: set it as `{OWN_ARGS[key]}`, the plan uses it"
-                )
-            if known is not None and key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise SpecError(
-                    f"resources.engine_args: the vLLM installed here has no argument {key!r}{hint}"
-                )
+        check_args(args)
 
     async def start(self) -> None:
         before = {p.pid for p in psutil.Process().children(recursive=True)}
+        others = multiprocessing.active_children()
         loop = asyncio.get_running_loop()
         task = loop.run_in_executor(None, self._build)
         try:
@@ -149,6 +112,11 @@ class VllmEngine:
             await self.stop()
             raise
         self._remember_children(before)
+        self._cores = [p for p in multiprocessing.active_children() if p not in others]
+        if self._config.device == "cpu":
+            _leave_workers_alone(self._children)
+        self._stepper = Stepper(self._engine, getattr(self._engine, "is_sleeping", _no_question))
+        self._watch = asyncio.create_task(self._watch_for_death(self._stepper))
 
     def _remember_children(self, before: set[int]) -> None:
         self._children = [
@@ -160,17 +128,19 @@ class VllmEngine:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"  # a core that can die by itself
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         if config.device == "cpu":
             os.environ.update(_cpu_environment(config))
+            os.sched_setaffinity(0, CORES)  # of this thread, which the engine's processes inherit
         try:
             import vllm.exceptions
-            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.engine.arg_utils import EngineArgs
             from vllm.usage.usage_lib import UsageContext
-            from vllm.v1.engine.async_llm import AsyncLLM
+            from vllm.v1.engine.llm_engine import LLMEngine
 
-            args = AsyncEngineArgs(**self._engine_args(AsyncEngineArgs))
-            engine = AsyncLLM.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
+            args = EngineArgs(**self._engine_args(EngineArgs))
+            engine = LLMEngine.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
         except Exception as err:  # vLLM raises whatever its many parts raise
             raise EngineStartError(f"vLLM did not start: {type(err).__name__}: {err}") from err
         # Older vLLM has only the validation error of this family.
@@ -200,7 +170,6 @@ class VllmEngine:
             "max_num_batched_tokens": config.max_num_batched_tokens,
             "language_model_only": True,
             "load_format": "safetensors",  # vLLM's own default would fall back to pickles
-            "enable_log_requests": False,
             "disable_log_stats": True,
             "seed": 0,
         }
@@ -213,30 +182,36 @@ class VllmEngine:
         ours = {k: v for k, v in ours.items() if k in fields and v is not None}
         return {**ours, **config.args}
 
-    async def generate(self, request: Request) -> Completion:
-        if self._engine is None or self._engine.errored:
-            raise EngineLost("vLLM's engine core is not running")
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+    async def _watch_for_death(self, stepper: Stepper) -> None:
+        # A core that is killed says nothing, and vLLM would wait for its next word for ever.
+        while stepper.lost is None:
+            await asyncio.sleep(DEATH_SECONDS)
+            if not all(core.is_alive() for core in self._cores):
+                stepper.lose(EngineLost("vLLM's engine core died: its process is gone"))
 
+    async def generate(self, request: Request) -> Completion:
+        if self._stepper is None:
+            raise EngineLost("vLLM's engine core is not running")
         params = self._params(request)
-        self._count += 1
         started = time.perf_counter()
-        final: Any = None
         try:
-            prompt = self._prompt(request.token_ids)
-            async for output in self._engine.generate(prompt, params, f"r{self._count}"):
-                final = output
-        except EngineDeadError as err:
-            raise EngineLost(f"vLLM's engine core died: {err}") from err
-        except EngineGenerateError as err:
-            if self._engine.errored:
-                raise EngineLost(f"vLLM's engine core died: {err.__cause__ or err}") from err
-            raise RowTransient(f"vLLM failed: {err.__cause__ or err}") from err
-        except self._refusals as err:
-            if self._engine.errored:
-                raise EngineLost(f"vLLM's engine core died: {err}") from err
-            raise RowRejected(str(err)) from err
+            final = await self._stepper.answer(self._prompt(request.token_ids), params)
+        except Exception as err:
+            raise self._meaning(err) from err
         return self._completion(final, time.perf_counter() - started)
+
+    def _meaning(self, err: Exception) -> Exception:
+        """What vLLM's error says about the row or the engine."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        lost = self._stepper.lost if self._stepper is not None else None
+        if isinstance(err, EngineLost):
+            return EngineLost(str(err))
+        if lost is not None or isinstance(err, EngineDeadError):
+            return EngineLost(f"vLLM's engine core died: {err}")
+        if isinstance(err, self._refusals):
+            return RowRejected(str(err))
+        return RowTransient(f"vLLM failed: {err.__cause__ or err!r}")
 
     def _params(self, request: Request) -> Any:
         from vllm import SamplingParams
@@ -275,19 +250,12 @@ class VllmEngine:
         )
 
     async def ping(self) -> None:
-        engine = self._engine
-        if engine is None or engine.errored:
+        if self._stepper is None:
             raise EngineLost("vLLM's engine core is not running")
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        # Any question that the core's own loop answers between two steps will do.
-        question = getattr(engine, "is_sleeping", None)
-        if question is None:
-            return
         try:
-            await question()
-        except EngineDeadError as err:
-            raise EngineLost(f"vLLM's engine core died: {err}") from err
+            await self._stepper.sign_of_life()
+        except Exception as err:
+            raise self._meaning(err) from err
 
     async def kill(self) -> None:
         for process in self._children:
@@ -296,14 +264,24 @@ class VllmEngine:
 
     async def stop(self) -> None:
         engine, self._engine = self._engine, None
+        stepper, self._stepper = self._stepper, None
+        if self._watch is not None:
+            self._watch.cancel()
+        if stepper is not None:
+            stepper.lose(EngineLost("the engine was stopped"))
         if engine is not None:
             loop = asyncio.get_running_loop()
             try:
-                await asyncio.wait_for(loop.run_in_executor(None, engine.shutdown), 20)
+                shutdown = loop.run_in_executor(None, engine.engine_core.shutdown)
+                await asyncio.wait_for(shutdown, 20)
             except Exception as err:  # a dead engine may fail to; its processes are ended below
                 logger.info("vLLM did not shut down by itself: %r", err)
         await self.kill()
         self._children = []
+
+
+def _no_question() -> None:
+    """For a vLLM without a question that its core answers: then only steps are signs of life."""
 
 
 def _plain_prompt(token_ids: list[int]) -> dict[str, list[int]]:

@@ -1,8 +1,8 @@
 """The feed: keeps one engine full with the rows of several units, and each row's policy.
 
 It knows neither Ray nor storage: units of requests go in, one outcome per request comes out.
-Rows wait in one queue in the order of their units, so that early units finish first while the
-engine never drains at a unit's border; a slow row holds back only its own unit.
+Rows of all units wait in one queue (see `order`), so that the engine never drains at a unit's
+border; a slow row holds back only its own unit.
 
 When the engine dies, the rows that were in flight are tried again in ever smaller groups,
 nothing else running beside them, until the row that kills it is alone. With one such row among
@@ -12,7 +12,6 @@ N that takes at most log2(N) + 1 further deaths, usually half as many.
 from __future__ import annotations
 
 import asyncio
-import collections
 import logging
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from gemma_batch.errors import (
     RowTransient,
 )
 from gemma_batch.rows import Completion, Failure, Outcome, Request
+from gemma_batch.run.order import Order, RowQueue
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,12 @@ class Feed:
     """Feeds one engine. All methods run on one event loop; `stats` may be read from anywhere."""
 
     def __init__(
-        self, make: Callable[[], Engine], *, in_flight: int, policy: RowPolicy | None = None
+        self,
+        make: Callable[[], Engine],
+        *,
+        in_flight: int,
+        policy: RowPolicy | None = None,
+        order: Order = "auto",
     ) -> None:
         self.stats = FeedStats()
         self._make = make
@@ -103,7 +108,7 @@ class Feed:
         self._policy = policy or RowPolicy()
         self._engine: Engine | None = None
         self._ready = False
-        self._queue: collections.deque[_Item] = collections.deque()
+        self._queue: RowQueue[_Item] = RowQueue(order, lambda item: item.request)
         self._open: set[_Item] = set()  # every row without an outcome, wherever it is
         self._active: dict[_Item, asyncio.Task[bool]] = {}
         self._recovery: asyncio.Task[None] | None = None
@@ -135,7 +140,7 @@ class Feed:
         loop = asyncio.get_running_loop()
         items = [_Item(request, loop.create_future()) for request in requests]
         self._open.update(items)
-        self._queue.extend(items)
+        self._queue.add(items)
         self._pump()
         if self._broken is not None:
             self._break(self._broken)
@@ -162,7 +167,7 @@ class Feed:
         running = self._ready and self._engine is not None
         if running and self._recovery is None and self._broken is None:
             while self._queue and len(self._active) < self._limit:
-                self._submit(self._queue.popleft())
+                self._submit(self._queue.pop())
         self.stats.in_flight, self.stats.waiting = len(self._active), len(self._queue)
         self._measure_starving()
 
@@ -229,6 +234,7 @@ class Feed:
         self.stats.count(outcome)
         if isinstance(outcome, Completion):
             self._condemned_in_a_row = 0
+            self._queue.learn(item.request, outcome.completion_tokens)
         item.done.set_result(outcome)
 
     def _break(self, error: EngineError) -> None:
@@ -329,7 +335,7 @@ class Feed:
             else:
                 await self._restart()
             # The rest did nothing wrong that is known: it goes back to the head of the queue.
-            self._queue.extendleft(reversed(rest))
+            self._queue.put_back(rest)
             suspects = left if len(group) > 1 else []
 
     async def _trial(self, group: list[_Item]) -> list[_Item]:

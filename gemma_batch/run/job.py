@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from gemma_batch.engines.base import EngineConfig
 from gemma_batch.run.feed import RowPolicy
+from gemma_batch.run.order import Order
 from gemma_batch.spec import Prompt
 
 
@@ -35,6 +36,7 @@ class RouteJob:
     policy: RowPolicy
     in_flight: int
     storage_patience: float = 300.0
+    order: Order = "auto"
 
     @property
     def samples(self) -> int:

@@ -64,6 +64,7 @@ def connect(address: str | None, *, verbose: bool = False) -> None:
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.WARNING}
     if target == "local":
         options["include_dashboard"] = False
+        os.environ.setdefault("RAY_worker_niceness", "0")  # see worker._ask_for_normal_priority
     _probe(target)
     if not verbose:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

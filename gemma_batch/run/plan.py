@@ -134,6 +134,7 @@ class Plan:
             ),
             in_flight=int(plan.placement.max_num_seqs * FEED_FACTOR),
             storage_patience=policy.storage_patience,
+            order=plan.resources.order,
         )
 
 

@@ -69,6 +69,13 @@ class Gate:
                 self._changed.notify_all()
 
 
+def _ask_for_normal_priority() -> None:
+    # Ray starts its workers with niceness 15. What paces a GPU, or is the engine on a CPU, must
+    # not stand behind every other process of the host; only root may change that.
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+
+
 class Worker:
     """One replica of one route; the callable class of the pipeline's last stage."""
 
@@ -77,10 +84,13 @@ class Worker:
         self._job = job
         self._store = open_store(job.output)
         self._board = board
+        _ask_for_normal_priority()
         self._name = f"{os.uname().nodename}-{uuid.uuid4().hex[:8]}"
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
-        self._feed = Feed(self._make_engine, in_flight=job.in_flight, policy=job.policy)
+        self._feed = Feed(
+            self._make_engine, in_flight=job.in_flight, policy=job.policy, order=job.order
+        )
         self._config = job.engine
         self._gate = Gate()
         self._ready = self._submit(self._start())

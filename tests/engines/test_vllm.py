@@ -8,15 +8,15 @@ import sys
 import pytest
 
 from gemma_batch.engines.base import check_args
-from gemma_batch.engines.vllm import available_args
+from gemma_batch.engines.vllm_args import available_args
 from gemma_batch.errors import SpecError
 
 
 def test_the_arguments_are_those_of_the_vllm_installed_here() -> None:
     """Read from its source, so equal to what its class has."""
     code = (
-        "from vllm.engine.arg_utils import AsyncEngineArgs; "
-        "print(*sorted(AsyncEngineArgs.__dataclass_fields__))"
+        "from vllm.engine.arg_utils import EngineArgs; "
+        "print(*sorted(EngineArgs.__dataclass_fields__))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert available_args() == set(out.stdout.split())

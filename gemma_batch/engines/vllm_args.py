@@ -1,0 +1,78 @@
+"""The names of vLLM's engine arguments, checked without importing vLLM."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from gemma_batch.errors import SpecError
+
+# What the plan or the spec's own fields set; a pass-through of the same name would contradict it.
+OWN_ARGS = {
+    "model": "model",
+    "revision": "revision",
+    "tokenizer": "model",
+    "tensor_parallel_size": "resources.tensor_parallel",
+    "dtype": "resources.precision",
+    "max_model_len": "resources.max_model_len",
+    "max_num_seqs": "resources.max_num_seqs",
+    "max_num_batched_tokens": "resources.max_num_batched_tokens",
+    "gpu_memory_utilization": "resources.gpu_memory_utilization",
+}
+PICKLES = ("auto", "hf", "pt", "npcache")  # formats that can end in a *.bin or *.pt
+
+
+def available_args() -> set[str] | None:
+    """Names of vLLM's engine arguments, read from its source without importing it.
+
+    None when vLLM is not installed where this runs (a submitting laptop, say).
+    """
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    source = Path(next(iter(spec.submodule_search_locations))) / "engine" / "arg_utils.py"
+    if not source.is_file():
+        return None
+    names: set[str] = set()
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == "EngineArgs":
+            names |= {
+                item.target.id
+                for item in node.body
+                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+            }
+    return names or None
+
+
+def check_args(args: dict[str, Any]) -> None:
+    """Raise `SpecError` for an argument that vLLM does not have or the spec already sets."""
+    known = available_args()
+    for key in args:
+        if key == "hf_token":
+            raise SpecError(
+                "resources.engine_args.hf_token: a secret does not belong into a spec, "
+                "which is kept with the output: set HF_TOKEN in the environment"
+            )
+        if key == "trust_remote_code" and args[key]:
+            raise SpecError(
+                "resources.engine_args.trust_remote_code: code out of a model folder is never "
+                "run; no Gemma needs it"
+            )
+        if key == "load_format" and args[key] in PICKLES:
+            raise SpecError(
+                f"resources.engine_args.load_format: {args[key]!r} may load pickles, which can "
+                "run code: leave it out (safetensors), or use 'dummy' or a streaming loader"
+            )
+        if key in OWN_ARGS:
+            raise SpecError(
+                f"resources.engine_args.{key}: set it as `{OWN_ARGS[key]}`, the plan uses it"
+            )
+        if known is not None and key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise SpecError(
+                f"resources.engine_args: the vLLM installed here has no argument {key!r}{hint}"
+            )
