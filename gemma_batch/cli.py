@@ -84,14 +84,27 @@ def plan(
     spec: SpecPath,
     gpu: Annotated[str | None, typer.Option(help="Plan for this GPU, e.g. H100-80.")] = None,
     gpus: Annotated[int, typer.Option(help="How many of them.", min=1)] = 8,
+    price: Annotated[
+        float | None, typer.Option(help="Price of a GPU-hour, to estimate the cost.", min=0)
+    ] = None,
+    output_tokens: Annotated[
+        float | None,
+        typer.Option(help="Mean answer in tokens to reckon with (default: the longest).", min=1),
+    ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a job and show model, placement, units and the first prompt. Starts nothing."""
+    """Check a job; show placement, sample, estimate and the first prompt. Starts nothing."""
     from gemma_batch.show import plan_facts, print_plan
     from gemma_batch.spec import JobSpec
 
-    facts = plan_facts(JobSpec.load(spec, overrides or ()), gpu=gpu, gpus=gpus)
+    facts = plan_facts(
+        JobSpec.load(spec, overrides or ()),
+        gpu=gpu,
+        gpus=gpus,
+        price=price,
+        output_tokens=output_tokens,
+    )
     if as_json:
         print(json.dumps(facts, indent=1, default=str))
     else:

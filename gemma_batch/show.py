@@ -35,6 +35,7 @@ def report_text(report: Report) -> str:
             f"{report.rows_per_second:,.1f} rows/s over {duration(report.seconds)} with start-up "
             f"({report.steady_rows_per_second:,.1f} rows/s once running{first})"
         )
+        lines += _account_lines(report)
     elif report.complete:
         lines.append("  speed    nothing was left to do")
     if len(report.routes) > 1:
@@ -49,6 +50,22 @@ def report_text(report: Report) -> str:
         f"  pandas   python -c \"import pandas as pd; print(pd.read_parquet('{results}').head())\"",
     ]
     return "\n".join(lines)
+
+
+def _account_lines(report: Report) -> list[str]:
+    lines = []
+    if report.engine_time:
+        parts = [f"{name} {100 * share:.0f}%" for name, share in report.engine_time.items()]
+        limit = (
+            f"; {100 * report.limit_share:.1f}% of the hardware's limit once ready"
+            if report.limit_share is not None
+            else ""
+        )
+        lines.append(f"  engines  {', '.join(parts)}{limit}")
+    if report.predicted and report.run_rows == report.rows:
+        seconds = report.predicted["seconds"]
+        lines.append(f"  planned  {duration(seconds)} at most, took {duration(report.seconds)}")
+    return lines
 
 
 def status_text(status: Status) -> str:
@@ -121,11 +138,24 @@ def print_models(rows: list[dict[str, Any]]) -> None:
     )
 
 
-def plan_facts(spec: JobSpec, *, gpu: str | None, gpus: int) -> dict[str, Any]:
-    """Everything `plan` prints, as plain data. Raises `UserError` as `make_plan` does."""
+def plan_facts(
+    spec: JobSpec,
+    *,
+    gpu: str | None,
+    gpus: int,
+    price: float | None = None,
+    output_tokens: float | None = None,
+) -> dict[str, Any]:
+    """Everything `plan` prints, as plain data. Raises `UserError` as `make_plan` does.
+
+    `price` is per GPU and hour, `output_tokens` the mean answer to reckon with (None: the longest).
+    """
     from gemma_batch.family.gpus import find_gpu
+    from gemma_batch.run.estimate import estimate_routes, totals
     from gemma_batch.run.plan import Hardware, make_plan, rows_by_route
+    from gemma_batch.run.pool import make_pool
     from gemma_batch.run.preview import first_prompt
+    from gemma_batch.run.sample import sample_facts, sample_routes
 
     hardware = None
     if gpu or spec.resources.gpu:
@@ -135,10 +165,19 @@ def plan_facts(spec: JobSpec, *, gpu: str | None, gpus: int) -> dict[str, Any]:
     elif spec.resources.device == "cpu" or spec.resources.engine == "echo":
         hardware = Hardware(gpu=None)
     plan = make_plan(spec, need_files=False)
+    samples = sample_routes(plan)
+    units, estimates = [], None
     if hardware is not None:
-        plan = plan.placed(hardware)
-    units = plan.units() if hardware is not None else []
+        plan = plan.placed(hardware, {name: one.mean_tokens for name, one in samples.items()})
+        units = plan.units(max(make_pool(route, hardware).most for route in plan.routes))
     by_route = rows_by_route(units)
+    if hardware is not None:
+        answer = output_tokens or spec.sampling.max_tokens
+        estimates = totals(
+            estimate_routes(
+                plan.routes, samples, by_route, hardware, output_tokens=answer, price=price
+            )
+        )
     return {
         "name": spec.name,
         "input": {
@@ -148,7 +187,15 @@ def plan_facts(spec: JobSpec, *, gpu: str | None, gpus: int) -> dict[str, Any]:
             "columns": {field.name: str(field.type) for field in plan.survey.schema},
             "reads": list(plan.survey.columns),
         },
-        "routes": [_route_facts(route, by_route) for route in plan.routes],
+        "routes": [
+            {
+                **_route_facts(route, by_route),
+                "sample": sample_facts(samples[route.route.name]),
+            }
+            for route in plan.routes
+        ],
+        "estimate": estimates,
+        "longest_answers": output_tokens is None,
         "units": len(units),
         "rows": sum(by_route.values()) or None,
         "output": spec.output.path,
@@ -182,7 +229,7 @@ def _route_facts(route: RoutePlan, rows: dict[str, int]) -> dict[str, Any]:
     if placement is not None:
         facts["placement"] = {
             "tensor_parallel": placement.tensor_parallel,
-            "engines_per_gpu": route.resources.engines_per_gpu,
+            "engines_per_gpu": placement.engines_per_gpu,
             "dtype": placement.dtype,
             "max_num_seqs": placement.max_num_seqs,
             "max_num_batched_tokens": placement.max_num_batched_tokens,
@@ -217,6 +264,10 @@ def print_plan(facts: dict[str, Any]) -> None:
                 "tokens per step"
             )
             console.print(f"           {placement['reason']}")
+        for line in _sample_lines(route["sample"]):
+            console.print(f"           {line}")
+    for line in _estimate_lines(facts):
+        console.print(line)
     console.print(f"  output   {facts['output']}")
     for note in facts["notes"]:
         console.print(f"  note     {note}", style="yellow")
@@ -230,6 +281,50 @@ def print_plan(facts: dict[str, Any]) -> None:
             console.print(f"    {line}", style="cyan")
     if prompt["note"]:
         console.print(f"  note     {prompt['note']}", style="yellow")
+
+
+def _sample_lines(sample: dict[str, Any]) -> list[str]:
+    if not sample["rows"]:
+        return ["no row of the sample takes this route"]
+    about = "" if sample["exact"] else "about (4 characters each, without the tokenizer) "
+    lines = [
+        f"prompts of {about}{sample['mean']:,.0f} tokens on average in {sample['rows']:,} sampled "
+        f"rows (median {sample['p50']:,}, 95% up to {sample['p95']:,}, longest {sample['max']:,})"
+    ]
+    if sample["failures"]:
+        share = 100 * sum(sample["failures"].values()) / sample["rows"]
+        lines.append(f"{share:.1f}% of them will fail: {failures_text(sample['failures'])}")
+    if sample["shared"] >= 0.05:
+        sorting = f", {100 * sample['gain']:.0f}% thanks to ordering" if sample["gain"] > 0 else ""
+        lines.append(
+            f"{100 * sample['shared']:.0f}% of prompt tokens or more can come from the prefix "
+            f"cache{sorting}"
+        )
+    if sample["hint"]:
+        lines.append(f"hint: {sample['hint']}")
+    return lines
+
+
+def _estimate_lines(facts: dict[str, Any]) -> list[str]:
+    estimate = facts["estimate"]
+    if not estimate or not estimate["routes"]:
+        return []
+    worst = "at most, with the longest answers: " if facts["longest_answers"] else ""
+    gpus = f", {estimate['gpu_hours']:,.1f} GPU-hours" if estimate["gpu_hours"] else ""
+    cost = f", cost {estimate['cost']:,.2f}" if estimate["cost"] is not None else ""
+    lines = [
+        f"  estimate {worst}{duration(estimate['seconds'])}{gpus}{cost}; good to a factor of 2"
+    ]
+    for one in estimate["routes"]:
+        limit = ""
+        if one["limit_rows_per_second"]:
+            share = 100 * one["rows_per_second"] / one["limit_rows_per_second"]
+            limit = f", {share:.0f}% of the hardware's limit ({one['bound']})"
+        lines.append(
+            f"           {one['route']}: {one['engines']} engines, "
+            f"{one['rows_per_second']:,.1f} rows/s{limit}"
+        )
+    return lines
 
 
 def _size(count: float) -> str:

@@ -128,7 +128,7 @@ class Resources(_Part):
     gpu: str | None = None
     replicas: Literal["auto"] | Positive | Replicas = "auto"
     tensor_parallel: Positive | None = None
-    engines_per_gpu: Annotated[int, Field(ge=1, le=16)] = 1
+    engines_per_gpu: Annotated[int, Field(ge=1, le=16)] | None = None
     precision: Literal["bf16", "fp32", "fp8"] | None = None
     order: Literal["auto", "input", "prefix", "length"] = "auto"
     max_model_len: Annotated[int, Field(ge=16)] | None = None

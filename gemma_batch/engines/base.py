@@ -29,6 +29,7 @@ class EngineConfig:
     revision: str | None = None
     device: Literal["cpu", "gpu"] = "gpu"
     tensor_parallel: int = 1
+    engines_per_gpu: int = 1
     dtype: str = "bfloat16"
     quantization: str | None = None
     max_model_len: int

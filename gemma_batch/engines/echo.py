@@ -8,6 +8,8 @@ give equal data sets.
 Its `engine_args`:
     rows_per_second   steady rate, shared by all requests in flight (default: no limit)
     delay             seconds that every answer takes at least (default 0)
+    tokens_per_second an answer takes its completion tokens / this many seconds at least, all
+                      requests in flight side by side (default: no limit)
     start_seconds     how long a start takes (default 0)
     reject_on         token ids (a list); a prompt that contains them in a row is refused for good
     crash_on          token ids; such a prompt kills the engine's process
@@ -29,8 +31,8 @@ from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, SpecEr
 from gemma_batch.rows import Completion, Request
 
 ARGS = (
-    "rows_per_second", "delay", "start_seconds", "reject_on", "crash_on", "hang_on", "exit_on",
-    "tally",
+    "rows_per_second", "delay", "tokens_per_second", "start_seconds", "reject_on", "crash_on",
+    "hang_on", "exit_on", "tally",
 )  # fmt: skip
 BEAT_SECONDS = 0.2
 
@@ -130,16 +132,16 @@ class EchoEngine:
         for needle, act in self._drills:
             if _contains(ids, needle):
                 await self._drill(act)
+        params = {**self._config.sampling, **request.sampling}
+        count, samples = min(int(params.get("max_tokens", 16)), len(ids)), int(params.get("n", 1))
         started = time.perf_counter()
-        await self._pace()
+        await self._pace(count)
         if not self._alive.is_set():
             await self._alive.wait()
         if self._lost.is_set():
             raise EngineLost("the echo engine's process died")
         if self._tally is not None:
             os.write(self._tally, b".")
-        params = {**self._config.sampling, **request.sampling}
-        count, samples = min(int(params.get("max_tokens", 16)), len(ids)), int(params.get("n", 1))
         text = " ".join(map(str, ids[-count:]))
         return Completion(
             outputs=[text] * samples,
@@ -157,8 +159,10 @@ class EchoEngine:
             self._process.send_signal(act)
             await self._lost.wait()
 
-    async def _pace(self) -> None:
+    async def _pace(self, tokens: int) -> None:
         wait = float(self._args.get("delay", 0))
+        if speed := self._args.get("tokens_per_second"):
+            wait = max(wait, tokens / speed)
         if rate := self._args.get("rows_per_second"):
             now = time.monotonic()
             self._next_slot = max(self._next_slot, now) + 1 / rate

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import hashlib
 import importlib
 import json
 import logging
@@ -22,12 +24,14 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from gemma_batch.engines.base import EngineConfig
 from gemma_batch.engines.stepper import Stepper
+from gemma_batch.engines.turns import turn
 from gemma_batch.engines.vllm_args import check_args
 from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, RowTransient
 from gemma_batch.rows import Completion, Request
@@ -73,6 +77,19 @@ def _leave_workers_alone(children: list[psutil.Process]) -> None:
                 os.sched_setaffinity(thread.id, free)
 
 
+def _compiled_mark(config: EngineConfig) -> Path:
+    """The file that says that vLLM's cache holds what an engine of this kind compiles.
+
+    It is inside the cache, so that it goes when that is deleted.
+    """
+    import vllm
+    from vllm import envs
+
+    kind = (vllm.__version__, dataclasses.astuple(dataclasses.replace(config, sampling={})))
+    digest = hashlib.sha256(repr(kind).encode()).hexdigest()[:16]
+    return Path(envs.VLLM_CACHE_ROOT) / f"gemma-batch-compiled-{digest}"
+
+
 class VllmEngine:
     """See the module's docstring."""
 
@@ -94,6 +111,23 @@ class VllmEngine:
         check_args(args)
 
     async def start(self) -> None:
+        config = self._config
+        async with contextlib.AsyncExitStack() as turns:
+            if config.device == "gpu":
+                # The first of a kind on a node compiles, the others find its work in the cache.
+                compiled = _compiled_mark(config)
+                await turns.enter_async_context(turn(compiled.name, unless=compiled.exists))
+                if config.engines_per_gpu > 1:
+                    device = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+                    await turns.enter_async_context(turn(f"gpu-{device}"))
+                await self._start()
+                with contextlib.suppress(OSError):
+                    compiled.parent.mkdir(parents=True, exist_ok=True)
+                    compiled.touch()
+            else:
+                await self._start()
+
+    async def _start(self) -> None:
         before = {p.pid for p in psutil.Process().children(recursive=True)}
         others = multiprocessing.active_children()
         loop = asyncio.get_running_loop()

@@ -37,6 +37,11 @@ BATCHED_TOKENS = (((9, 0), 16_384), ((0, 0), 8192))
 # (smallest text_params, GiB): activation peak, CUDA graphs and what is allocated outside torch.
 RESERVE_GIB = ((11_000_000_000, 4.0), (2_000_000_000, 3.0), (0, 2.0))
 
+# (greatest text_params, engines per GPU). datatrove's published runs on an H100 reach 9% of the
+# roofline with 270m and 1b and 47% and more from 4b on: small models wait for the host, which more
+# engine processes help. How many is a guess until `benchmarks/gpu.py` has been run.
+ENGINES_PER_GPU = ((500_000_000, 4), (1_500_000_000, 2))
+
 # vLLM's defaults for its LLM class on CPUs, per worker.
 CPU_SEQUENCES = 256
 CPU_BATCHED_TOKENS = 4096
@@ -50,6 +55,11 @@ def most_sequences(card: ModelCard) -> int:
 def batched_tokens(gpu: GPU) -> int:
     """max_num_batched_tokens for a GPU."""
     return next(n for capability, n in BATCHED_TOKENS if gpu.compute_capability >= capability)
+
+
+def engines_per_gpu(card: ModelCard) -> int:
+    """How many engines of a small model one GPU should have, where they fit."""
+    return next((n for size, n in ENGINES_PER_GPU if card.text_params <= size), 1)
 
 
 def reserve_bytes(card: ModelCard) -> int:

@@ -7,7 +7,7 @@ wins. It does not measure, does not know prices, and plans within one node only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gemma_batch.errors import PlacementError
 from gemma_batch.family import limits
@@ -58,15 +58,18 @@ def place(
     max_num_seqs: int | None = None,
     max_num_batched_tokens: int | None = None,
     gpu_memory_utilization: float = 0.90,
-    engines_per_gpu: int = 1,
+    engines_per_gpu: int | None = 1,
 ) -> Placement:
     """Choose how many GPUs one engine gets and its limits; what is given is kept.
+
+    `engines_per_gpu` None chooses that too: several for models so small that the host, not the
+    GPU, bounds one engine.
 
     Raises `PlacementError` saying which GPU would do, where there is one.
     """
     _check_length(card, max_model_len)
     _check_capability(gpu)
-    if engines_per_gpu > 1 and (tensor_parallel or 1) > 1:
+    if (engines_per_gpu or 1) > 1 and (tensor_parallel or 1) > 1:
         raise PlacementError(
             f"engines_per_gpu={engines_per_gpu} and tensor_parallel={tensor_parallel} exclude each "
             "other: an engine has either a part of a GPU or several GPUs"
@@ -77,13 +80,16 @@ def place(
         precision,
         max_num_batched_tokens,
         gpu_memory_utilization,
-        engines_per_gpu,
+        engines_per_gpu or 1,
     )
+    if engines_per_gpu is None:
+        need = _shared(need, gpu) if tensor_parallel in (None, 1) else need
+    shared = need.engines_per_gpu
     if tensor_parallel is not None:
         _check_tensor_parallel(card, tensor_parallel, gpus_per_node)
         sizes = [tensor_parallel]
     else:
-        sizes = need.sizes(1 if engines_per_gpu > 1 else gpus_per_node)
+        sizes = need.sizes(1 if shared > 1 else gpus_per_node)
     fits = [fit for size in sizes if (fit := need.on(gpu, size)).fits]
     if not fits:
         raise PlacementError(does_not_fit(need, gpu, sizes, gpus_per_node))
@@ -98,11 +104,11 @@ def place(
     chosen = tensor_parallel is None
     return Placement(
         tensor_parallel=best.tensor_parallel,
-        engines_per_gpu=engines_per_gpu,
+        engines_per_gpu=shared,
         max_num_seqs=sequences,
         max_num_batched_tokens=tokens,
         max_model_len=max_model_len,
-        gpu_memory_utilization=gpu_memory_utilization / engines_per_gpu,
+        gpu_memory_utilization=gpu_memory_utilization / shared,
         dtype="float32" if precision == "fp32" else "bfloat16",
         reason=_reason(need, gpu, best, need.on(gpu, 1), chosen=chosen),
         kv_gib=round(best.kv / GIB, 2),
@@ -176,6 +182,18 @@ def place_on_cpu(
     )
 
 
+def _shared(need: Need, gpu: GPU) -> Need:
+    """With as many engines on one GPU as the table has for the model and as have room to work."""
+    engines = limits.engines_per_gpu(need.card)
+    while engines > 1:
+        among = replace(need, engines_per_gpu=engines)
+        fit = among.on(gpu, 1)
+        if fit.fits and fit.concurrency >= limits.ENOUGH_SEQUENCES:
+            return among
+        engines //= 2
+    return need
+
+
 def _check_length(card: ModelCard, max_model_len: int) -> None:
     if max_model_len > card.context:
         raise PlacementError(
@@ -214,6 +232,8 @@ def _reason(need: Need, gpu: GPU, best: Fit, alone: Fit, *, chosen: bool) -> str
         marlin = f" ({gpu.name} has no fp8 arithmetic: fp8 saves memory there, not time)"
     if not chosen:
         head = f"tensor_parallel={best.tensor_parallel} as asked for: "
+    elif need.engines_per_gpu > 1:
+        head = f"{need.engines_per_gpu} engines on each {gpu.name}, as one is bound by the host: "
     elif best.tensor_parallel == 1:
         head = f"One {gpu.name} per engine: "
     elif not alone.fits:

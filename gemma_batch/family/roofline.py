@@ -8,7 +8,7 @@ good engines reach about half of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gemma_batch.family.card import ModelCard
@@ -104,6 +104,23 @@ def limit(
         concurrency=together,
         output_tokens=output,
     )
+
+
+def prefill_share(
+    card: ModelCard,
+    gpu: GPU,
+    workload: Workload,
+    *,
+    precision: Precision = "bf16",
+    tensor_parallel: int = 1,
+) -> float:
+    """The share of prefill in the time of a row when both phases take as long as their limits."""
+    known = {"precision": precision, "tensor_parallel": tensor_parallel}
+    prefill = limit(card, gpu, replace(workload, output_tokens=0.0), **known)  # type: ignore[arg-type]
+    cached = replace(workload, cached_tokens=workload.prompt_tokens)
+    decode = limit(card, gpu, cached, **known)  # type: ignore[arg-type]
+    first, second = (max(one.compute_seconds, one.memory_seconds) for one in (prefill, decode))
+    return first / (first + second) if first + second > 0 else 0.0
 
 
 def peak_flops(card: ModelCard, gpu: GPU, precision: Precision) -> float:

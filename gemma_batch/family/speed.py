@@ -9,7 +9,7 @@ from __future__ import annotations
 from gemma_batch.family import limits
 from gemma_batch.family.card import ModelCard
 from gemma_batch.family.gpus import GPU
-from gemma_batch.family.memory import Precision
+from gemma_batch.family.memory import Precision, weights_bytes
 from gemma_batch.family.roofline import Workload, limit
 
 # datatrove's published runs on H100s reach 47% (4b), 60% (12b) and 47% (27b) of the roofline.
@@ -18,6 +18,9 @@ ATTAINED = 0.5
 # the roofline: small models are bound by the host. A row costs about a millisecond besides.
 HOST_SECONDS_PER_TOKEN = 1 / 20_000
 HOST_SECONDS_PER_ROW = 0.001
+
+START_SECONDS, LOAD_BYTES_PER_SECOND = 60.0, 1e9
+CPU_START_SECONDS = 25.0
 
 # A few server cores with AVX: guesses, for development machines.
 CPU_FLOPS = 0.2e12
@@ -56,6 +59,23 @@ def rows_per_second(
     peak = limit(card, gpu, workload, precision=precision, tensor_parallel=tensor_parallel)
     device = 1 / (peak.rows_per_second * ATTAINED * efficiency)
     return 1 / max(device * engines_per_gpu, host)
+
+
+def start_seconds(
+    card: ModelCard,
+    gpu: GPU | None,
+    *,
+    precision: Precision = "bf16",
+    tensor_parallel: int = 1,
+) -> float:
+    """Seconds until an engine answers: weights read, kernels compiled, graphs captured.
+
+    A guess: fixed parts as seen with vLLM 0.32 and weights from a local disk.
+    """
+    if gpu is None:
+        return CPU_START_SECONDS
+    weights = weights_bytes(card, precision=precision, tensor_parallel=tensor_parallel)
+    return START_SECONDS + weights / LOAD_BYTES_PER_SECOND
 
 
 CPU = GPU(

@@ -12,19 +12,23 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gemma_batch.errors import GemmaBatchError, LeaseError, OutputError, StorageError
+from gemma_batch.run.accounts import RouteFacts
 from gemma_batch.run.breaker import Breaker
+from gemma_batch.run.estimate import estimate_routes, route_facts, totals
 from gemma_batch.run.guard import check_not_interrupted, interruptible, leased, open_output
 from gemma_batch.run.ledger import Ledger, Receipt
 from gemma_batch.run.manifest import Manifest, check_same, create_manifest, load_manifest
-from gemma_batch.run.plan import Plan, RoutePlan, make_plan, rows_by_route
+from gemma_batch.run.plan import Hardware, Plan, RoutePlan, make_plan, rows_by_route
+from gemma_batch.run.pool import Pool, make_pool, not_more_than, with_cpu_threads
 from gemma_batch.run.progress import LogProgress, Progress, Snapshot
 from gemma_batch.run.repair import settle_errors
 from gemma_batch.run.report import Report, RunFacts, make_report, save_report
+from gemma_batch.run.sample import sample_routes
 from gemma_batch.run.units import Unit
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.fs import Store
@@ -32,11 +36,11 @@ from gemma_batch.storage.retry import set_patience
 
 if TYPE_CHECKING:
     from gemma_batch.run.job import RouteJob
-    from gemma_batch.run.pipeline import Pool
 
 logger = logging.getLogger(__name__)
 TICK = 0.5
 WAITING_SECONDS = 180.0
+PLANNED_ROWS = 256  # rows that are looked at to size units
 RECEIPTS_KEPT = 200  # receipts between two copies of them in the output
 
 
@@ -99,7 +103,9 @@ class Session:
         self.store, self.show = store, show
         self._plan, self._lost = plan, lost
         self._address, self._verbose = address, verbose
-        self._connected = False
+        self._joined = False
+        self._hardware: Hardware | None = None
+        self._engines: dict[str, int] = {}
         self._receipts: list[Receipt] = []
         self._saved = 0
         self._stop = threading.Event()
@@ -107,36 +113,42 @@ class Session:
     def close(self) -> None:
         """Leave the cluster; a local one ends with all its engines."""
         self._stop.set()
-        if self._connected:
+        if self._joined:
             from gemma_batch.run import pipeline
 
             pipeline.disconnect()
 
-    def _place(self) -> Any:
+    def _place(self, prompt_tokens: Mapping[str, float] | None = None) -> Hardware:
         """Connect, look at the hardware and place every route on it."""
         # Threads that outlive an interrupted run must not start a cluster of their own.
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
         from gemma_batch.run import pipeline
 
         self.show.update(Snapshot(phase="connecting to Ray"))
-        self._connected = True
+        self._joined = True
         pipeline.connect(self._address, verbose=self._verbose)
         interruptible()  # Ray has just put a handler of its own there, which exits with 15
         pipeline.configure()
-        hardware = pipeline.cluster_hardware()
-        self._plan = self._plan.placed(hardware)
+        self._hardware = pipeline.cluster_hardware()
+        self._plan = self._plan.placed(self._hardware, prompt_tokens)
         # From here on a stopped run costs more than waiting for a store that comes back.
         set_patience(self._plan.spec.policy.storage_patience)
-        return hardware
+        return self._hardware
 
     def create_manifest(self) -> Manifest:
         """Cut the input into units and settle them in the output."""
-        if not self._connected:
-            self._place()
+        samples = sample_routes(self._plan, PLANNED_ROWS)
+        hardware = self._place({name: sample.mean_tokens for name, sample in samples.items()})
         self.show.update(Snapshot(phase="cutting the input into units"))
-        units = self._plan.units()
+        replicas = max(make_pool(route, hardware).most for route in self._plan.routes)
+        units = self._plan.units(replicas)
         if not units:
             raise OutputError("the input has files but not a single row: nothing was started")
+        rows = rows_by_route(units)
+        answer = self._plan.spec.sampling.max_tokens
+        predicted = totals(
+            estimate_routes(self._plan.routes, samples, rows, hardware, output_tokens=answer)
+        )
         manifest = create_manifest(
             self.store,
             name=self._plan.spec.name,
@@ -144,7 +156,7 @@ class Session:
             shards=self._plan.survey.shards,
             units=units,
             spec=self._plan.spec.to_dict(),
-            facts={"rows_by_route": rows_by_route(units)},
+            facts={"rows_by_route": rows, "predicted": predicted if predicted["routes"] else None},
         )
         # Another driver may have been first; then its manifest counts, and has to be ours.
         check_same(manifest, self._plan.fingerprint(), self._plan.spec.output.path)
@@ -170,10 +182,25 @@ class Session:
         settle_errors(
             self.store, manifest.shards, every, receipts, survey.columns, survey.keep_schema
         )
-        facts = RunFacts(started=started, finished=time.time(), receipts=tuple(self._receipts))
+        facts = RunFacts(
+            started=started,
+            finished=time.time(),
+            receipts=tuple(self._receipts),
+            routes=self._route_facts(),
+        )
         report = make_report(manifest, self._plan.spec.output.path, len(every), receipts, facts)
         save_report(self.store, report)
         return report
+
+    def _route_facts(self) -> dict[str, RouteFacts]:
+        """The engines of this run and the limits of the work that they did."""
+        facts = {}
+        for route in self._plan.routes:
+            name = route.route.name
+            mine = [r for r in self._receipts if r["route"] == name and r["answered"]]
+            if name in self._engines and mine and self._hardware is not None:
+                facts[name] = route_facts(route, self._engines[name], self._hardware, mine)
+        return facts
 
     def _save_receipts(self) -> None:
         try:
@@ -188,7 +215,7 @@ class Session:
     def _run(self, manifest: Manifest, work: Sequence[Unit], remaining: Sequence[Unit]) -> None:
         from gemma_batch.run import pipeline
 
-        hardware = self._place() if not self._connected else pipeline.cluster_hardware()
+        hardware = self._hardware or self._place()
         done = sum(unit.expected for unit in work) - sum(unit.expected for unit in remaining)
         if done:
             self.show.say(
@@ -196,6 +223,7 @@ class Session:
                 f"{sum(unit.expected for unit in remaining):,} to go"
             )
         lanes = self._lanes(hardware, remaining)
+        self._engines = {lane.job.route: lane.pool.most for lane in lanes}
         board = pipeline.make_board()
         breaker = Breaker(self._plan.spec.policy.stop)
         receipts: queue.Queue[Receipt | BaseException | None] = queue.Queue()
@@ -224,20 +252,15 @@ class Session:
         finally:
             self._save_receipts()
 
-    def _lanes(self, hardware: Any, remaining: Sequence[Unit]) -> list[_Lane]:
+    def _lanes(self, hardware: Hardware, remaining: Sequence[Unit]) -> list[_Lane]:
         """One lane per route with work left, the largest first."""
-        from gemma_batch.run import pipeline
-
         lanes = []
         for route in self._plan.routes:
             units = [unit for unit in remaining if unit.route == route.route.name]
             if units:
                 job = self._plan.job(route)
-                pool = pipeline.make_pool(
-                    job, hardware, route.resources.replicas, route.resources.engines_per_gpu
-                )
-                pool = pipeline.not_more_than(pool, len(units))
-                job = pipeline.with_cpu_threads(job, hardware, pool)
+                pool = not_more_than(make_pool(route, hardware), len(units))
+                job = with_cpu_threads(job, hardware, pool)
                 lanes.append(_Lane(plan=route, job=job, pool=pool, units=units))
 
         def work(lane: _Lane) -> float:
@@ -347,7 +370,7 @@ def _fill(
         snapshot.phase = "running"
 
 
-def _side_by_side(lanes: Sequence[_Lane], hardware: Any) -> bool:
+def _side_by_side(lanes: Sequence[_Lane], hardware: Hardware) -> bool:
     """Whether all routes' engines fit the cluster at once."""
     if len(lanes) < 2:
         return True

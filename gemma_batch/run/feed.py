@@ -68,6 +68,7 @@ class FeedStats:
     start_seconds: float = 0.0
     ready_at: float = 0.0
     starved_seconds: float = 0.0
+    recovering_seconds: float = 0.0
     failures: dict[str, int] = field(default_factory=dict)
 
     def count(self, outcome: Outcome) -> None:
@@ -297,6 +298,7 @@ class Feed:
             self._recovery = asyncio.create_task(self._recover(list(self._active)))
 
     async def _recover(self, suspects: list[_Item]) -> None:
+        begun = time.monotonic()
         try:
             # All rows in flight see the death; wait until each has reported it or its answer.
             await asyncio.gather(*self._active.values(), return_exceptions=True)
@@ -311,6 +313,7 @@ class Feed:
             raise
         finally:
             self._recovery = None
+            self.stats.recovering_seconds += time.monotonic() - begun
             self._pump()
 
     async def _restart(self) -> None:

@@ -186,12 +186,19 @@ def prefix_gain(prompts: Sequence[Sequence[int]]) -> float:
     It looks at a run of at most `SAMPLED` prompts and counts whole cache blocks. What all prompts
     have in common counts on both sides, so a system prompt alone is no reason to sort.
     """
-    keys = [sort_key(ids) for ids in prompts[:SAMPLED]]
+    prompts = prompts[:SAMPLED]
+    return shared_share(prompts, in_order=False) - shared_share(prompts, in_order=True)
+
+
+def shared_share(prompts: Sequence[Sequence[int]], *, in_order: bool) -> float:
+    """Share of prompt tokens that a prompt has in common with the one before it.
+
+    As given, or sorted by prefix; counted in whole cache blocks of the first `KEY_TOKENS`.
+    """
+    keys = [sort_key(ids) for ids in prompts]
     total = sum(len(key) for key in keys) / TOKEN_BYTES
     if len(keys) < 2 or not total:
         return 0.0
-
-    def neighbours(ordered: Sequence[bytes]) -> int:
-        return CACHE_BLOCK * sum(itertools.starmap(shared_blocks, itertools.pairwise(ordered)))
-
-    return (neighbours(sorted(keys)) - neighbours(keys)) / total
+    ordered = keys if in_order else sorted(keys)
+    pairs = itertools.pairwise(ordered)
+    return CACHE_BLOCK * sum(itertools.starmap(shared_blocks, pairs)) / total

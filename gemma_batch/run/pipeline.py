@@ -19,7 +19,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -29,31 +28,21 @@ from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gemma_batch.errors import GemmaBatchError, PlacementError, UserError
+from gemma_batch.errors import GemmaBatchError, UserError
 from gemma_batch.family.gpus import GPU, gpu_from_device
 from gemma_batch.run.board import Board
 from gemma_batch.run.job import RouteJob
 from gemma_batch.run.payload import encode, encode_error
 from gemma_batch.run.plan import Hardware
+from gemma_batch.run.pool import READ_CPUS, Pool
 from gemma_batch.run.prepare import Preparer
 from gemma_batch.run.units import Shard, Unit
 from gemma_batch.run.worker import BOARD_SECONDS, Worker
 from gemma_batch.storage.retry import set_patience
 
 logger = logging.getLogger(__name__)
-READ_CPUS = 1.0
 PROBE_SECONDS = 10
 UNITS_IN_FLIGHT = (2, 32)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
-    """How many engine actors, and what each reserves of Ray's resources."""
-
-    least: int
-    most: int
-    num_gpus: float
-    num_cpus: float
 
 
 def connect(address: str | None, *, verbose: bool = False) -> None:
@@ -288,46 +277,3 @@ def configure() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-
-
-def make_pool(job: RouteJob, hardware: Hardware, replicas: Any, engines_per_gpu: int) -> Pool:
-    """The actor pool of a route; `replicas` as in the spec. Raises `PlacementError`."""
-    if job.engine.device == "gpu":
-        share = (
-            job.engine.tensor_parallel if job.engine.tensor_parallel > 1 else 1 / engines_per_gpu
-        )
-        room = int(hardware.gpus / share)
-        if room < 1:
-            raise PlacementError(
-                f"route {job.route!r} needs {job.engine.tensor_parallel} GPUs for one engine and "
-                f"the cluster has {hardware.gpus}: add nodes or set resources.tensor_parallel"
-            )
-        least, most = _bounds(replicas, room)
-        return Pool(least=least, most=most, num_gpus=share, num_cpus=0)
-    least, most = _bounds(replicas, 1)
-    # Ray must be left one CPU to read with, also when all engines end up on one node because the
-    # others went away; what an engine really uses is its own affair.
-    spare = max(0.5, hardware.cpus_per_node - READ_CPUS)
-    return Pool(least=least, most=most, num_gpus=0, num_cpus=round(min(0.9, spare / most), 2))
-
-
-def _bounds(replicas: Any, room: int) -> tuple[int, int]:
-    if replicas == "auto":
-        return room, room
-    if isinstance(replicas, int):
-        return replicas, replicas
-    return replicas.min, replicas.max
-
-
-def not_more_than(pool: Pool, engines: int) -> Pool:
-    """The pool without engines that would find no unit to work on."""
-    return replace(pool, least=min(pool.least, engines), most=min(pool.most, engines))
-
-
-def with_cpu_threads(job: RouteJob, hardware: Hardware, pool: Pool) -> RouteJob:
-    """Share the cores of a CPU node between the engines on it."""
-    engines = pool.most * job.engine.tensor_parallel
-    if job.engine.device != "cpu" or engines == 1:
-        return job
-    threads = max(1, hardware.cpus // engines)
-    return replace(job, engine=replace(job.engine, cpu_threads=threads))

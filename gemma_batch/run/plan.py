@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,12 @@ NEUTRAL_ARGS = {
     "block_size", "enforce_eager", "kv_cache_memory_bytes", "max_cudagraph_capture_size",
     "compilation_config", "optimization_level", "load_format", "distributed_executor_backend",
     "enable_prefix_caching", "prefix_cache_retention_interval", "prefix_match_unit",
-    "rows_per_second", "delay", "start_seconds", "async_scheduling", "disable_log_stats",
+    "rows_per_second", "delay", "tokens_per_second", "start_seconds", "async_scheduling",
+    "disable_log_stats",
 }  # fmt: skip
 QUANTIZATION = {"fp8": "fp8"}
 NO_LIMIT_GIB = 1e6
+USUAL_PROMPT = 512  # tokens, where no row was looked at
 FEED_FACTOR = 2.0  # requests in the engine, as a multiple of max_num_seqs (facts: 1.5 to 2)
 
 
@@ -79,19 +81,30 @@ class Plan:
     routes: tuple[RoutePlan, ...]
     notes: tuple[str, ...] = ()
 
-    def placed(self, hardware: Hardware) -> Plan:
-        """The same plan with every route placed. Raises `PlacementError`."""
-        routes = tuple(_placed(self.spec, route, hardware) for route in self.routes)
+    def placed(self, hardware: Hardware, prompt_tokens: Mapping[str, float] | None = None) -> Plan:
+        """The same plan with every route placed. Raises `PlacementError`.
+
+        `prompt_tokens` are means by route, where a sample was taken.
+        """
+        known = prompt_tokens or {}
+        routes = tuple(
+            _placed(self.spec, route, hardware, known.get(route.route.name))
+            for route in self.routes
+        )
         return replace(self, routes=routes)
 
-    def units(self) -> list[Unit]:
-        """Cut the input; reads footers, and whole files of formats without them."""
+    def units(self, replicas: int = 1) -> list[Unit]:
+        """Cut the input; reads footers, and whole files of formats without them.
+
+        With `replicas` engines at work, units shrink towards the end of the input.
+        """
         slowest = min(route.rows_per_second for route in self.routes)
         return cut(
             self.survey.shards,
             self.survey.router,
             max_rows=unit_rows(self.spec.policy, slowest),
             max_bytes=self.spec.policy.unit_bytes,
+            replicas=replicas if self.spec.policy.unit_rows is None else None,
         )
 
     def fingerprint(self) -> Fingerprint:
@@ -182,6 +195,7 @@ def _engine_config(
         revision=plan.files.revision if plan.files else plan.route.revision,
         device="gpu" if on_gpu else "cpu",
         tensor_parallel=placement.tensor_parallel,
+        engines_per_gpu=placement.engines_per_gpu,
         dtype=placement.dtype,
         quantization=QUANTIZATION.get(resources.precision or ""),
         max_model_len=plan.max_model_len,
@@ -232,14 +246,19 @@ def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[st
     )
 
 
-def _placed(spec: JobSpec, plan: RoutePlan, hardware: Hardware) -> RoutePlan:
+def _placed(
+    spec: JobSpec, plan: RoutePlan, hardware: Hardware, prompt_tokens: float | None
+) -> RoutePlan:
     placement = _place(plan.card, plan.resources, hardware, plan.max_model_len)
+    guess = min(USUAL_PROMPT, plan.max_model_len - spec.sampling.max_tokens)
     speed = rows_per_second(
         plan.card,
         hardware.gpu if placement.gpu_memory_utilization else None,
-        prompt_tokens=min(512, plan.max_model_len - spec.sampling.max_tokens),
+        prompt_tokens=prompt_tokens or guess,
         output_tokens=spec.sampling.max_tokens,
         tensor_parallel=placement.tensor_parallel,
+        precision=plan.resources.precision or "bf16",
+        engines_per_gpu=placement.engines_per_gpu,
     )
     return replace(plan, placement=placement, rows_per_second=speed)
 

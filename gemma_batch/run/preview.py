@@ -1,4 +1,4 @@
-"""One row's prompt as its model will see it, for `plan`; offline when it has to be."""
+"""Rows' prompts as their model will see them, for `plan`; offline when it has to be."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def first_prompt(plan: Plan) -> dict[str, Any]:
     try:
         if route.files is None:
             return _answer(
-                _offline(plan, route, rows[0]), None, "rendered without the model's files"
+                offline_prompt(plan, route, rows[0]), None, "rendered without the model's files"
             )
         tokenizer = Tokenizer.from_folder(route.files.path)
-        text = _renderer(plan, route, tokenizer).preview(rows[0])
+        text = renderer_for(plan, route, tokenizer).preview(rows[0])
         return _answer(text, len(tokenizer.encode(text)), None)
     except RowProblem as problem:
         return _answer(None, None, f"the first row will fail: {problem.code}: {problem.message}")
@@ -35,7 +35,8 @@ def _answer(text: str | None, tokens: int | None, note: str | None) -> dict[str,
     return {"text": text, "tokens": tokens, "note": note}
 
 
-def _renderer(plan: Plan, route: RoutePlan, tokenizer: Tokenizer) -> Renderer:
+def renderer_for(plan: Plan, route: RoutePlan, tokenizer: Tokenizer) -> Renderer:
+    """The renderer of a route that is not placed yet."""
     prompt = plan.survey.prompt
     return Renderer(
         system=prompt.system,
@@ -49,7 +50,11 @@ def _renderer(plan: Plan, route: RoutePlan, tokenizer: Tokenizer) -> Renderer:
     )
 
 
-def _offline(plan: Plan, route: RoutePlan, row: Row) -> str:
+def offline_prompt(plan: Plan, route: RoutePlan, row: Row) -> str:
+    """A row's prompt by the generation's own chat template, without the model's files.
+
+    Raises `RowProblem`.
+    """
     prompt, values = plan.survey.prompt, row.values or {}
     messages = []
     if prompt.system is not None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gemma_batch.run.accounts import RouteFacts, limit_share, make_accounts
 from gemma_batch.run.ledger import Receipt
 from gemma_batch.run.manifest import Manifest
 from gemma_batch.storage.fs import Store
@@ -22,7 +23,9 @@ class Report:
 
     `rows` is what was planned, `answered` and `failed` what is committed now (after retries).
     Speeds are per second of `seconds`; they are 0 when the last run had nothing to do. The steady
-    speed counts from the moment the first engine was ready.
+    speed counts from the moment the first engine was ready. `engine_time` are shares of the last
+    run's engine-seconds (see `accounts`), `limit_share` is its speed over the hardware's limit;
+    `predicted` is the estimate that was made when the run was planned.
     """
 
     name: str
@@ -47,6 +50,9 @@ class Report:
     steady_rows_per_second: float = 0.0
     tokens_per_second: float = 0.0
     created: str = ""
+    engine_time: dict[str, float] = field(default_factory=dict)
+    limit_share: float | None = None
+    predicted: dict[str, Any] | None = None
 
     def to_json(self) -> str:
         """As the JSON that `report --json` prints."""
@@ -60,6 +66,7 @@ class RunFacts:
     started: float
     finished: float
     receipts: tuple[Receipt, ...] = ()
+    routes: Mapping[str, RouteFacts] = field(default_factory=dict)
 
 
 def make_report(
@@ -106,6 +113,9 @@ def make_report(
         steady_rows_per_second=_steady(mine),
         tokens_per_second=round(run_tokens / seconds, 1) if seconds else 0.0,
         created=manifest.created,
+        engine_time=make_accounts(mine, facts.started, facts.routes).shares() if facts else {},
+        limit_share=limit_share(mine, facts.started, facts.routes) if facts else None,
+        predicted=manifest.facts.get("predicted"),
     )
 
 

@@ -26,6 +26,7 @@ from gemma_batch.storage.readers.base import Span
 Mask: TypeAlias = bytes
 UNIT_ROWS_MIN, UNIT_ROWS_MAX = 64, 8192
 PLANNING_THREADS = 16
+SHARES = 4  # units per replica that what is left is cut into
 
 UNITS_SCHEMA = pa.schema(
     [
@@ -118,27 +119,71 @@ def unit_rows(policy: Policy, rows_per_second: float) -> int:
     return int(min(max(rows_per_second * policy.unit_seconds, UNIT_ROWS_MIN), UNIT_ROWS_MAX))
 
 
-def cut(shards: Sequence[Shard], router: Router, *, max_rows: int, max_bytes: int) -> list[Unit]:
+def cut(
+    shards: Sequence[Shard],
+    router: Router,
+    *,
+    max_rows: int,
+    max_bytes: int,
+    replicas: int | None = None,
+) -> list[Unit]:
     """Cut every shard into units, in input order; a route without rows in a span gets no unit.
+
+    With `replicas`, units shrink towards the end of the input (see `taper`), else only the limits
+    bound them.
 
     Reads footers of Parquet and all of the other formats once, and the columns that the routes
     use. Raises `InputError` naming a shard that cannot be read.
     """
+    # Cut finely once, then put together: how many rows there are is known only afterwards.
+    finest = max_rows if replicas is None else max(1, min(UNIT_ROWS_MIN, max_rows))
     with ThreadPoolExecutor(PLANNING_THREADS) as pool:
         spans = list(
             pool.map(
                 lambda shard: reader_for(shard.format).index(
-                    shard.file, max_rows=max_rows, max_bytes=max_bytes
+                    shard.file, max_rows=finest, max_bytes=max_bytes
                 ),
                 shards,
             )
         )
+    if replicas is not None:
+        spans = taper(spans, replicas=replicas, max_rows=max_rows, max_bytes=max_bytes)
     return [
         unit
         for shard, shard_spans in zip(shards, spans, strict=True)
         for span in shard_spans
         for unit in _units_of(shard, span, router)
     ]
+
+
+def taper(
+    shards: Sequence[Sequence[Span]], *, replicas: int, max_rows: int, max_bytes: int
+) -> list[list[Span]]:
+    """Put the fine spans of each shard together, into ever smaller ones towards the end.
+
+    A span gets 1 / (`SHARES` x replicas) of the rows that are left (guided self-scheduling,
+    Polychronopoulos and Kuck 1987), so that replicas that work at different speeds finish within
+    about one small unit of each other; at most `max_rows` and `max_bytes`, at least one fine span.
+    """
+    left = sum(span.rows for spans in shards for span in spans)
+    result: list[list[Span]] = []
+    for spans in shards:
+        merged: list[Span] = []
+        room = 0
+        for span in spans:
+            last = merged[-1] if merged else None
+            fits = last is not None and last.bytes + span.bytes <= max_bytes and span.rows <= room
+            if fits and last is not None:
+                merged[-1] = replace(
+                    last, rows=last.rows + span.rows, bytes=last.bytes + span.bytes
+                )
+            else:
+                merged.append(span)
+                room = min(max_rows, left // (SHARES * replicas))
+            room -= span.rows
+            left -= span.rows
+        result.append(merged)
+    return result
 
 
 def _units_of(shard: Shard, span: Span, router: Router) -> Iterator[Unit]:

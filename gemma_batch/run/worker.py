@@ -81,6 +81,7 @@ class Worker:
 
     def __init__(self, job: RouteJob, board: Any = None) -> None:
         set_patience(job.storage_patience)
+        self._born = time.time()
         self._job = job
         self._store = open_store(job.output)
         self._board = board
@@ -160,7 +161,10 @@ class Worker:
         facts = {
             "started": started,
             "worker": self._name,
+            "born": self._born,
             "engine_ready": stats.ready_at,
+            "starved": round(stats.starved_seconds, 3),
+            "recovering": round(stats.recovering_seconds, 3),
             "engine_starts": stats.engine_starts,
         }
         return commit_unit(self._store, self._job, prepared, outcomes, facts)

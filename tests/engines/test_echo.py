@@ -57,6 +57,18 @@ def test_the_rate_is_shared_by_all_requests() -> None:
     assert 0.38 <= time.perf_counter() - started < 2
 
 
+def test_long_answers_take_longer_side_by_side() -> None:
+    """tokens_per_second: each request its own time, and none waits for another."""
+    engine = EchoEngine(config(args={"tokens_per_second": 10}, sampling={"max_tokens": 5}))
+    started = time.perf_counter()
+    answers = run(engine, *(Request(n, list(range(n))) for n in (1, 5, 9, 5)))
+    assert 0.5 <= time.perf_counter() - started < 1.5
+    assert [answer.completion_tokens for answer in answers] == [1, 5, 5, 5]
+    for answer in answers:
+        assert answer.seconds >= 0.95 * answer.completion_tokens / 10
+    assert answers[0].seconds < 0.4
+
+
 def test_a_poison_row_ends_the_engine_for_everyone_and_leaves_no_process() -> None:
     """Every row in flight sees the death, as with a real engine."""
     before = {child.pid for child in psutil.Process().children()}

@@ -98,6 +98,25 @@ def test_several_engines_share_a_gpu() -> None:
         _place("google/gemma-3-1b-it", "H200-141", engines_per_gpu=2, tensor_parallel=2)
 
 
+@pytest.mark.parametrize(
+    ("id", "gpu", "engines"),
+    [
+        ("google/gemma-3-270m-it", "H100-80", 4),
+        ("google/gemma-3-1b-it", "H100-80", 2),
+        ("google/gemma-3-1b-it", "L4", 2),
+        ("google/gemma-3-4b-it", "H200-141", 1),
+        ("google/gemma-3-27b-it", "H200-141", 1),
+    ],
+)
+def test_small_models_share_a_gpu_when_the_plan_may_choose(id: str, gpu: str, engines: int) -> None:
+    """Up to 1B they wait for the host; each must have KV memory for enough sequences."""
+    placed = _place(id, gpu, engines_per_gpu=None)
+    assert placed.engines_per_gpu == engines
+    assert placed.concurrency >= 128 or engines == 1
+    assert _place(id, gpu).engines_per_gpu == 1
+    assert _place(id, gpu, engines_per_gpu=None, tensor_parallel=2 if "27b" in id else 1)
+
+
 @pytest.mark.parametrize("gpu", ["T4", "V100"])
 def test_gpus_without_bfloat16_are_refused(gpu: str) -> None:
     """Gemma overflows in float16, so capability below 8.0 is refused before anything else."""

@@ -10,7 +10,7 @@ from gemma_batch.family.card import ModelCard
 from gemma_batch.family.catalog import find_model
 from gemma_batch.family.gpus import GPU, find_gpu
 from gemma_batch.family.memory import GIB, weights_bytes
-from gemma_batch.family.roofline import Workload, attention_flops, limit
+from gemma_batch.family.roofline import Workload, attention_flops, limit, prefill_share
 
 # A GPU whose numbers are easy to divide by.
 ROUND = GPU(
@@ -127,3 +127,16 @@ def test_nothing_to_do_is_no_division_by_zero() -> None:
     found = limit(gemma("1b"), ROUND, Workload(prompt_tokens=0, output_tokens=0))
     assert found.rows_per_second > 0
     assert found.output_tokens_per_second == 0
+
+
+def test_prefill_share_is_the_share_of_the_phases() -> None:
+    """Long prompts and short answers are nearly all prefill, cached ones are none of it."""
+    card, gpu = find_model("google/gemma-3-4b-it"), find_gpu("H100-80")
+    summarise = prefill_share(card, gpu, Workload(prompt_tokens=4000, output_tokens=10))
+    write = prefill_share(card, gpu, Workload(prompt_tokens=10, output_tokens=1000))
+    assert summarise > 0.9
+    assert write < 0.05
+    cached = Workload(prompt_tokens=4000, output_tokens=10, cached_tokens=4000)
+    assert prefill_share(card, gpu, cached) == 0
+    half = prefill_share(card, gpu, Workload(prompt_tokens=1000, output_tokens=0))
+    assert half == 1

@@ -100,7 +100,7 @@ def two_drivers(bench: Bench) -> Job:
 @fault("two drivers", "the lease goes stale: the first is frozen, replaced, and wakes up again")
 def stale_lease(bench: Bench) -> Job:
     """Both have engines for a while; parts are create-only, so no row is there twice."""
-    job = bench.job("stale-lease", rows=4000, args={"rows_per_second": 100})
+    job = bench.job("stale-lease", rows=4000, args={"rows_per_second": 200})
     first = job.start()
     first.until_parts(2)
     first.send(signal.SIGSTOP)

@@ -100,32 +100,28 @@ def vllm_core(bench: Bench) -> Job:
     return job
 
 
-@fault("engine process dies", "SIGKILL of a tensor-parallel worker of vLLM", base="vllm")
-def vllm_tp_worker_killed(bench: Bench) -> Job:
-    """The other rank and the core go with it, and all come back."""
+@fault(
+    "engine process dies, then its actor",
+    "SIGKILL of a tensor-parallel worker of vLLM, then of the process that runs vLLM",
+    base="vllm",
+)
+def vllm_tp_worker_and_actor(bench: Bench) -> Job:
+    """The other rank and the core go with it, and all come back; nothing stays behind."""
     job = _vllm(bench, "vllm-tp", tensor_parallel=2)
     driver = job.start()
     driver.until_parts(1, timeout=240)
     (worker,) = driver.until_workers()
     _engines(worker, "VLLM::Worker")[0].kill()
-    driver.expect(0)
-    return job
-
-
-@fault("GPU actor dies", "SIGKILL of the process that runs vLLM", base="vllm")
-def vllm_actor_killed(bench: Bench) -> Job:
-    """No engine process stays behind to hold the GPU's memory."""
-    job = _vllm(bench, "vllm-actor")
-    driver = job.start()
-    driver.until_parts(1, timeout=180)
-    (worker,) = driver.until_workers()
-    engines = _engines(worker, "EngineCore")
+    driver.until_parts(3, timeout=180)
+    # What would stay behind holds the memory of the GPUs.
+    engines = _engines(worker, "VLLM::Worker") + _engines(worker, "EngineCore")
     worker.kill()
     killed = time.monotonic()
     _, alive = psutil.wait_procs(engines, timeout=20)
-    if alive or not engines:
+    if alive or len(engines) < 3:
         raise Lost(
-            f"engine processes {alive} outlived their actor by {time.monotonic() - killed:.0f} s"
+            f"engine processes {alive} of {len(engines)} outlived their actor by "
+            f"{time.monotonic() - killed:.0f} s"
         )
     driver.expect(0)
     return job
