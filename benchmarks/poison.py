@@ -25,7 +25,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import yaml
 
-from benchmarks.throughput import BATCHED, KV_GIB, MODEL_LEN, SEQS
+SEQS, BATCHED, MODEL_LEN, KV_GIB = 256, 4096, 1024, 1
 
 MARK = "harmless zq zq zq poison zq"
 PLACE = 0.37  # where the row is, as a share of the input

@@ -1,287 +1,171 @@
-"""Throughput: `vllm.LLM.generate`, this project and `ray.data.llm` over the same rows.
+"""Throughput: rows/s over the same rows, all contenders in turn, by load.
 
-    python -m benchmarks.throughput --rows 2000 --rounds 3
+    python -m benchmarks.throughput --load equal heavy prefix --rounds 3
 
-Every contender runs in a process of its own, in turn, `rounds` times. All answer the same
-rendered prompts (token ids, one BOS) with the same engine limits and greedy sampling.
+equal    every answer has 32 tokens
+heavy    answers of 8 to 512 tokens, log-normal: most are short, a few take very long
+prefix   64 long prefixes, interleaved, and a KV cache that holds a third of them; prefill-bound
 
-steady rows/s   rows over the seconds from the moment the engine could answer to the last row:
-                `LLM.generate` is timed around the call; for the other two the start is when their
-                first request reached a ready engine.
-first row       seconds from the process's start to the first row that is durable (this project:
-                a committed part) or in hand (the others: the first batch that is given out).
-total           seconds from the process's start to its end.
+Printed per load: steady rows/s as median and spread, ratios round by round, the share of prompt
+tokens from the prefix cache, and (equal) the cold start: when the first answer was durable beside
+when a bare engine could have given one.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import json
-import os
-import shutil
-import statistics
-import subprocess
+import random
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SEQS, BATCHED, MODEL_LEN, KV_GIB = 256, 4096, 1024, 1
-CONTENDERS = ("LLM.generate", "gemma_batch", "ray.data.llm", "ray.data.llm tuned")
+from benchmarks import common
+from benchmarks.contenders import CONTENDERS, Doc, Setup, prepare
+
+OURS, BARE = "gemma_batch", "LLM.generate"
+PEERS = ("ray.data.llm", "ray.data.llm tuned")
+DOC_CHARS = 900
+HEAVY_MEDIAN, HEAVY_SIGMA, HEAVY_BOUNDS = 40, 1.1, (8, 512)
+PREFIXES, PREFIX_CHARS, SUFFIX_CHARS = 64, 1900, 160
 
 
-def prepare(folder: Path, rows: int, max_tokens: int) -> None:
-    """A tiny model, the documents, the spec, and the prompts that the spec renders to."""
-    import pyarrow.parquet as pq
-    import yaml
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What is asked of the contenders: rows, limits, a model, and who takes part."""
 
-    from gemma_batch.family.tiny import build_tiny_gemma
-    from gemma_batch.run.plan import Hardware, make_plan
-    from gemma_batch.run.prepare import Preparer
-    from gemma_batch.spec import JobSpec
-    from jobs.stdlib_docs import write_docs
+    title: str
+    rows: int
+    setup: Setup
+    contenders: tuple[str, ...]
+    model: dict[str, Any]
+    about: str
 
-    write_docs(folder / "docs", rows=rows, shards=8)
-    texts = pq.read_table(folder / "docs", columns=["doc"])["doc"].to_pylist()
-    build_tiny_gemma(folder / "model", texts=texts[:2000])
-    data = {
-        "name": "throughput",
-        "input": {"path": f"{folder}/docs/*.parquet", "id": "id"},
-        "prompt": {"user": "Summarise:\n\n{{ doc }}", "overlong": "truncate_end"},
-        "model": str(folder / "model"),
-        "sampling": {"temperature": 0, "max_tokens": max_tokens, "ignore_eos": True},
-        "output": {"path": str(folder / "out")},
-        "resources": {
-            "device": "cpu",
-            "max_model_len": MODEL_LEN,
-            "max_num_seqs": SEQS,
-            "max_num_batched_tokens": BATCHED,
-            "cpu_kv_cache_gib": KV_GIB,
-            "replicas": 1,
-        },
-        "policy": {"unit_rows": max(64, rows // 16)},
-    }
-    (folder / "job.yaml").write_text(yaml.safe_dump(data))
-    plan = make_plan(JobSpec.from_dict(data)).placed(Hardware(gpu=None, cpus=os.cpu_count() or 1))
-    preparer = Preparer(plan.job(plan.routes[0]))
-    prompts = []
-    for unit in plan.units():
-        prepared = preparer.prepare(plan.survey.shards[unit.shard], unit)
-        prompts += [request.token_ids for request in prepared.requests]
-    (folder / "prompts.json").write_text(json.dumps(prompts))
+    def docs(self, texts: Sequence[str], name: str) -> list[Doc]:
+        """The rows, the same each time."""
+        chance = random.Random(7)
+        if name == "prefix":
+            prefixes = [" ".join(chance.sample(texts, 8))[:PREFIX_CHARS] for _ in range(PREFIXES)]
+            return [
+                Doc(f"{prefixes[n % PREFIXES]}\n\n{n} {texts[n % len(texts)][:SUFFIX_CHARS]}", 4)
+                for n in range(self.rows)
+            ]
+        least, most = HEAVY_BOUNDS
+        return [
+            Doc(
+                f"Summarise:\n\n{texts[n % len(texts)][:DOC_CHARS]}",
+                32
+                if name == "equal"
+                else int(
+                    min(max(chance.lognormvariate(0, HEAVY_SIGMA) * HEAVY_MEDIAN, least), most)
+                ),
+            )
+            for n in range(self.rows)
+        ]
 
 
-def run_llm(folder: Path, max_tokens: int, started: float) -> dict[str, float]:
-    """All prompts at once: the engine's own speed."""
-    from vllm import LLM, SamplingParams
-
-    prompts = [
-        {"prompt_token_ids": ids} for ids in json.loads((folder / "prompts.json").read_text())
-    ]
-    llm = LLM(
-        model=str(folder / "model"),
-        dtype="float32",
-        enforce_eager=True,
-        max_model_len=MODEL_LEN,
-        max_num_seqs=SEQS,
-        max_num_batched_tokens=BATCHED,
-        language_model_only=True,
-    )
-    params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
-    begin = time.time()
-    outputs = llm.generate(prompts, params, use_tqdm=False)
-    end = time.time()
-    tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
-    return {
-        "rows": len(outputs),
-        "tokens": tokens,
-        "steady": len(outputs) / (end - begin),
-        "first": end - started,
-    }
-
-
-def run_ours(folder: Path, started: float) -> dict[str, float]:
-    """The whole way: Ray Data, reading, rendering, the feed, committed Parquet."""
-    import gemma_batch
-    from gemma_batch.run.ledger import Ledger
-    from gemma_batch.storage.fs import open_store
-
-    shutil.rmtree(folder / "out", ignore_errors=True)
-    report = gemma_batch.run(gemma_batch.JobSpec.load(folder / "job.yaml"))
-    receipts = list(Ledger(open_store(str(folder / "out"))).receipts().values())
-    begin = max(min(r["started"] for r in receipts), min(r["engine_ready"] for r in receipts))
-    finished = [r["finished"] for r in receipts]
-    return {
-        "rows": report.answered,
-        "tokens": report.completion_tokens,
-        "steady": report.answered / (max(finished) - begin),
-        "first": min(finished) - started,
-    }
+LOADS = {
+    "equal": Load(
+        title="throughput, equal lengths",
+        rows=4000,
+        setup=Setup(max_tokens=32),
+        contenders=(BARE, OURS, *PEERS, "vllm run-batch"),
+        model={},
+        about="A Gemma 3 of a million random parameters, 32 greedy output tokens per row.",
+    ),
+    "heavy": Load(
+        title="throughput, heavy-tailed lengths",
+        rows=2000,
+        setup=Setup(max_tokens=HEAVY_BOUNDS[1]),
+        contenders=(BARE, OURS, *PEERS, "vllm run-batch"),
+        model={},
+        about="The same model; answers of 8 to 512 tokens, log-normal with median 40.",
+    ),
+    "prefix": Load(
+        title="throughput, shared prefixes",
+        rows=1024,
+        setup=Setup(max_tokens=4, seqs=32, batched=2048, kv_bytes=48 * 2**20),
+        contenders=(BARE, OURS, "gemma_batch input order", *PEERS),
+        model={"hidden": 384, "head_dim": 64, "heads": 6},
+        about="64 prefixes of about 600 tokens, interleaved; a model large enough to be bound by "
+        "prefill, 48 MiB of KV cache.",
+    ),
+}
 
 
-def run_ray_llm(folder: Path, max_tokens: int, started: float, *, tuned: bool) -> dict[str, float]:
-    """`ray.data.llm` as shipped, or with limits and block shape put right."""
-    import ray
-    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
-
-    ray.init(address="local", include_dashboard=False, log_to_driver=False)
-    prompts = json.loads((folder / "prompts.json").read_text())
-    engine = {
-        "dtype": "float32",
-        "enforce_eager": True,
-        "max_model_len": MODEL_LEN,
-        "language_model_only": True,
-        "distributed_executor_backend": "mp",
-    }
-    extra: dict[str, Any] = {}
-    if tuned:
-        engine |= {"max_num_seqs": SEQS, "max_num_batched_tokens": BATCHED}
-        extra = {"max_concurrent_batches": 16}
-    config = vLLMEngineProcessorConfig(
-        model_source=str(folder / "model"),
-        engine_kwargs=engine,
-        runtime_env={"env_vars": {"VLLM_CPU_KVCACHE_SPACE": str(KV_GIB)}},
-        placement_group_config={"bundles": [{"CPU": 1}]},
-        batch_size=32,
-        concurrency=(1, 1),
-        # Token ids go in, so that all contenders answer prompts with one BOS.
-        chat_template_stage=False,
-        tokenize_stage=False,
-        detokenize_stage=False,
-        log_engine_metrics=False,
-        **extra,
-    )
-    processor = build_processor(
-        config,
-        preprocess=lambda row: {
-            "tokenized_prompt": row["ids"],
-            "sampling_params": {"temperature": 0, "max_tokens": max_tokens, "ignore_eos": True},
-        },
-        postprocess=lambda row: {
-            "tokens": row["num_generated_tokens"],
-            "took": row["time_taken_llm"],
-            "at": time.time(),
-        },
-    )
-    blocks = max(8, len(prompts) // 64)
-    dataset = processor(
-        ray.data.from_items([{"ids": ids} for ids in prompts], override_num_blocks=blocks)
-    )
-    rows: list[dict[str, float]] = []
-    first = 0.0
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        first = first or time.time()
-        rows += batch.to_pylist()
-    begin = min(row["at"] - row["took"] for row in rows)
-    return {
-        "rows": len(rows),
-        "tokens": sum(row["tokens"] for row in rows),
-        "steady": len(rows) / (max(row["at"] for row in rows) - begin),
-        "first": first - started,
-    }
-
-
-def child(name: str, folder: Path, max_tokens: int, started: float) -> None:
-    """One contender, in this process; its figures go to a file."""
-    if name == "LLM.generate":
-        figures = run_llm(folder, max_tokens, started)
-    elif name == "gemma_batch":
-        figures = run_ours(folder, started)
-    else:
-        figures = run_ray_llm(folder, max_tokens, started, tuned=name.endswith("tuned"))
-    figures["total"] = time.time() - started
-    (folder / "figures.json").write_text(json.dumps(figures))
-
-
-def measure(name: str, folder: Path, max_tokens: int) -> dict[str, float] | None:
-    """Run one contender in a fresh process; None (and its last words) when it fails."""
-    (folder / "figures.json").unlink(missing_ok=True)
-    env = {
-        **os.environ,
-        "VLLM_CPU_KVCACHE_SPACE": str(KV_GIB),
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
-    }
-    command = [sys.executable, "-m", "benchmarks.throughput", "--child", name]
-    command += ["--folder", str(folder), "--max-tokens", str(max_tokens)]
-    command += ["--started", str(time.time())]
-    log = folder / f"{name.replace(' ', '-')}.log"
-    with log.open("w") as out:
-        code = subprocess.run(command, env=env, stdout=out, stderr=out, check=False).returncode
-    with contextlib.suppress(FileNotFoundError):
-        return dict(json.loads((folder / "figures.json").read_text()))
-    print(f"{name} failed (exit code {code}):\n{log.read_text()[-1500:]}", file=sys.stderr)
-    return None
-
-
-def table(results: dict[str, list[dict[str, float]]]) -> str:
+def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """Medians, spread and ratios as Markdown."""
-    lines = [
-        "| contender | steady rows/s (min to max) | vs LLM.generate | ours vs it | first row s "
-        "| total s | output tokens |",
-        "|---|---|---|---|---|---|---|",
-    ]
-
-    def median(name: str, figure: str) -> float:
-        return statistics.median(run[figure] for run in results[name])
-
-    def ratio(one: str, other: str) -> str:
-        pairs = zip(results.get(one, []), results.get(other, []), strict=False)
-        ratios = [a["steady"] / b["steady"] for a, b in pairs]
-        return f"{statistics.median(ratios):.2f}" if ratios else "-"
-
+    rows = []
     for name, runs in results.items():
         if not runs:
-            lines.append(f"| {name} | failed | - | - | - | - | - |")
+            rows.append([name, "failed", *["-"] * 6])
             continue
-        steady = [run["steady"] for run in runs]
-        lines.append(
-            f"| {name} | {median(name, 'steady'):.1f} ({min(steady):.1f} to {max(steady):.1f}) "
-            f"| {ratio(name, 'LLM.generate')} | {ratio('gemma_batch', name)} "
-            f"| {median(name, 'first'):.1f} | {median(name, 'total'):.1f} "
-            f"| {median(name, 'tokens'):,.0f} |"
+        cached = common.median(runs, "cached")
+        rows.append(
+            [
+                name,
+                common.spread(runs, "steady"),
+                common.ratio_text(common.ratio(results, name, BARE, "steady")),
+                common.ratio_text(common.ratio(results, OURS, name, "steady")),
+                "-" if cached != cached else f"{100 * cached:.0f}%",
+                common.spread(runs, "first"),
+                common.spread(runs, "total"),
+                f"{common.median(runs, 'tokens'):,.0f}",
+            ]
         )
-    return "\n".join(lines)
+    head = ["contender", "steady rows/s (min to max)", f"vs {BARE}", "ours vs it", "cached"]
+    return common.markdown([*head, "first row s", "total s", "output tokens"], rows)
+
+
+def cold_start(results: dict[str, list[dict[str, Any]]]) -> str:
+    """One sentence on the first committed row."""
+    pairs = zip(results.get(OURS, []), results.get(BARE, []), strict=False)
+    late = sorted(one["first"] - other["first"] for one, other in pairs)
+    if not late:
+        return ""
+    return (
+        f"\n\nCold start: the first committed row came {late[len(late) // 2]:.1f} s after a bare "
+        f"engine, started alone, had given one answer ({late[0]:.1f} to {late[-1]:.1f} s; aim: at "
+        "most 3 s)."
+    )
 
 
 def main() -> None:
     """Parse, prepare, alternate, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--max-tokens", type=int, default=32)
-    parser.add_argument("--contenders", default=",".join(CONTENDERS))
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
+    parser = common.parser(__doc__)
+    parser.add_argument("--load", nargs="+", choices=LOADS, default=["equal"])
+    parser.add_argument("--rows", type=int, help="instead of the load's own number")
+    parser.add_argument("--contenders", help="comma-separated, instead of the load's own")
     options = parser.parse_args()
     if options.child:
-        child(options.child, options.folder, options.max_tokens, options.started)
+        figures = CONTENDERS[options.child](options.folder, options.started)
+        common.report_figures(options.folder, figures)
         return
-    names = options.contenders.split(",")
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory(prefix="throughput-") as name:
-        folder = Path(name)
-        prepare(folder, options.rows, options.max_tokens)
-        for number in range(options.rounds):
-            for contender in names:
-                figures = measure(contender, folder, options.max_tokens)
-                if figures is not None:
-                    results[contender].append(figures)
-                    print(f"round {number + 1} {contender}: {figures}", file=sys.stderr, flush=True)
-    print(
-        f"{options.rows} rows, max_tokens {options.max_tokens}, {options.rounds} rounds, "
-        f"{os.cpu_count()} cores"
-    )
-    print(table(results))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+    from jobs.stdlib_docs import collect
+
+    texts = [doc["doc"] for doc in collect(6000)]
+    every: dict[str, Any] = {}
+    for name in options.load:
+        load = LOADS[name]
+        if options.rows:
+            load = Load(**{**{f: getattr(load, f) for f in Load.__slots__}, "rows": options.rows})
+        names = options.contenders.split(",") if options.contenders else load.contenders
+        with tempfile.TemporaryDirectory(prefix="throughput-") as temporary:
+            folder = Path(temporary)
+            prepare(folder, load.docs(texts, name), load.setup, load.model)
+
+            def run(
+                contender: str, folder: Path = folder, gib: int = load.setup.kv_gib
+            ) -> common.Figures | None:
+                return common.measure(
+                    "benchmarks.throughput", contender, folder, VLLM_CPU_KVCACHE_SPACE=str(gib)
+                )
+
+            every[name] = common.in_turn(names, options.rounds, run)
+        text = table(every[name]) + (cold_start(every[name]) if name == "equal" else "")
+        common.publish(options, load.title, text, every, about=f"{load.rows:,} rows. {load.about}")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

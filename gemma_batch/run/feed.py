@@ -111,6 +111,9 @@ class Feed:
         self._ready = False
         self._queue: RowQueue[_Item] = RowQueue(order, lambda item: item.request)
         self._open: set[_Item] = set()  # every row without an outcome, wherever it is
+        self._admission = asyncio.Lock()
+        self._wanted = asyncio.Event()
+        self._wanted.set()
         self._active: dict[_Item, asyncio.Task[bool]] = {}
         self._recovery: asyncio.Task[None] | None = None
         self._broken: EngineError | None = None
@@ -148,6 +151,18 @@ class Feed:
         outcomes = await asyncio.gather(*(item.done for item in items))
         return {item.request.number: out for item, out in zip(items, outcomes, strict=True)}
 
+    async def run_when_needed(self, load: Callable[[], list[Request]]) -> dict[int, Outcome]:
+        """The same for requests that are loaded, in a thread, when there will soon be room.
+
+        Only then are they in this process's memory, and lost with it.
+        """
+        async with self._admission:  # first come, first served, one at a time
+            await self._wanted.wait()
+            requests = await asyncio.to_thread(load)
+            answers = asyncio.ensure_future(self.run(requests))
+            await asyncio.sleep(0)  # now its rows are in the queue
+        return await answers
+
     async def close(self) -> None:
         """Stop the engine; rows still waiting get `EngineLost`."""
         self._break(EngineLost("the engine was closed"))
@@ -171,6 +186,11 @@ class Feed:
                 self._submit(self._queue.pop())
         self.stats.in_flight, self.stats.waiting = len(self._active), len(self._queue)
         self._measure_starving()
+        # The engine's next fill is always waiting; of the rows behind it, none.
+        if self._broken is not None or len(self._queue) < self._limit:
+            self._wanted.set()
+        else:
+            self._wanted.clear()
 
     def _measure_starving(self) -> None:
         # Starved: a ready engine with nothing to do. Its share of the run is our cost, not its.
@@ -245,6 +265,7 @@ class Feed:
             item.done.set_exception(error)
         self._open.clear()
         self._queue.clear()
+        self._wanted.set()
 
     # -- engine death -----------------------------------------------------------------------
 

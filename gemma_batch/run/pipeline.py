@@ -261,8 +261,9 @@ def run_route(
 
 
 def _units_in_flight(job: RouteJob, work: Sequence[tuple[Shard, Unit]]) -> int:
-    # Enough units that the feed always has rows beyond those in the engine, across borders.
-    rows = max(1.0, sum(unit.expected for _, unit in work) / len(work))
+    # Enough units that the feed always has rows beyond those in the engine, across borders; of
+    # large ones, the feed lets in only as many as it needs.
+    rows = max(1, min(unit.expected for _, unit in work))
     least, most = UNITS_IN_FLIGHT
     return int(min(max(job.in_flight / rows + 2, least), most))
 

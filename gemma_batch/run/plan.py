@@ -96,7 +96,7 @@ class Plan:
     def units(self, replicas: int = 1) -> list[Unit]:
         """Cut the input; reads footers, and whole files of formats without them.
 
-        With `replicas` engines at work, units shrink towards the end of the input.
+        For `replicas` engines, units are small at both ends of the input.
         """
         slowest = min(route.rows_per_second for route in self.routes)
         return cut(

@@ -26,6 +26,7 @@ from gemma_batch.storage.readers.base import Span
 Mask: TypeAlias = bytes
 UNIT_ROWS_MIN, UNIT_ROWS_MAX = 64, 8192
 PLANNING_THREADS = 16
+FINEST = 32  # of the largest unit is the smallest, about two seconds of work
 SHARES = 4  # units per replica that what is left is cut into
 
 UNITS_SCHEMA = pa.schema(
@@ -129,14 +130,14 @@ def cut(
 ) -> list[Unit]:
     """Cut every shard into units, in input order; a route without rows in a span gets no unit.
 
-    With `replicas`, units shrink towards the end of the input (see `taper`), else only the limits
+    With `replicas`, units are small at both ends of the input (see `taper`), else only the limits
     bound them.
 
     Reads footers of Parquet and all of the other formats once, and the columns that the routes
     use. Raises `InputError` naming a shard that cannot be read.
     """
     # Cut finely once, then put together: how many rows there are is known only afterwards.
-    finest = max_rows if replicas is None else max(1, min(UNIT_ROWS_MIN, max_rows))
+    finest = max_rows if replicas is None else finest_rows(max_rows)
     with ThreadPoolExecutor(PLANNING_THREADS) as pool:
         spans = list(
             pool.map(
@@ -156,15 +157,24 @@ def cut(
     ]
 
 
+def finest_rows(max_rows: int) -> int:
+    """Rows of the smallest unit, where units are not all of one size."""
+    return max(1, min(max_rows, max(UNIT_ROWS_MIN, max_rows // FINEST)))
+
+
 def taper(
     shards: Sequence[Sequence[Span]], *, replicas: int, max_rows: int, max_bytes: int
 ) -> list[list[Span]]:
-    """Put the fine spans of each shard together, into ever smaller ones towards the end.
+    """Put the fine spans of each shard together: small first, then large, small at the end.
 
-    A span gets 1 / (`SHARES` x replicas) of the rows that are left (guided self-scheduling,
-    Polychronopoulos and Kuck 1987), so that replicas that work at different speeds finish within
-    about one small unit of each other; at most `max_rows` and `max_bytes`, at least one fine span.
+    Every replica's first unit is a fine span, its next ones twice the one before, so that the first
+    results, and what is wrong with them, are there after seconds. Towards the end a unit gets
+    1 / (`SHARES` x replicas) of the rows that are left (guided self-scheduling, Polychronopoulos
+    and Kuck 1987), so that replicas that work at different speeds finish within about one small
+    unit of each other. At most `max_rows` and `max_bytes`, at least one fine span.
     """
+    count = 0
+    growing = finest_rows(max_rows)
     left = sum(span.rows for spans in shards for span in spans)
     result: list[list[Span]] = []
     for spans in shards:
@@ -179,7 +189,9 @@ def taper(
                 )
             else:
                 merged.append(span)
-                room = min(max_rows, left // (SHARES * replicas))
+                room = min(max_rows, left // (SHARES * replicas), growing)
+                count += 1
+                growing = min(max_rows, growing * 2) if count % replicas == 0 else growing
             room -= span.rows
             left -= span.rows
         result.append(merged)

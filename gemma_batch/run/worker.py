@@ -29,7 +29,7 @@ from gemma_batch.run.board import Case
 from gemma_batch.run.commit import commit_unit, committed_receipt
 from gemma_batch.run.feed import Feed
 from gemma_batch.run.job import RouteJob
-from gemma_batch.run.payload import decode, decode_head
+from gemma_batch.run.payload import Prepared, decode, decode_head
 from gemma_batch.run.units import Unit
 from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.models import fetch_weights
@@ -149,14 +149,21 @@ class Worker:
         done = committed_receipt(self._store, unit)
         if done is not None:
             return done
-        prepared = decode(head, rows)
-        outcomes: dict[int, Outcome] = dict(prepared.failures)
+        if case.careful:
+            prepared = decode(head, rows)
+            answers = self._carefully(unit, case, prepared.requests)
+        else:
+            loaded: list[Prepared] = []
+
+            def load() -> list[Request]:
+                loaded.append(decode(head, rows))
+                return loaded[0].requests
+
+            answers = self._submit(self._feed.run_when_needed(load)).result()
+            (prepared,) = loaded
+        outcomes: dict[int, Outcome] = {**prepared.failures, **answers}
         for failure in prepared.failures.values():
             self._feed.stats.count(failure)
-        if case.careful:
-            outcomes.update(self._carefully(unit, case, prepared.requests))
-        else:
-            outcomes.update(self._submit(self._feed.run(prepared.requests)).result())
         stats = self._feed.stats
         facts = {
             "started": started,

@@ -64,6 +64,53 @@ def test_every_request_gets_exactly_one_outcome_across_units() -> None:
     assert feed.stats.engine_starts == 1
 
 
+def test_units_are_loaded_when_the_engine_needs_their_rows() -> None:
+    """First come, first served, each only when less than an engine's fill is waiting."""
+    loaded: list[int] = []
+    most_waiting = 0
+
+    async def work(feed: Feed) -> list[dict[int, Any]]:
+        def load(unit: int) -> list[Request]:
+            nonlocal most_waiting
+            most_waiting = max(most_waiting, feed.stats.waiting)
+            loaded.append(unit)
+            return [good(n) for n in range(40 * unit, 40 * unit + 40)]
+
+        return await asyncio.gather(
+            *(feed.run_when_needed(lambda unit=unit: load(unit)) for unit in range(8))  # type: ignore[misc]
+        )
+
+    feed, outcomes = asyncio.run(with_feed(work, in_flight=16, delay=0.005))
+    assert loaded == list(range(8))
+    assert most_waiting < 16
+    for unit, answers in enumerate(outcomes):
+        assert sorted(answers) == list(range(40 * unit, 40 * unit + 40))
+    assert feed.stats.answered == 320
+
+
+def test_a_unit_that_cannot_be_loaded_holds_up_no_other() -> None:
+    """Its error is its own; and a feed that gave up lets everybody through to hear so."""
+
+    def broken() -> list[Request]:
+        raise ValueError("not this one")
+
+    async def work(feed: Feed) -> list[Any]:
+        units = [
+            feed.run_when_needed(broken),
+            feed.run_when_needed(lambda: [good(n) for n in range(40)]),
+        ]
+        found = await asyncio.gather(*units, return_exceptions=True)
+        feed.fail(EngineLost("gave up"))
+        async with asyncio.timeout(5):
+            late = [feed.run_when_needed(lambda: [good(1)]) for _ in range(3)]
+            return [*found, *await asyncio.gather(*late, return_exceptions=True)]
+
+    _, (first, second, *late) = asyncio.run(with_feed(work))
+    assert isinstance(first, ValueError)
+    assert len(second) == 40
+    assert [str(error) for error in late] == ["gave up"] * 3
+
+
 @pytest.mark.parametrize("place", [0, 7, 15, 31])
 def test_one_poison_row_is_isolated_within_log2_restarts(place: int) -> None:
     """A row that kills the engine becomes engine_crash; all others are answered."""
