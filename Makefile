@@ -31,8 +31,16 @@ format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# About 40 minutes on 2 cores; nothing else should run beside it.
 bench: setup
-	$(PY) -m benchmarks.throughput
+	$(PY) -m benchmarks.throughput --load equal --rounds 2 --rows 2000 --record
+	$(PY) -m benchmarks.throughput --load heavy --rounds 1 --rows 1000 --record
+	$(PY) -m benchmarks.throughput --load prefix --rounds 1 --rows 512 --record
+	$(PY) -m benchmarks.ceiling --rounds 1 --record
+	$(PY) -m benchmarks.growth --record
+	$(PY) -m benchmarks.resume --record
+	$(PY) -m benchmarks.scale_out --replicas 1 16 64 --record
+	$(PY) -m benchmarks.tail --record
 
 lock: setup
 	bash scripts/lock.sh $(VENV)

@@ -86,6 +86,7 @@ def _end_session(process: subprocess.Popen[bytes]) -> None:
         except psutil.Error:
             continue
     process.wait()
+    psutil.wait_procs(left, timeout=10)
 
 
 def report_figures(folder: Path, figures: Figures) -> None:

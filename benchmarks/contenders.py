@@ -49,6 +49,11 @@ class Setup:
         return given
 
     @property
+    def environment(self) -> dict[str, str]:
+        """The variable by which vLLM learns the size; it would override the argument."""
+        return {} if self.kv_bytes else {"VLLM_CPU_KVCACHE_SPACE": str(self.kv_gib)}
+
+    @property
     def limits(self) -> dict[str, Any]:
         """Batch limits, which ray.data.llm as shipped leaves to vLLM."""
         return {"max_num_seqs": self.seqs, "max_num_batched_tokens": self.batched}
@@ -218,7 +223,7 @@ def ray_data_llm(folder: Path, started: float, *, tuned: bool = False) -> Figure
     config = vLLMEngineProcessorConfig(
         model_source=str(folder / "model"),
         engine_kwargs=engine,
-        runtime_env={"env_vars": {"VLLM_CPU_KVCACHE_SPACE": str(setup.kv_gib)}},
+        runtime_env={"env_vars": setup.environment},
         placement_group_config={"bundles": [{"CPU": 1}]},
         batch_size=32,
         concurrency=(1, 1),

@@ -29,7 +29,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks import common
+from benchmarks import common, inputs
 
 MODULE = "benchmarks.scale_out"
 READERS = 3  # CPUs of Ray's left for tasks that read
@@ -39,38 +39,6 @@ SHARD_ROWS, GROUP_ROWS = 25_000, 1_000
 
 Receipt = dict[str, Any]
 Points = list[tuple[float, float]]  # time, rows done until then
-
-
-def prepare(folder: Path) -> None:
-    """The tiny model."""
-    from gemma_batch.family.tiny import build_tiny_gemma
-
-    build_tiny_gemma(folder / "model", texts=_texts())
-
-
-def _texts() -> list[str]:
-    from jobs.stdlib_docs import collect
-
-    return [doc["doc"][:60] for doc in collect(2000)]
-
-
-def write_rows(folder: Path, rows: int) -> None:
-    """Shards of short documents."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    texts = _texts()
-    folder.mkdir()
-    for start in range(0, rows, SHARD_ROWS):
-        numbers = range(start, min(start + SHARD_ROWS, rows))
-        table = pa.table(
-            {
-                "id": pa.array(numbers, pa.int64()),
-                "doc": pa.array([texts[n % len(texts)] for n in numbers], pa.string()),
-            }
-        )
-        path = folder / f"{start // SHARD_ROWS:05d}.parquet"
-        pq.write_table(table, path, row_group_size=GROUP_ROWS)
 
 
 def by_worker(receipts: Sequence[Receipt]) -> list[Points]:
@@ -140,11 +108,17 @@ def child(folder: Path, replicas: int, rate: float, seconds: float) -> None:
     from gemma_batch.storage.fs import open_store
 
     work = Path(tempfile.mkdtemp(prefix=f"{replicas}-", dir=folder))
-    write_rows(work / "in", int(replicas * rate * seconds))
+    found = inputs.write_rows(
+        work / "in",
+        int(replicas * rate * seconds),
+        inputs.texts(),
+        shard_rows=SHARD_ROWS,
+        group_rows=GROUP_ROWS,
+    )
     spec = gemma_batch.JobSpec.from_dict(
         {
             "name": f"scale-{replicas}",
-            "input": {"path": f"{work}/in/*.parquet", "id": "id"},
+            "input": {"path": found, "id": "id"},
             "prompt": {"user": "{{ doc }}"},
             "model": str(folder / "model"),
             "sampling": {"max_tokens": 4},
@@ -206,7 +180,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="scale-out-") as name:
         folder = Path(name)
-        prepare(folder)
+        inputs.tiny_model(folder)
         arguments = ("--rate", str(options.rate), "--seconds", str(options.seconds))
 
         def run(replicas: str) -> common.Figures | None:

@@ -85,11 +85,11 @@ LOADS = {
     "prefix": Load(
         title="throughput, shared prefixes",
         rows=1024,
-        setup=Setup(max_tokens=4, seqs=32, batched=2048, kv_bytes=48 * 2**20),
+        setup=Setup(max_tokens=4, seqs=16, batched=2048, kv_bytes=14 * 2**20),
         contenders=(BARE, OURS, "gemma_batch input order", *PEERS),
         model={"hidden": 384, "head_dim": 64, "heads": 6},
         about="64 prefixes of about 600 tokens, interleaved; a model large enough to be bound by "
-        "prefill, 48 MiB of KV cache.",
+        "prefill, 14 MiB of KV cache.",
     ),
 }
 
@@ -156,10 +156,10 @@ def main() -> None:
             prepare(folder, load.docs(texts, name), load.setup, load.model)
 
             def run(
-                contender: str, folder: Path = folder, gib: int = load.setup.kv_gib
+                contender: str, folder: Path = folder, setup: Setup = load.setup
             ) -> common.Figures | None:
                 return common.measure(
-                    "benchmarks.throughput", contender, folder, VLLM_CPU_KVCACHE_SPACE=str(gib)
+                    "benchmarks.throughput", contender, folder, timeout=900, **setup.environment
                 )
 
             every[name] = common.in_turn(names, options.rounds, run)

@@ -44,8 +44,10 @@ DEATH_SECONDS = 0.25  # between two looks at whether the core's processes live
 
 
 def _cpu_environment(config: EngineConfig) -> dict[str, str]:
-    # Whole GiB are all that vLLM takes here.
-    env = {"VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(config.cpu_kv_cache_gib or 1)))}
+    env = {}
+    if not config.args.get("kv_cache_memory_bytes"):  # which the variable would override
+        # Whole GiB are all that vLLM takes here.
+        env["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(config.cpu_kv_cache_gib or 1)))
     if config.cpu_threads is not None:
         cores = sorted(CORES)
         threads = max(1, config.cpu_threads)
@@ -165,6 +167,7 @@ class VllmEngine:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"  # a core that can die by itself
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         if config.device == "cpu":
+            os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
             os.environ.update(_cpu_environment(config))
             os.sched_setaffinity(0, CORES)  # of this thread, which the engine's processes inherit
         try:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from gemma_batch.prompts.sandbox import BoundedEnvironment, BoundedGenerator, bo
 
 MAX_INDENT = 100
 START, END = "\ufdd0", "\ufdd1"
+MARKS = re.compile(f"[{START}{END}]")
 FUNCTIONS = {"range": bounded_range, "namespace": Namespace}
 REFUSED: dict[type[nodes.Node], str] = {
     nodes.FilterBlock: "{% filter %}",
@@ -269,7 +271,7 @@ def _columns(tree: nodes.Template, env: _Environment) -> set[str]:
 
 
 def _split(text: str) -> list[Segment]:
-    marks = [c for c in text if c in (START, END)] if START in text or END in text else []
+    marks = MARKS.findall(text)
     if marks != [START, END] * (len(marks) // 2):
         # A filter tore the marks apart: treat everything as the row's, which is the safe side.
         return [Segment(text.replace(START, "").replace(END, ""), True)]

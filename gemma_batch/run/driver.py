@@ -12,8 +12,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gemma_batch.errors import GemmaBatchError, LeaseError, OutputError, StorageError
@@ -23,6 +23,7 @@ from gemma_batch.run.estimate import estimate_routes, route_facts, totals
 from gemma_batch.run.guard import check_not_interrupted, interruptible, leased, open_output
 from gemma_batch.run.ledger import Ledger, Receipt
 from gemma_batch.run.manifest import Manifest, check_same, create_manifest, load_manifest
+from gemma_batch.run.order import WORTH_SHARE
 from gemma_batch.run.plan import Hardware, Plan, RoutePlan, make_plan, rows_by_route
 from gemma_batch.run.pool import Pool, make_pool, not_more_than, with_cpu_threads
 from gemma_batch.run.progress import LogProgress, Progress, Snapshot
@@ -156,7 +157,11 @@ class Session:
             shards=self._plan.survey.shards,
             units=units,
             spec=self._plan.spec.to_dict(),
-            facts={"rows_by_route": rows, "predicted": predicted if predicted["routes"] else None},
+            facts={
+                "rows_by_route": rows,
+                "predicted": predicted if predicted["routes"] else None,
+                "sort": [name for name, sample in samples.items() if sample.gain >= WORTH_SHARE],
+            },
         )
         # Another driver may have been first; then its manifest counts, and has to be ours.
         check_same(manifest, self._plan.fingerprint(), self._plan.spec.output.path)
@@ -222,7 +227,7 @@ class Session:
                 f"resuming: {done:,} rows are committed already, "
                 f"{sum(unit.expected for unit in remaining):,} to go"
             )
-        lanes = self._lanes(hardware, remaining)
+        lanes = self._lanes(hardware, remaining, manifest.facts.get("sort", ()))
         self._engines = {lane.job.route: lane.pool.most for lane in lanes}
         board = pipeline.make_board()
         breaker = Breaker(self._plan.spec.policy.stop)
@@ -252,13 +257,17 @@ class Session:
         finally:
             self._save_receipts()
 
-    def _lanes(self, hardware: Hardware, remaining: Sequence[Unit]) -> list[_Lane]:
-        """One lane per route with work left, the largest first."""
+    def _lanes(
+        self, hardware: Hardware, remaining: Sequence[Unit], sort: Collection[str]
+    ) -> list[_Lane]:
+        """One lane per route with work left, the largest first; `sort` by prefix where auto."""
         lanes = []
         for route in self._plan.routes:
             units = [unit for unit in remaining if unit.route == route.route.name]
             if units:
                 job = self._plan.job(route)
+                if job.order == "auto" and job.route in sort:
+                    job = replace(job, order="prefix")
                 pool = not_more_than(make_pool(route, hardware), len(units))
                 job = with_cpu_threads(job, hardware, pool)
                 lanes.append(_Lane(plan=route, job=job, pool=pool, units=units))

@@ -186,8 +186,8 @@ class Feed:
                 self._submit(self._queue.pop())
         self.stats.in_flight, self.stats.waiting = len(self._active), len(self._queue)
         self._measure_starving()
-        # The engine's next fill is always waiting; of the rows behind it, none.
-        if self._broken is not None or len(self._queue) < self._limit:
+        # The engine's next fill is always waiting; behind it only what the order can make use of.
+        if self._broken is not None or len(self._queue) < max(self._limit, self._queue.reach):
             self._wanted.set()
         else:
             self._wanted.clear()

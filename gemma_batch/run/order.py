@@ -8,7 +8,8 @@
 `length`  within each unit the rows that are expected to take longest go first, so that a unit's
           commit, and the last one of a run, wait less for stragglers.
 `auto`    `prefix` for a unit where it saves a share of the prompt tokens that is worth it,
-          otherwise `length`.
+          otherwise `length`. (A plan whose sample shows prefixes that units have in common makes
+          it `prefix` for the whole run.)
 
 Why prefixes matter more for Gemma: a cached prefix can be used only while the last window of
 every sliding layer is still there, so interleaved prefixes push each other out early.
@@ -34,6 +35,7 @@ KEY_TOKENS = 4096  # of a prompt that decide about its place; further sharing is
 # Below this share of prompt tokens saved, grouping is not worth giving up the rows' own order.
 WORTH_SHARE = 0.05
 SAMPLED = 512  # rows of a unit that are looked at to decide
+SORTED_ROWS = 4096  # that wait, of several units, where they are sorted by prefix
 ENOUGH_ANSWERS = 16  # before a mean length counts
 TOKEN_BYTES = array("I").itemsize
 
@@ -67,6 +69,11 @@ class RowQueue(Generic[T]):
             self._line.extend(items[i] for i in longest_first)
         else:
             self._line.extend(items)
+
+    @property
+    def reach(self) -> int:
+        """How many rows it would like to have waiting, to find those that share a prefix."""
+        return SORTED_ROWS if self._order == "prefix" or len(self._sweep) else 0
 
     def put_back(self, items: Sequence[T]) -> None:
         """Take rows that go before all others, in this order."""

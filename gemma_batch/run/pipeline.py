@@ -32,6 +32,7 @@ from gemma_batch.errors import GemmaBatchError, UserError
 from gemma_batch.family.gpus import GPU, gpu_from_device
 from gemma_batch.run.board import Board
 from gemma_batch.run.job import RouteJob
+from gemma_batch.run.order import SORTED_ROWS
 from gemma_batch.run.payload import encode, encode_error
 from gemma_batch.run.plan import Hardware
 from gemma_batch.run.pool import READ_CPUS, Pool
@@ -264,8 +265,9 @@ def _units_in_flight(job: RouteJob, work: Sequence[tuple[Shard, Unit]]) -> int:
     # Enough units that the feed always has rows beyond those in the engine, across borders; of
     # large ones, the feed lets in only as many as it needs.
     rows = max(1, min(unit.expected for _, unit in work))
+    wanted = max(job.in_flight, SORTED_ROWS if job.order == "prefix" else 0)
     least, most = UNITS_IN_FLIGHT
-    return int(min(max(job.in_flight / rows + 2, least), most))
+    return int(min(max(wanted / rows + 2, least), most))
 
 
 def configure() -> None:

@@ -1,0 +1,195 @@
+"""Tail: replicas that stand idle at the end, with a few rows that take 50 times as long.
+
+    python -m benchmarks.tail --seconds 120
+
+Four replicas of 32 sequences. The "engine" is a clock in both contenders, so that only scheduling
+is compared: a row takes its answer's tokens / `SPEED` seconds, 32 rows of a replica side by side.
+Long rows are at random places.
+
+gemma_batch       the echo engine
+Ray Data batches  what `ray.data.llm` does with rows: batches of 32, 8 batches of a replica at once,
+                  a batch done when its last row is; the same clock in its actors
+
+seconds     from the first row's start to the last answer
+ideal       the same work spread evenly: row-seconds / all sequences
+idle        share of replica-seconds between a replica's last answer and the end; `worst` is the
+            replica that ended first
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import common, inputs
+
+REPLICAS, SEQUENCES, LONG_ROWS = 4, 32, 8
+SHORT_TOKENS, TIMES, SPEED = 8, 50, 20.0  # tokens, tokens/s
+PEER_BATCH, PEER_BATCHES, PEER_BLOCK = 32, 8, 64
+SEED = 11
+
+
+def write_docs(folder: Path, rows: int) -> None:
+    """One shard; a long row's answer has `TIMES` as many tokens, asked for in its parameters."""
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    long = set(random.Random(SEED).sample(range(rows), LONG_ROWS))
+    words = " ".join(inputs.texts(4000, 100))[: 12 * SHORT_TOKENS * TIMES]
+    tokens = [SHORT_TOKENS * (TIMES if n in long else 1) for n in range(rows)]
+    table = pa.table(
+        {
+            "id": list(range(rows)),
+            "doc": [words if count > SHORT_TOKENS else words[:100] for count in tokens],
+            "params": [json.dumps({"max_tokens": count}) for count in tokens],
+            "tokens": tokens,
+        }
+    )
+    (folder / "in").mkdir()
+    pq.write_table(table, folder / "in" / "0.parquet", row_group_size=1000)
+
+
+def figures(spans: dict[str, tuple[float, float]], tokens: list[int]) -> common.Figures:
+    """From each replica's first start and last answer."""
+    begin, end = min(s for s, _ in spans.values()), max(e for _, e in spans.values())
+    idle = [(end - last) / (end - begin) for _, last in spans.values()]
+    return {
+        "replicas": len(spans),
+        "seconds": end - begin,
+        "ideal": sum(tokens) / SPEED / (REPLICAS * SEQUENCES),
+        "idle": 100 * sum(idle) / len(idle),
+        "worst": 100 * max(idle),
+    }
+
+
+def ours(folder: Path, tokens: list[int]) -> common.Figures:
+    """The echo engine, whose requests all run side by side: as many as a replica has sequences."""
+    import gemma_batch
+    from gemma_batch.run.ledger import Ledger
+    from gemma_batch.storage.fs import open_store
+
+    spec = gemma_batch.JobSpec.from_dict(
+        {
+            "name": "tail",
+            "input": {"path": f"{folder}/in/*.parquet", "id": "id"},
+            "prompt": {"user": "{{ doc }}", "params": "params"},
+            "model": str(folder / "model"),
+            "sampling": {"max_tokens": SHORT_TOKENS},
+            "output": {"path": str(folder / "out")},
+            "resources": {
+                "engine": "echo",
+                "max_model_len": 8192,
+                # The feed gives an engine twice this many.
+                "max_num_seqs": SEQUENCES // 2,
+                "replicas": REPLICAS,
+                "engine_args": {"tokens_per_second": SPEED},
+            },
+            # A minute's work of such an engine is 32 / 0.4 s x 60 s.
+            "policy": {"unit_seconds": 60},
+        }
+    )
+    gemma_batch.run(spec)
+    spans: dict[str, tuple[float, float]] = {}
+    for receipt in Ledger(open_store(spec.output.path)).receipts().values():
+        begin = max(receipt["started"], receipt["engine_ready"])
+        first, last = spans.get(receipt["worker"], (begin, 0.0))
+        spans[receipt["worker"]] = (min(first, begin), max(last, receipt["finished"]))
+    return figures(spans, tokens)
+
+
+class Clock:
+    """The peer's engine: `SEQUENCES` rows at once, each for its time."""
+
+    def __init__(self) -> None:
+        self._room = asyncio.Semaphore(SEQUENCES)
+        self._name = str(random.random())
+
+    async def _row(self, tokens: int) -> None:
+        async with self._room:
+            await asyncio.sleep(tokens / SPEED)
+
+    async def __call__(self, batch: dict[str, Any]) -> Any:
+        begin = time.time()
+        await asyncio.gather(*(self._row(int(tokens)) for tokens in batch["tokens"]))
+        size = len(batch["tokens"])
+        yield {"who": [self._name] * size, "begin": [begin] * size, "end": [time.time()] * size}
+
+
+def peer(folder: Path, tokens: list[int]) -> common.Figures:
+    """Ray Data with async actors."""
+    import pyarrow as pa
+    import ray
+
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, num_cpus=REPLICAS + 2)
+    table = pa.table({"tokens": tokens})
+    pieces = [table.slice(start, PEER_BLOCK) for start in range(0, len(tokens), PEER_BLOCK)]
+    dataset = ray.data.from_arrow(pieces)
+    done = dataset.map_batches(
+        Clock,
+        batch_size=PEER_BATCH,
+        compute=ray.data.ActorPoolStrategy(size=REPLICAS, max_tasks_in_flight_per_actor=4),
+        max_concurrency=PEER_BATCHES,
+        num_cpus=0.9,
+    )
+    spans: dict[str, tuple[float, float]] = {}
+    for row in done.iter_rows():
+        first, last = spans.get(row["who"], (row["begin"], 0.0))
+        spans[row["who"]] = (min(first, row["begin"]), max(last, row["end"]))
+    return figures(spans, tokens)
+
+
+CONTENDERS = {"gemma_batch": ours, "Ray Data batches": peer}
+
+
+def table(found: dict[str, list[common.Figures]]) -> str:
+    """One line per contender."""
+    rows = [
+        [
+            name,
+            common.spread(runs, "seconds"),
+            common.spread(runs, "ideal"),
+            common.spread(runs, "idle"),
+            common.spread(runs, "worst"),
+        ]
+        for name, runs in found.items()
+    ]
+    head = ["contender", "seconds", "ideal seconds", "idle %", "worst replica idle %"]
+    return common.markdown(head, rows)
+
+
+def main() -> None:
+    """Parse, prepare, alternate, print."""
+    parser = common.parser(__doc__, rounds=1)
+    parser.add_argument("--seconds", type=float, default=120.0, help="work per replica")
+    options = parser.parse_args()
+    if options.child:
+        import pyarrow.parquet as pq
+
+        tokens = pq.read_table(options.folder / "in")["tokens"].to_pylist()
+        common.report_figures(options.folder, CONTENDERS[options.child](options.folder, tokens))
+        return
+    rows = int(options.seconds * REPLICAS * SEQUENCES / (SHORT_TOKENS / SPEED))
+
+    def run(name: str) -> common.Figures | None:
+        with tempfile.TemporaryDirectory(prefix="tail-") as one:
+            folder = Path(one)
+            inputs.tiny_model(folder)
+            write_docs(folder, rows)
+            return common.measure("benchmarks.tail", name, folder)
+
+    found = common.in_turn(list(CONTENDERS), options.rounds, run)
+    about = (
+        f"{rows:,} rows of {SHORT_TOKENS / SPEED:g} s, {LONG_ROWS} of them {TIMES} times as long, "
+        f"{REPLICAS} replicas of {SEQUENCES} sequences."
+    )
+    common.publish(options, "tail, a few long rows", table(found), found, about=about)
+
+
+if __name__ == "__main__":
+    main()
