@@ -45,17 +45,10 @@ def child(folder: Path, rows: int) -> common.Figures:
     from gemma_batch.run.ledger import Ledger
     from gemma_batch.storage.fs import open_store
 
-    found = inputs.write_rows(
-        folder / f"in-{rows}",
-        rows,
-        inputs.texts(),
-        shard_rows=SHARD_ROWS,
-        group_rows=GROUP_ROWS,
-    )
     spec = gemma_batch.JobSpec.from_dict(
         {
             "name": f"growth-{rows}",
-            "input": {"path": found, "id": "id"},
+            "input": {"path": f"{folder}/in/*.parquet", "id": "id"},
             "prompt": {"user": "{{ doc }}"},
             "model": str(folder / "model"),
             "sampling": {"max_tokens": 4},
@@ -123,6 +116,13 @@ def main() -> None:
         def run(size: str) -> common.Figures | None:
             with tempfile.TemporaryDirectory(dir=folder) as one:
                 (Path(one) / "model").symlink_to(folder / "model")
+                inputs.write_rows(
+                    Path(one) / "in",
+                    int(size),
+                    inputs.texts(),
+                    shard_rows=SHARD_ROWS,
+                    group_rows=GROUP_ROWS,
+                )
                 return common.measure("benchmarks.growth", size, Path(one), timeout=7200)
 
         found = common.in_turn(sizes, options.rounds, run)

@@ -17,6 +17,7 @@ import typer
 from gemma_batch.errors import GemmaBatchError
 
 if TYPE_CHECKING:
+    from gemma_batch.ops.ray_jobs import RayJobs
     from gemma_batch.run.report import Report
 
 INTERRUPTED, UNEXPECTED, TOO_MANY_FAILED = 130, 1, 3
@@ -178,16 +179,129 @@ def status(output: OutputUrl, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def report(output: OutputUrl, as_json: AsJson = False) -> None:
+def report(
+    output: OutputUrl,
+    as_json: AsJson = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page that can be looked at and mailed.")
+    ] = None,
+) -> None:
     """Show what a run did: totals, speed, failures by code."""
-    from gemma_batch.run.status import current_report
+    from gemma_batch.run.status import current_page, current_report
     from gemma_batch.show import report_text
 
+    if html is not None:
+        html.write_text(current_page(output), encoding="utf-8")
+        say(f"wrote {html}")
+        return
     found = current_report(output)
     if as_json:
         print(found.to_json())
     else:
         say(report_text(found))
+
+
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="Submission id, or the output.path.")]
+Dashboard = Annotated[
+    str | None,
+    typer.Option("--address", help="The cluster's dashboard, http://HOST:8265."),
+]
+
+
+@app.command()
+def submit(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    address: Dashboard = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the log and end with the job's exit code.")
+    ] = False,
+    python: Annotated[str, typer.Option(help="The interpreter on the cluster.")] = "python",
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="NAME=VALUE", help="For the driver; no secrets."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a job on a Ray cluster, or attach to the one that does so already."""
+    from gemma_batch.errors import SpecError
+    from gemma_batch.ops.ray_jobs import RayJobs
+    from gemma_batch.spec import JobSpec
+
+    wrong = next((one for one in env or () if not one.partition("=")[0] or "=" not in one), None)
+    if wrong is not None:
+        raise SpecError(f"--env {wrong!r} is not NAME=VALUE")
+    variables = dict(one.split("=", 1) for one in env or ())
+    loaded = JobSpec.load(spec, overrides or ())
+    jobs = RayJobs(address)
+    job = jobs.submit(loaded, python=python, env=variables)
+    what = f"attached to {job.id} ({job.status})" if job.attached else f"submitted {job.id}"
+    say(f"{what}; follow it: gemma-batch logs -f {job.id}" + (_at(address)))
+    if wait:
+        _follow(jobs, job.id)
+        job = jobs.wait(job.id)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(job), indent=1))
+    if wait and job.result:
+        raise typer.Exit(job.result)
+
+
+@app.command()
+def logs(
+    job: JobName,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Until the job ends, with its exit code.")
+    ] = False,
+    address: Dashboard = None,
+) -> None:
+    """Print what a submitted job's driver says."""
+    from gemma_batch.ops.ray_jobs import RayJobs
+
+    jobs = RayJobs(address)
+    found = jobs.get(job)
+    if not follow:
+        print(jobs.logs(found.id), end="")
+        return
+    _follow(jobs, found.id)
+    if code := jobs.wait(found.id).result:
+        raise typer.Exit(code)
+
+
+@app.command()
+def cancel(job: JobName, address: Dashboard = None) -> None:
+    """Stop a submitted job; what is committed stays, and submitting it again goes on."""
+    from gemma_batch.ops.ray_jobs import STOP_SECONDS, RayJobs
+
+    jobs = RayJobs(address)
+    found = jobs.get(job)
+    if not found.active:
+        say(f"{found.id} has ended already ({found.status})")
+        return
+    jobs.cancel(found.id)
+    ended = jobs.wait(found.id, timeout=STOP_SECONDS)
+    say(f"{ended.id}: {ended.status}; what is committed stays, submit it again to go on")
+
+
+@app.command("list")
+def list_jobs(address: Dashboard = None, as_json: AsJson = False) -> None:
+    """List the cluster's jobs of this package, the newest first."""
+    from gemma_batch.ops.ray_jobs import RayJobs
+    from gemma_batch.show import jobs_text
+
+    jobs = RayJobs(address).list()
+    if as_json:
+        print(json.dumps([dataclasses.asdict(job) for job in jobs], indent=1))
+    else:
+        say(jobs_text(jobs))
+
+
+def _follow(jobs: RayJobs, job: str) -> None:
+    for text in jobs.follow(job):
+        print(text, end="", file=sys.stderr, flush=True)
+
+
+def _at(address: str | None) -> str:
+    return f" --address {address}" if address else ""
 
 
 def _end(report: Report, limit: int, *, as_json: bool) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import TYPE_CHECKING, Any
 
 from gemma_batch.run.progress import duration, failures_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gemma_batch.ops.ray_jobs import Job
     from gemma_batch.run.plan import RoutePlan
     from gemma_batch.run.report import Report
     from gemma_batch.run.status import Status
@@ -18,7 +22,8 @@ PREVIEW_CHARS = 1200
 def report_text(report: Report) -> str:
     """The summary at the end of a run."""
     head = "complete" if report.complete else "not complete"
-    cached = f" ({100 * report.cached_tokens / report.prompt_tokens:.0f}% cached)"
+    share = report.cached_tokens / max(report.prompt_tokens, 1)
+    cached = f" ({100 * share:.0f}% cached)"
     lines = [
         f"{report.name}: {head}",
         f"  rows     {report.answered:,} answered of {report.rows:,}"
@@ -136,6 +141,22 @@ def print_models(rows: list[dict[str, Any]]) -> None:
         style="dim",
         highlight=False,
     )
+
+
+def jobs_text(jobs: Sequence[Job]) -> str:
+    """Submitted jobs, two lines each: ids and paths are there to be copied, so nothing is cut."""
+    if not jobs:
+        return "no jobs of this package on this cluster"
+    lines = []
+    now = datetime.datetime.now(datetime.UTC).timestamp()
+    for job in jobs:
+        begun = datetime.datetime.fromtimestamp(job.started or now, datetime.UTC)
+        took = duration((job.ended or now) - (job.started or now))
+        rows = f", {job.rows:,} rows" if job.rows is not None else ""
+        code = f" with exit code {job.exit_code}" if job.exit_code else ""
+        lines.append(f"{job.id}  {job.status.lower()}{code}")
+        lines.append(f"  {job.output}  since {begun:%Y-%m-%d %H:%M} UTC, {took}{rows}")
+    return "\n".join(lines)
 
 
 def plan_facts(

@@ -24,6 +24,7 @@ from gemma_batch.run.guard import check_not_interrupted, interruptible, leased, 
 from gemma_batch.run.ledger import Ledger, Receipt
 from gemma_batch.run.manifest import Manifest, check_same, create_manifest, load_manifest
 from gemma_batch.run.order import WORTH_SHARE
+from gemma_batch.run.page import save_page
 from gemma_batch.run.plan import Hardware, Plan, RoutePlan, make_plan, rows_by_route
 from gemma_batch.run.pool import Pool, make_pool, not_more_than, with_cpu_threads
 from gemma_batch.run.progress import LogProgress, Progress, Snapshot
@@ -195,6 +196,10 @@ class Session:
         )
         report = make_report(manifest, self._plan.spec.output.path, len(every), receipts, facts)
         save_report(self.store, report)
+        try:
+            save_page(self.store, report, receipts)
+        except StorageError as err:
+            logger.warning("report.html was not written, the report is complete: %s", err)
         return report
 
     def _route_facts(self) -> dict[str, RouteFacts]:

@@ -9,6 +9,7 @@ from gemma_batch.errors import OutputError
 from gemma_batch.run.lease import describe, read_lease
 from gemma_batch.run.ledger import Ledger
 from gemma_batch.run.manifest import load_manifest
+from gemma_batch.run.page import failure_samples, report_page
 from gemma_batch.run.report import Report, load_report, make_report
 from gemma_batch.run.retry import retry_summary
 from gemma_batch.storage.fs import Store, open_store
@@ -61,6 +62,15 @@ def status(output: str) -> Status:
         units_committed=found.units_committed,
         open_retry=pending if pending.get("units") else {},
     )
+
+
+def current_page(output: str) -> str:
+    """report.html as of now, also for a run that has not ended. Raises `OutputError`."""
+    store = _open(output)
+    ledger = Ledger(store)
+    receipts = ledger.receipts()
+    samples = failure_samples(ledger, receipts)
+    return report_page(current_report(output, store), list(receipts.values()), samples)
 
 
 def current_report(output: str, store: Store | None = None) -> Report:

@@ -29,6 +29,7 @@ from gemma_batch.run.board import Case
 from gemma_batch.run.commit import commit_unit, committed_receipt
 from gemma_batch.run.feed import Feed
 from gemma_batch.run.job import RouteJob
+from gemma_batch.run.metrics import Metrics
 from gemma_batch.run.payload import Prepared, decode, decode_head
 from gemma_batch.run.units import Unit
 from gemma_batch.storage.fs import open_store
@@ -96,7 +97,11 @@ class Worker:
         self._gate = Gate()
         self._ready = self._submit(self._start())
         self._closed = threading.Event()
+        self._metrics: Metrics | None = None
         if board is not None:
+            import ray.util.metrics
+
+            self._metrics = Metrics(ray.util.metrics, route=job.route, replica=self._name)
             threading.Thread(target=self._report, name="report", daemon=True).start()
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
@@ -174,7 +179,10 @@ class Worker:
             "recovering": round(stats.recovering_seconds, 3),
             "engine_starts": stats.engine_starts,
         }
-        return commit_unit(self._store, self._job, prepared, outcomes, facts)
+        receipt = commit_unit(self._store, self._job, prepared, outcomes, facts)
+        if self._metrics is not None:
+            self._metrics.unit(time.time() - started)
+        return receipt
 
     def _carefully(self, unit: Unit, case: Case, requests: list[Request]) -> dict[int, Outcome]:
         """The rows of a unit that workers died with, in the groups that the board asks for."""
@@ -208,6 +216,8 @@ class Worker:
         import ray
 
         while not self._closed.wait(REPORT_SECONDS):
+            if self._metrics is not None:
+                self._metrics.update(self._feed.stats)
             numbers = {**dataclasses.asdict(self._feed.stats), "route": self._job.route}
             try:
                 self._board.put.remote(self._name, numbers)

@@ -1,0 +1,357 @@
+"""Ray jobs: submit a spec to a cluster, attach to what runs already, follow, cancel, list.
+
+The driver runs on the cluster, so it outlives the person's terminal. The spec travels with the job
+as its working directory; nothing else does: the cluster's image has this package. A submission id
+is a function of output and fingerprint, so submitting twice attaches to the first instead of
+running twice; a failed or stopped job's successor gets the next number and resumes the same output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gemma_batch.errors import GemmaBatchError, SpecError, UserError
+from gemma_batch.run.plan import Plan, make_plan
+from gemma_batch.spec import JobSpec
+from gemma_batch.storage.fs import is_s3
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+STOP_SECONDS = 120  # for a driver to let go of its engines and its lease before it is killed
+PROBE_SECONDS = 10.0
+SUBMIT_TRIES, PAUSE = 10, 2.0  # a cluster that has just started has no agent to submit with yet
+ATTEMPTS = 1000
+SPEC_FILE = "job.yaml"
+# Ray's own client lets these override an address that was given to it.
+OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+TALKATIVE = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A Ray job as the cluster knows it.
+
+    `status` is Ray's word (PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED), `exit_code` the driver's,
+    None while it runs; times are seconds since 1970.
+    """
+
+    id: str
+    status: str
+    message: str = ""
+    exit_code: int | None = None
+    name: str = ""
+    output: str = ""
+    fingerprint: str = ""
+    rows: int | None = None
+    started: float | None = None
+    ended: float | None = None
+    attached: bool = False
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def active(self) -> bool:
+        """Whether it has not ended."""
+        return self.status not in ENDED
+
+    @property
+    def result(self) -> int:
+        """The exit code that this job amounts to for whoever waited for it."""
+        if self.status == "SUCCEEDED":
+            return 0
+        if self.status == "STOPPED":
+            return INTERRUPTED
+        return self.exit_code or 1
+
+
+def submission_id(name: str, output: str, fingerprint: str, attempt: int = 1) -> str:
+    """For example `support-tickets-3f9a0c12b4de-r1`; equal for equal output and fingerprint."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "job"
+    digest = hashlib.sha256(f"{output.rstrip('/')}\0{fingerprint}".encode()).hexdigest()[:12]
+    return f"{slug}-{digest}-r{attempt}"
+
+
+class RayJobs:
+    """The jobs of one cluster.
+
+    `address` is the dashboard's URL (default: RAY_API_SERVER_ADDRESS or RAY_ADDRESS where that is
+    one, else this machine); given explicitly, nothing in the environment overrides it. `token` is
+    Ray's authentication token (default: where Ray itself looks). Raises `UserError` when no
+    cluster answers there or it refuses the token.
+    """
+
+    def __init__(self, address: str | None = None, *, token: str | None = None) -> None:
+        self.address = _dashboard(address)
+        headers = _headers(token)
+        _probe(self.address, headers)
+        from ray.job_submission import JobSubmissionClient
+
+        # It tells of uploads and of every end of a log, between the lines of the log itself.
+        for name in TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        with _without(OVERRIDING):
+            self._client = JobSubmissionClient(self.address, headers=headers)
+
+    def submit(
+        self, spec: JobSpec, *, python: str = "python", env: dict[str, str] | None = None
+    ) -> Job:
+        """Start a job for the spec, or attach to the one that already works on it.
+
+        The spec is checked here first, so a wrong one never reaches the cluster. `python` is the
+        interpreter's command on the cluster, `env` variables for the driver (anyone who reaches
+        the cluster's API can read them: no secrets). Raises `UserError`.
+        """
+        _check_travels(spec)
+        plan = make_plan(spec, need_files=False)
+        fingerprint = plan.fingerprint().digest
+        self._check_nobody_else(spec, fingerprint)
+        for attempt in range(1, ATTEMPTS):
+            job = submission_id(spec.name, spec.output.path, fingerprint, attempt)
+            found = self.find(job)
+            if found is None:
+                metadata = _metadata(plan, fingerprint)
+                return self._start(job, spec, metadata, python=python, env=env or {})
+            if found.active or found.status == "SUCCEEDED":
+                return _attached(found)
+        raise GemmaBatchError(f"{spec.name!r} has failed {ATTEMPTS} times on this cluster")
+
+    def _check_nobody_else(self, spec: JobSpec, fingerprint: str) -> None:
+        for job in self.list():
+            same = job.output.rstrip("/") == spec.output.path.rstrip("/")
+            if same and job.active and job.fingerprint != fingerprint:
+                raise UserError(
+                    f"job {job.id!r} is writing to {job.output!r} with another configuration or "
+                    f"input: wait for it, cancel it (gemma-batch cancel {job.id}), or name "
+                    "another output.path"
+                )
+
+    def _start(
+        self,
+        job: str,
+        spec: JobSpec,
+        metadata: dict[str, str],
+        *,
+        python: str,
+        env: dict[str, str],
+    ) -> Job:
+        given = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **env}
+        with tempfile.TemporaryDirectory(prefix="gemma-batch-") as folder:
+            text = yaml.safe_dump(spec.to_dict(), sort_keys=False, allow_unicode=True)
+            (Path(folder) / SPEC_FILE).write_text(text, encoding="utf-8")
+            for tries in range(1, SUBMIT_TRIES + 1):
+                try:
+                    self._client.submit_job(
+                        entrypoint=f"{python} -m gemma_batch.cli run {SPEC_FILE}",
+                        submission_id=job,
+                        runtime_env={"working_dir": folder, "env_vars": given},
+                        metadata=metadata,
+                    )
+                except (RuntimeError, OSError) as err:
+                    # The answer may have been lost, or another submitter been first.
+                    if (found := self.find(job)) is not None:
+                        return _attached(found)
+                    if tries == SUBMIT_TRIES:
+                        raise GemmaBatchError(
+                            f"the cluster at {self.address!r} did not take the job: {_last(err)}"
+                        ) from err
+                    time.sleep(PAUSE)
+                else:
+                    break
+        return self.get(job)
+
+    def find(self, job: str) -> Job | None:
+        """A job by its submission id; None when the cluster has no such job."""
+        with contextlib.suppress(RuntimeError):
+            return _job(self._client.get_job_info(job))
+        return None
+
+    def get(self, job: str) -> Job:
+        """A job by its submission id, or the newest one that writes to the output of that path.
+
+        Raises `UserError` when there is none.
+        """
+        if (found := self.find(job)) is not None:
+            return found
+        mine = [one for one in self.list() if one.output.rstrip("/") == job.rstrip("/")]
+        if not mine:
+            raise UserError(
+                f"the cluster at {self.address!r} has no job with the id or output {job!r}; "
+                "`gemma-batch list` shows those it has (they are forgotten when it restarts)"
+            )
+        return max(mine, key=lambda one: (one.active, one.started or 0.0))
+
+    def list(self) -> list[Job]:
+        """This package's jobs on the cluster, the newest first."""
+        jobs = [_job(found) for found in self._client.list_jobs() if found.submission_id]
+        ours = [job for job in jobs if job.fingerprint]
+        return sorted(ours, key=lambda job: job.started or 0.0, reverse=True)
+
+    def logs(self, job: str) -> str:
+        """What the driver has printed so far."""
+        return str(self._client.get_job_logs(job))
+
+    def follow(self, job: str) -> Iterator[str]:
+        """The driver's output from its beginning, as it comes, until the job ends."""
+        loop = asyncio.new_event_loop()
+        seen = 0
+        try:
+            while True:
+                ended = not self.get(job).active
+                skip = seen
+                lines: AsyncIterator[str] = self._client.tail_job_logs(job)
+                while True:
+                    try:
+                        text = loop.run_until_complete(anext(lines))
+                    except StopAsyncIteration:
+                        break
+                    except (RuntimeError, OSError):  # the connection broke: look again
+                        break
+                    fresh, skip = text[skip:], max(0, skip - len(text))
+                    seen += len(fresh)
+                    if fresh:
+                        yield fresh
+                if ended:
+                    return
+                time.sleep(0.5)
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+    def cancel(self, job: str) -> None:
+        """Ask the driver to stop; it has `STOP_SECONDS` to do so. Committed parts stay."""
+        self._client.stop_job(job)
+
+    def wait(self, job: str, *, timeout: float | None = None, every: float = 1.0) -> Job:
+        """The job when it has ended, or as it is after `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            found = self.get(job)
+            if not found.active or (deadline is not None and time.monotonic() > deadline):
+                return found
+            time.sleep(every)
+
+
+def _dashboard(address: str | None) -> str:
+    given = address or next((v for n in OVERRIDING[::-1] if (v := os.environ.get(n))), None)
+    if given is None or (address is None and not given.startswith("http")):
+        return DEFAULT_ADDRESS
+    if given.startswith("ray://"):
+        raise UserError(
+            f"{given!r} is a Ray client's address; jobs are submitted to the dashboard, usually "
+            "http://HOST:8265"
+        )
+    url = given if "://" in given else f"http://{given}"
+    if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
+        raise UserError(f"{given!r} is not the address of a Ray dashboard: use http://HOST:8265")
+    return url.rstrip("/")
+
+
+def _headers(token: str | None) -> dict[str, str]:
+    if token is None and os.environ.get("RAY_AUTH_MODE") != "disabled":
+        token = os.environ.get("RAY_AUTH_TOKEN")
+        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+        if token is None and path.is_file():
+            token = path.read_text(encoding="utf-8").strip()
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _probe(address: str, headers: dict[str, str]) -> None:
+    """Raise `UserError` unless a Ray dashboard answers; Ray's client would wait and say less."""
+    import requests
+
+    try:
+        answer = requests.get(f"{address}/api/version", headers=headers, timeout=PROBE_SECONDS)
+    except requests.RequestException as err:
+        raise UserError(
+            f"no Ray dashboard answers at {address!r} ({_last(err)}): check --address, and that "
+            "the cluster was started with its dashboard (pip install 'ray[default]')"
+        ) from None
+    if answer.status_code in {401, 403}:
+        what = "refuses the token" if headers else "asks for a token"
+        raise UserError(
+            f"the Ray cluster at {address!r} {what}: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to "
+            "a file with the cluster's token"
+        )
+    if answer.status_code != 200 or "ray_version" not in answer.text:
+        raise UserError(
+            f"what answers at {address!r} is not a Ray dashboard (HTTP {answer.status_code}): use "
+            "http://HOST:8265 of the head node"
+        )
+
+
+@contextlib.contextmanager
+def _without(names: tuple[str, ...]) -> Iterator[None]:
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+def _check_travels(spec: JobSpec) -> None:
+    """Raise `SpecError` for a path that means something else on another machine."""
+    places = [("input.path", path) for path in spec.input.paths]
+    places.append(("output.path", spec.output.path))
+    # A model's name on the hub looks like a relative path; it is one where it exists.
+    places += [
+        ("model", route.model) for route in spec.effective_routes if Path(route.model).exists()
+    ]
+    for name, path in places:
+        if not is_s3(path) and not Path(path.removeprefix("file://")).is_absolute():
+            raise SpecError(
+                f"{name}: {path!r} is relative to this machine's current folder, where the job "
+                "will not run: use s3:// or an absolute path that all nodes share"
+            )
+
+
+def _metadata(plan: Plan, fingerprint: str) -> dict[str, str]:
+    found = {
+        "gemma_batch.name": plan.spec.name,
+        "gemma_batch.output": plan.spec.output.path,
+        "gemma_batch.fingerprint": fingerprint,
+        "gemma_batch.shards": str(len(plan.survey.shards)),
+    }
+    # Other formats have to be read whole to be counted.
+    if all(shard.format == "parquet" for shard in plan.survey.shards):
+        found["gemma_batch.rows"] = str(sum(unit.expected for unit in plan.units()))
+    return found
+
+
+def _job(details: Any) -> Job:
+    metadata = dict(details.metadata or {})
+    rows = metadata.get("gemma_batch.rows")
+    return Job(
+        id=details.submission_id,
+        status=str(getattr(details.status, "value", details.status)),
+        message=details.message or "",
+        exit_code=details.driver_exit_code,
+        name=metadata.get("gemma_batch.name", ""),
+        output=metadata.get("gemma_batch.output", ""),
+        fingerprint=metadata.get("gemma_batch.fingerprint", ""),
+        rows=int(rows) if rows else None,
+        started=details.start_time / 1000 if details.start_time else None,
+        ended=details.end_time / 1000 if details.end_time else None,
+        metadata=metadata,
+    )
+
+
+def _attached(job: Job) -> Job:
+    return replace(job, attached=True)
+
+
+def _last(err: BaseException) -> str:
+    lines = str(err).strip().splitlines()
+    return lines[-1][:300] if lines else type(err).__name__

@@ -1,0 +1,199 @@
+"""report.html: one self-contained file about an output, to look at or to mail.
+
+Drawn from the report and the receipts alone, so it can be made for any output at any time, from
+anywhere. No scripts, nothing loaded from elsewhere, light and dark by the reader's own setting.
+Charts leave out times in which nothing ran, between a stop and the next start.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from gemma_batch.run.ledger import Ledger, Receipt
+from gemma_batch.run.progress import duration
+from gemma_batch.run.report import Report
+from gemma_batch.storage.fs import Store
+from gemma_batch.storage.parts import PartKey
+
+KEY = "_run/report.html"
+TEMPLATE = Path(__file__).with_name("page.html.jinja")
+POINTS = 80  # of a chart
+WIDTH, HEIGHT = 640, 140  # of a chart, in its own units; it scales with the page
+SAMPLED_PARTS, SAMPLES = 20, 3  # parts that are opened for samples of failures; samples per code
+NAMES = {
+    "start": "start-up",
+    "starved": "starved",
+    "retries": "restarts",
+    "tail": "tail",
+    "prefill": "prefill",
+    "decode": "decode",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """A curve: `line` and `area` are SVG path data, `top` the value at the upper edge."""
+
+    line: str
+    area: str
+    top: float
+    mean: float
+
+
+def save_page(store: Store, report: Report, receipts: dict[PartKey, Receipt]) -> None:
+    """Write `_run/report.html`, replacing that of an earlier run. Raises `StorageError`."""
+    samples = failure_samples(Ledger(store), receipts)
+    store.put(KEY, report_page(report, list(receipts.values()), samples).encode())
+
+
+def report_page(
+    report: Report, receipts: Sequence[Receipt], samples: dict[str, list[dict[str, Any]]]
+) -> str:
+    """The page; `samples` are a few failures per code, with `id` and `message`."""
+    spans = [(float(r["started"]), float(r["finished"])) for r in receipts if "started" in r]
+    clock = Clock(spans)
+    rates = [
+        (begin, end, float(receipt["rows"]))
+        for (begin, end), receipt in zip(
+            spans, (r for r in receipts if "started" in r), strict=True
+        )
+    ]
+    return _template().render(
+        report=report,
+        duration=duration,
+        working=clock.total,
+        speed=chart(clock, rate(clock, rates)),
+        replicas=chart(clock, presence(clock, receipts)),
+        prompt=histogram((r["prompt_tokens"], r["answered"]) for r in receipts),
+        answer=histogram((r["completion_tokens"], r["answered"]) for r in receipts),
+        samples=samples,
+        names=NAMES,
+        width=WIDTH,
+        height=HEIGHT,
+    )
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    env = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    env.trim_blocks = env.lstrip_blocks = True
+    return env.from_string(TEMPLATE.read_text(encoding="utf-8"))
+
+
+class Clock:
+    """Seconds in which at least one unit was on its way; standstills take no time on it."""
+
+    def __init__(self, spans: Iterable[tuple[float, float]]) -> None:
+        self._begins: list[float] = []
+        self._ends: list[float] = []
+        for begin, end in sorted(spans):
+            if self._ends and begin <= self._ends[-1]:
+                self._ends[-1] = max(self._ends[-1], end)
+            else:
+                self._begins.append(begin)
+                self._ends.append(end)
+        lengths = (e - b for b, e in zip(self._begins, self._ends, strict=True))
+        self._before = [0.0, *itertools.accumulate(lengths)]
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self._before[-1]
+
+    def at(self, moment: float) -> float:
+        """How many had passed at a time of day (Unix seconds)."""
+        i = bisect.bisect_right(self._begins, moment) - 1
+        if i < 0:
+            return 0.0
+        return self._before[i] + min(moment, self._ends[i]) - self._begins[i]
+
+
+def rate(clock: Clock, work: Sequence[tuple[float, float, float]]) -> list[float]:
+    """Rows per second over time, each unit's rows spread evenly over the time that it took."""
+    values = [0.0] * POINTS
+    step = clock.total / POINTS
+    for begin, end, rows in work:
+        a, b = clock.at(begin), clock.at(end)
+        if b <= a or not step:
+            continue
+        for i in range(int(a / step), min(POINTS, int(b / step) + 1)):
+            overlap = min(b, (i + 1) * step) - max(a, i * step)
+            values[i] += max(0.0, overlap) * rows / (b - a) / step
+    return values
+
+
+def presence(clock: Clock, receipts: Sequence[Receipt]) -> list[float]:
+    """Replicas at work over time: each from its first unit's start to its last commit."""
+    spans: dict[str, tuple[float, float]] = {}
+    for r in receipts:
+        if "worker" in r and "started" in r:
+            begin, end = spans.get(r["worker"], (r["started"], r["finished"]))
+            spans[r["worker"]] = (min(begin, r["started"]), max(end, r["finished"]))
+    values = [0.0] * POINTS
+    step = clock.total / POINTS
+    for begin, end in spans.values():
+        a, b = clock.at(begin), clock.at(end)
+        for i in range(POINTS):
+            middle = (i + 0.5) * step
+            values[i] += 1.0 if a <= middle <= b else 0.0
+    return values
+
+
+def chart(clock: Clock, values: Sequence[float]) -> Chart | None:
+    """The values as a curve; None when there is nothing to draw."""
+    if clock.total <= 0 or not any(values):
+        return None
+    top = max(values) * 1.05
+    step = WIDTH / len(values)
+    points = [
+        f"{(i + 0.5) * step:.1f},{HEIGHT - HEIGHT * value / top:.1f}"
+        for i, value in enumerate(values)
+    ]
+    line = "M" + " L".join(points)
+    area = f"M0,{HEIGHT} L{' L'.join(points)} L{WIDTH},{HEIGHT} Z"
+    return Chart(line=line, area=area, top=top, mean=sum(values) / len(values))
+
+
+def histogram(units: Iterable[tuple[int, int]]) -> list[tuple[str, int, float]]:
+    """Rows by the mean tokens of their unit, in powers of two: (label, rows, share of the most)."""
+    counts: dict[int, int] = {}
+    for tokens, rows in units:
+        if rows:
+            bucket = max(0, round(tokens / rows) - 1).bit_length()
+            counts[bucket] = counts.get(bucket, 0) + rows
+    if not counts:
+        return []
+    most = max(counts.values())
+    return [
+        (f"up to {1 << bucket:,}", counts.get(bucket, 0), counts.get(bucket, 0) / most)
+        for bucket in range(min(counts), max(counts) + 1)
+    ]
+
+
+def failure_samples(
+    ledger: Ledger, receipts: dict[PartKey, Receipt]
+) -> dict[str, list[dict[str, Any]]]:
+    """A few failures per code, from the footers of a few parts that have some."""
+    paths = ledger.committed()
+    found: dict[str, list[dict[str, Any]]] = {}
+    opened = 0
+    for key, receipt in sorted(receipts.items(), key=lambda item: item[1]["part"]):
+        wanted = [code for code in receipt["failures"] if len(found.get(code, ())) < SAMPLES]
+        if not wanted or key not in paths:
+            continue
+        if opened == SAMPLED_PARTS:
+            break
+        opened += 1
+        for failure in ledger.failures(paths[key]):
+            mine = found.setdefault(failure["code"], [])
+            if len(mine) < SAMPLES:
+                mine.append(failure)
+    return found
