@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 
 import pytest
 
-from gemma_batch.engines.base import check_args
+from gemma_batch.engines.base import EngineConfig, check_args
+from gemma_batch.engines.vllm import _cpu_environment
 from gemma_batch.engines.vllm_args import available_args
 from gemma_batch.errors import SpecError
 
@@ -20,6 +22,22 @@ def test_the_arguments_are_those_of_the_vllm_installed_here() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert available_args() == set(out.stdout.split())
+
+
+def test_a_person_who_sets_the_size_of_the_cache_gets_it() -> None:
+    """vLLM on CPU takes the variable first, so it is set only where the argument is not."""
+    config = EngineConfig(
+        engine="vllm",
+        model="-",
+        max_model_len=64,
+        max_num_seqs=4,
+        max_num_batched_tokens=64,
+        device="cpu",
+        cpu_kv_cache_gib=1.5,
+    )
+    assert _cpu_environment(config)["VLLM_CPU_KVCACHE_SPACE"] == "2"
+    theirs = dataclasses.replace(config, args={"kv_cache_memory_bytes": 2**24})
+    assert "VLLM_CPU_KVCACHE_SPACE" not in _cpu_environment(theirs)
 
 
 @pytest.mark.parametrize(

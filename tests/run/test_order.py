@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gemma_batch.rows import Request
 from gemma_batch.run.order import (
     CACHE_BLOCK,
+    SORTED_ROWS,
     LengthEstimate,
     Order,
     RowQueue,
@@ -107,6 +108,28 @@ def test_interleaved_prefixes_come_out_together(order: Order) -> None:
     rows.add(requests(interleaved(64, 8)))
     prefixes = [request.token_ids[1] for request in drain(rows)]
     assert sum(a != b for a, b in itertools.pairwise(prefixes)) == 63
+
+
+def test_prefixes_that_only_units_have_in_common_come_out_together() -> None:
+    """A row per prefix in each unit: no unit alone would gain, all that wait together do."""
+    rows = queue("prefix")
+    prompts = interleaved(16, 8)
+    for start in range(0, len(prompts), 16):
+        rows.add(requests(prompts[start : start + 16]))
+    prefixes = [request.token_ids[1] for request in drain(rows)]
+    assert sum(a != b for a, b in itertools.pairwise(prefixes)) == 15
+
+
+def test_rows_are_wanted_from_afar_only_where_they_are_sorted() -> None:
+    """What waits is memory, and lost with its process: no more than the order can use."""
+    assert queue("prefix").reach == SORTED_ROWS
+    assert queue("input").reach == queue("length").reach == 0
+    rows = queue("auto")
+    assert rows.reach == 0
+    rows.add(requests(interleaved(4, 8)))
+    assert rows.reach == SORTED_ROWS
+    drain(rows)
+    assert rows.reach == 0
 
 
 def test_no_row_waits_for_ever_while_new_ones_keep_coming() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from gemma_batch.run.manifest import Fingerprint, Manifest
 from gemma_batch.run.report import RunFacts, make_report
+from gemma_batch.show import report_text
 from gemma_batch.storage.parts import PartKey
 
 MANIFEST = Manifest(
@@ -51,6 +52,13 @@ def test_a_retry_supersedes_the_failures_before_it() -> None:
     assert (report.rows, report.answered, report.failed) == (200, 197, 3)
     assert report.failures == {"bad_row": 2, "engine_crash": 1}
     assert (report.complete, report.generations, report.parts) == (True, 1, 3)
+
+
+def test_a_run_whose_every_row_failed_can_be_told() -> None:
+    """No token was ever counted: the summary must not divide by that."""
+    failed = {**receipt(200, null_value=200), "prompt_tokens": 0, "cached_tokens": 0}
+    report = make_report(MANIFEST, "out", 1, {PartKey(0, 0, None, 0): failed})
+    assert "200 failed (null_value 200)" in report_text(report)
 
 
 def test_a_run_that_is_not_finished_says_so() -> None:
