@@ -48,13 +48,11 @@ def spec_of(folder: Path) -> Any:
 def pipeline(folder: Path) -> common.Figures:
     """The whole way."""
     import gemma_batch
-    from gemma_batch.run.ledger import Ledger
-    from gemma_batch.storage.fs import open_store
 
     spec = spec_of(folder)
     report = gemma_batch.run(spec)
-    receipts = Ledger(open_store(spec.output.path)).receipts().values()
-    begin = max(min(r["started"] for r in receipts), min(r["engine_ready"] for r in receipts))
+    receipts = common.receipts_of(spec.output.path)
+    begin = common.ready_at(receipts)
     # The first units were read while the engine started: they count neither as work nor as time.
     early = [r for r in receipts if r["started"] <= begin + 1]
     begin = max((r["finished"] for r in early), default=begin)

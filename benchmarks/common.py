@@ -37,6 +37,20 @@ def environment(**extra: str) -> dict[str, str]:
     }
 
 
+def receipts_of(output: str) -> list[Figures]:
+    """What the workers wrote down of each unit of a finished run."""
+    from gemma_batch.run.ledger import Ledger
+    from gemma_batch.storage.fs import open_store
+
+    return list(Ledger(open_store(output)).receipts().values())
+
+
+def ready_at(receipts: Sequence[Figures]) -> float:
+    """When the first unit could be worked on: read, and an engine there (seconds, epoch)."""
+    started, ready = (min(float(r[key]) for r in receipts) for key in ("started", "engine_ready"))
+    return max(started, ready)
+
+
 def measure(
     module: str, name: str, folder: Path, *arguments: str, timeout: float = 900, **extra: str
 ) -> Figures | None:

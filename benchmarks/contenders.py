@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import common
 from benchmarks.common import Figures
 
 PEER_BLOCK_ROWS, PEER_BATCHES = 64, 16  # found to be the fastest for ray.data.llm here
@@ -185,14 +186,12 @@ def llm_generate(folder: Path, started: float) -> Figures:
 def gemma_batch(folder: Path, started: float, *, order: str = "auto") -> Figures:
     """The whole way: Ray Data, reading, rendering, the feed, committed Parquet."""
     import gemma_batch as ours
-    from gemma_batch.run.ledger import Ledger
-    from gemma_batch.storage.fs import open_store
 
     shutil.rmtree(folder / "out", ignore_errors=True)
     spec = ours.JobSpec.load(folder / "job.yaml", [f"resources.order={order}"])
     report = ours.run(spec)
-    receipts = list(Ledger(open_store(str(folder / "out"))).receipts().values())
-    begin = max(min(r["started"] for r in receipts), min(r["engine_ready"] for r in receipts))
+    receipts = common.receipts_of(str(folder / "out"))
+    begin = common.ready_at(receipts)
     finished = [r["finished"] for r in receipts]
     return {
         "rows": report.answered,
@@ -205,25 +204,16 @@ def gemma_batch(folder: Path, started: float, *, order: str = "auto") -> Figures
     }
 
 
-def ray_data_llm(folder: Path, started: float, *, tuned: bool = False) -> Figures:
-    """`ray.data.llm` as shipped, or with limits and block shape put right.
+def peer_config(
+    model: Path, engine: dict[str, Any], environment: dict[str, str], **extra: Any
+) -> Any:
+    """`ray.data.llm`'s configuration for one engine on the CPU that is given token ids."""
+    from ray.data.llm import vLLMEngineProcessorConfig
 
-    Token ids go in, so that its prompts have one BOS like everybody's.
-    """
-    import ray
-    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
-
-    setup, rows = _load(folder)
-    ray.init(address="local", include_dashboard=False, log_to_driver=False)
-    engine = {**setup.engine, "distributed_executor_backend": "mp"}
-    extra: dict[str, Any] = {}
-    if tuned:
-        engine |= setup.limits
-        extra = {"max_concurrent_batches": PEER_BATCHES}
-    config = vLLMEngineProcessorConfig(
-        model_source=str(folder / "model"),
-        engine_kwargs=engine,
-        runtime_env={"env_vars": setup.environment},
+    return vLLMEngineProcessorConfig(
+        model_source=str(model),
+        engine_kwargs={**engine, "distributed_executor_backend": "mp"},
+        runtime_env={"env_vars": environment},
         placement_group_config={"bundles": [{"CPU": 1}]},
         batch_size=32,
         concurrency=(1, 1),
@@ -233,6 +223,22 @@ def ray_data_llm(folder: Path, started: float, *, tuned: bool = False) -> Figure
         log_engine_metrics=False,
         **extra,
     )
+
+
+def ray_data_llm(folder: Path, started: float, *, tuned: bool = False) -> Figures:
+    """`ray.data.llm` as shipped, or with limits and block shape put right.
+
+    Token ids go in, so that its prompts have one BOS like everybody's.
+    """
+    import ray
+    from ray.data.llm import build_processor
+
+    setup, rows = _load(folder)
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    engine, extra = setup.engine, {}
+    if tuned:
+        engine, extra = engine | setup.limits, {"max_concurrent_batches": PEER_BATCHES}
+    config = peer_config(folder / "model", engine, setup.environment, **extra)
     processor = build_processor(
         config,
         preprocess=lambda row: {

@@ -42,8 +42,6 @@ class PeakMemory(threading.Thread):
 def child(folder: Path, rows: int) -> common.Figures:
     """One size in this process, which is the driver."""
     import gemma_batch
-    from gemma_batch.run.ledger import Ledger
-    from gemma_batch.storage.fs import open_store
 
     spec = gemma_batch.JobSpec.from_dict(
         {
@@ -63,8 +61,8 @@ def child(folder: Path, rows: int) -> common.Figures:
     report = gemma_batch.run(spec)
     seconds = time.monotonic() - begun
     peak.stop()
-    receipts = Ledger(open_store(spec.output.path)).receipts().values()
-    ready = max(min(r["started"] for r in receipts), min(r["engine_ready"] for r in receipts))
+    receipts = common.receipts_of(spec.output.path)
+    ready = common.ready_at(receipts)
     work = max(r["finished"] for r in receipts) - ready
     return {
         "rows": report.answered,

@@ -25,6 +25,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import yaml
 
+from benchmarks.contenders import peer_config
+
 SEQS, BATCHED, MODEL_LEN, KV_GIB = 256, 4096, 1024, 1
 
 MARK = "harmless zq zq zq poison zq"
@@ -89,30 +91,23 @@ def _messages(text: str) -> list[dict[str, str]]:
 def run_ray_llm(folder: Path, *, on_error: bool) -> None:
     """`ray.data.llm` with the same engine limits, its rows written as Parquet."""
     import ray
-    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+    from ray.data.llm import build_processor
 
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
-    config = vLLMEngineProcessorConfig(
-        model_source=str(folder / "model"),
-        engine_kwargs={
-            "dtype": "float32",
-            "enforce_eager": True,
-            "max_model_len": MODEL_LEN,
-            "max_num_seqs": SEQS,
-            "max_num_batched_tokens": BATCHED,
-            "language_model_only": True,
-            "distributed_executor_backend": "mp",
-            "logits_processors": ["benchmarks.killer:Poison"],
-            "additional_config": json.loads((folder / "ray.data.llm.json").read_text()),
-        },
-        runtime_env={"env_vars": {"VLLM_CPU_KVCACHE_SPACE": str(KV_GIB)}},
-        placement_group_config={"bundles": [{"CPU": 1}]},
-        batch_size=32,
-        concurrency=(1, 1),
-        chat_template_stage=False,
-        tokenize_stage=False,
-        detokenize_stage=False,
-        log_engine_metrics=False,
+    engine = {
+        "dtype": "float32",
+        "enforce_eager": True,
+        "max_model_len": MODEL_LEN,
+        "max_num_seqs": SEQS,
+        "max_num_batched_tokens": BATCHED,
+        "language_model_only": True,
+        "logits_processors": ["benchmarks.killer:Poison"],
+        "additional_config": json.loads((folder / "ray.data.llm.json").read_text()),
+    }
+    config = peer_config(
+        folder / "model",
+        engine,
+        {"VLLM_CPU_KVCACHE_SPACE": str(KV_GIB)},
         max_concurrent_batches=16,
         should_continue_on_error=on_error,
     )

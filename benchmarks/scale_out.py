@@ -104,8 +104,6 @@ def child(folder: Path, replicas: int, rate: float, seconds: float) -> None:
     import ray
 
     import gemma_batch
-    from gemma_batch.run.ledger import Ledger
-    from gemma_batch.storage.fs import open_store
 
     work = Path(tempfile.mkdtemp(prefix=f"{replicas}-", dir=folder))
     found = inputs.write_rows(
@@ -141,7 +139,7 @@ def child(folder: Path, replicas: int, rate: float, seconds: float) -> None:
     )
     began = time.time()
     gemma_batch.run(spec)
-    receipts = list(Ledger(open_store(str(work / "out"))).receipts().values())
+    receipts = common.receipts_of(str(work / "out"))
     common.report_figures(folder, scaling(receipts, replicas, rate, began))
 
 

@@ -71,8 +71,6 @@ def figures(spans: dict[str, tuple[float, float]], tokens: list[int]) -> common.
 def ours(folder: Path, tokens: list[int]) -> common.Figures:
     """The echo engine, whose requests all run side by side: as many as a replica has sequences."""
     import gemma_batch
-    from gemma_batch.run.ledger import Ledger
-    from gemma_batch.storage.fs import open_store
 
     spec = gemma_batch.JobSpec.from_dict(
         {
@@ -96,7 +94,7 @@ def ours(folder: Path, tokens: list[int]) -> common.Figures:
     )
     gemma_batch.run(spec)
     spans: dict[str, tuple[float, float]] = {}
-    for receipt in Ledger(open_store(spec.output.path)).receipts().values():
+    for receipt in common.receipts_of(spec.output.path):
         begin = max(receipt["started"], receipt["engine_ready"])
         first, last = spans.get(receipt["worker"], (begin, 0.0))
         spans[receipt["worker"]] = (min(first, begin), max(last, receipt["finished"]))

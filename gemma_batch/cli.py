@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from gemma_batch.errors import GemmaBatchError
+from gemma_batch.errors import INTERRUPTED, GemmaBatchError
 
 if TYPE_CHECKING:
     from gemma_batch.ops.ray_jobs import RayJobs
     from gemma_batch.run.report import Report
 
-INTERRUPTED, UNEXPECTED, TOO_MANY_FAILED = 130, 1, 3
+UNEXPECTED, TOO_MANY_FAILED = 1, 3
 
 app = typer.Typer(
     name="gemma-batch",
@@ -236,7 +236,8 @@ def submit(
     jobs = RayJobs(address)
     job = jobs.submit(loaded, python=python, env=variables)
     what = f"attached to {job.id} ({job.status})" if job.attached else f"submitted {job.id}"
-    say(f"{what}; follow it: gemma-batch logs -f {job.id}" + (_at(address)))
+    at = f" --address {address}" if address else ""
+    say(f"{what}; follow it: gemma-batch logs -f {job.id}{at}")
     if wait:
         _follow(jobs, job.id)
         job = jobs.wait(job.id)
@@ -298,10 +299,6 @@ def list_jobs(address: Dashboard = None, as_json: AsJson = False) -> None:
 def _follow(jobs: RayJobs, job: str) -> None:
     for text in jobs.follow(job):
         print(text, end="", file=sys.stderr, flush=True)
-
-
-def _at(address: str | None) -> str:
-    return f" --address {address}" if address else ""
 
 
 def _end(report: Report, limit: int, *, as_json: bool) -> None:

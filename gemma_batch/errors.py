@@ -25,6 +25,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+INTERRUPTED = 130  # the exit code of a run that was asked to stop
+
 
 class GemmaBatchError(Exception):
     """Anything this package raises on purpose."""

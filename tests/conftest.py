@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ import pytest
 from gemma_batch.family.tiny import build_tiny_gemma
 from jobs.stdlib_docs import collect
 from tests.integration.helpers import environment
+
+HEAD_SECONDS = 120  # for a head node to start, on a busy machine
 
 # Shells start background jobs with SIGINT ignored, and so would be every process tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -84,26 +86,38 @@ def free_port() -> int:
 def cluster(s3: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray cluster of one node that outlives its drivers, as a real one does."""
     port = free_port()
-    ray = str(Path(sys.executable).parent / "ray")
+
+    def up() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
     folder = tmp_path_factory.mktemp("ray")
-    start = [ray, "start", "--head", f"--port={port}", "--num-cpus=4", "--include-dashboard=false"]
+    with ray_head(folder, port, "--include-dashboard=false", env=environment(), up=up):
+        yield f"127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def ray_head(
+    folder: Path, port: int, *options: str, env: dict[str, str], up: Callable[[], bool]
+) -> Iterator[None]:
+    """A head node with 4 CPUs in a process of its own, from when it is `up`."""
+    ray = str(Path(sys.executable).parent / "ray")
+    start = [ray, "start", "--head", f"--port={port}", "--num-cpus=4", *options]
     start += [f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats", "--block"]
     log = (folder / "ray.log").open("w")
-    head = subprocess.Popen(start, env=environment(), stdout=log, stderr=log)
-    address = f"127.0.0.1:{port}"
-    deadline = time.monotonic() + 90
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        assert head.poll() is None, (folder / "ray.log").read_text()
-        assert time.monotonic() < deadline, "ray did not start within 90 s"
-        time.sleep(0.5)
-    yield address
-    # By id, so that no other cluster on the machine is touched.
-    family = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    head.wait()
-    psutil.wait_procs(family, timeout=10)
+    head = subprocess.Popen(start, env=env, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + HEAD_SECONDS
+        while not up():
+            assert head.poll() is None, (folder / "ray.log").read_text()
+            assert time.monotonic() < deadline, (folder / "ray.log").read_text()
+            time.sleep(0.5)
+        yield
+    finally:
+        # By id, so that no other cluster on the machine is touched.
+        family = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        head.wait()
+        psutil.wait_procs(family, timeout=10)

@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from gemma_batch.errors import GemmaBatchError, SpecError, UserError
+from gemma_batch.errors import INTERRUPTED, GemmaBatchError, SpecError, UserError
 from gemma_batch.run.plan import Plan, make_plan
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.fs import is_s3
@@ -38,7 +38,6 @@ SPEC_FILE = "job.yaml"
 OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 TALKATIVE = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

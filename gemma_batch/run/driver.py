@@ -197,7 +197,7 @@ class Session:
         report = make_report(manifest, self._plan.spec.output.path, len(every), receipts, facts)
         save_report(self.store, report)
         try:
-            save_page(self.store, report, receipts)
+            save_page(self.store, report, list(receipts.values()))
         except StorageError as err:
             logger.warning("report.html was not written, the report is complete: %s", err)
         return report

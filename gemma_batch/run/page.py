@@ -17,15 +17,15 @@ from typing import Any
 
 import jinja2
 
-from gemma_batch.run.ledger import Ledger, Receipt
+from gemma_batch.run.ledger import RESULTS, Ledger, Receipt
 from gemma_batch.run.progress import duration
 from gemma_batch.run.report import Report
 from gemma_batch.storage.fs import Store
-from gemma_batch.storage.parts import PartKey
 
 KEY = "_run/report.html"
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 POINTS = 80  # of a chart
+MARGIN = 1.05  # of a chart's upper edge over its highest value
 WIDTH, HEIGHT = 640, 140  # of a chart, in its own units; it scales with the page
 SAMPLED_PARTS, SAMPLES = 20, 3  # parts that are opened for samples of failures; samples per code
 NAMES = {
@@ -40,37 +40,31 @@ NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """A curve: `line` and `area` are SVG path data, `top` the value at the upper edge."""
+    """A curve: `line` and `area` are SVG path data, `most` and `mean` are of its values."""
 
     line: str
     area: str
-    top: float
+    most: float
     mean: float
 
 
-def save_page(store: Store, report: Report, receipts: dict[PartKey, Receipt]) -> None:
+def save_page(store: Store, report: Report, receipts: Sequence[Receipt]) -> None:
     """Write `_run/report.html`, replacing that of an earlier run. Raises `StorageError`."""
     samples = failure_samples(Ledger(store), receipts)
-    store.put(KEY, report_page(report, list(receipts.values()), samples).encode())
+    store.put(KEY, report_page(report, receipts, samples).encode())
 
 
 def report_page(
     report: Report, receipts: Sequence[Receipt], samples: dict[str, list[dict[str, Any]]]
 ) -> str:
     """The page; `samples` are a few failures per code, with `id` and `message`."""
-    spans = [(float(r["started"]), float(r["finished"])) for r in receipts if "started" in r]
-    clock = Clock(spans)
-    rates = [
-        (begin, end, float(receipt["rows"]))
-        for (begin, end), receipt in zip(
-            spans, (r for r in receipts if "started" in r), strict=True
-        )
-    ]
+    work = [(r["started"], r["finished"], r["rows"]) for r in receipts if "started" in r]
+    clock = Clock((begin, end) for begin, end, _ in work)
     return _template().render(
         report=report,
         duration=duration,
         working=clock.total,
-        speed=chart(clock, rate(clock, rates)),
+        speed=chart(clock, rate(clock, work)),
         replicas=chart(clock, presence(clock, receipts)),
         prompt=histogram((r["prompt_tokens"], r["answered"]) for r in receipts),
         answer=histogram((r["completion_tokens"], r["answered"]) for r in receipts),
@@ -151,7 +145,8 @@ def chart(clock: Clock, values: Sequence[float]) -> Chart | None:
     """The values as a curve; None when there is nothing to draw."""
     if clock.total <= 0 or not any(values):
         return None
-    top = max(values) * 1.05
+    most = max(values)
+    top = most * MARGIN
     step = WIDTH / len(values)
     points = [
         f"{(i + 0.5) * step:.1f},{HEIGHT - HEIGHT * value / top:.1f}"
@@ -159,7 +154,7 @@ def chart(clock: Clock, values: Sequence[float]) -> Chart | None:
     ]
     line = "M" + " L".join(points)
     area = f"M0,{HEIGHT} L{' L'.join(points)} L{WIDTH},{HEIGHT} Z"
-    return Chart(line=line, area=area, top=top, mean=sum(values) / len(values))
+    return Chart(line=line, area=area, most=most, mean=sum(values) / len(values))
 
 
 def histogram(units: Iterable[tuple[int, int]]) -> list[tuple[str, int, float]]:
@@ -178,21 +173,18 @@ def histogram(units: Iterable[tuple[int, int]]) -> list[tuple[str, int, float]]:
     ]
 
 
-def failure_samples(
-    ledger: Ledger, receipts: dict[PartKey, Receipt]
-) -> dict[str, list[dict[str, Any]]]:
+def failure_samples(ledger: Ledger, receipts: Sequence[Receipt]) -> dict[str, list[dict[str, Any]]]:
     """A few failures per code, from the footers of a few parts that have some."""
-    paths = ledger.committed()
     found: dict[str, list[dict[str, Any]]] = {}
     opened = 0
-    for key, receipt in sorted(receipts.items(), key=lambda item: item[1]["part"]):
+    for receipt in sorted(receipts, key=lambda receipt: str(receipt["part"])):
         wanted = [code for code in receipt["failures"] if len(found.get(code, ())) < SAMPLES]
-        if not wanted or key not in paths:
+        if not wanted:
             continue
         if opened == SAMPLED_PARTS:
             break
         opened += 1
-        for failure in ledger.failures(paths[key]):
+        for failure in ledger.failures(f"{RESULTS}/{receipt['part']}"):
             mine = found.setdefault(failure["code"], [])
             if len(mine) < SAMPLES:
                 mine.append(failure)

@@ -68,9 +68,8 @@ def current_page(output: str) -> str:
     """report.html as of now, also for a run that has not ended. Raises `OutputError`."""
     store = _open(output)
     ledger = Ledger(store)
-    receipts = ledger.receipts()
-    samples = failure_samples(ledger, receipts)
-    return report_page(current_report(output, store), list(receipts.values()), samples)
+    receipts = list(ledger.receipts().values())
+    return report_page(current_report(output, store), receipts, failure_samples(ledger, receipts))
 
 
 def current_report(output: str, store: Store | None = None) -> Report:

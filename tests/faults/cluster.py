@@ -19,6 +19,7 @@ import psutil
 
 from tests.integration.helpers import environment
 
+NODE_SECONDS = 60  # for a node to register itself, on a busy machine
 RAY = str(Path(sys.executable).parent / "ray")
 WORKER = "MapBatches(Worker)"  # as Ray names the process of a GPU actor
 
@@ -90,30 +91,27 @@ class Cluster:
     def add_node(self) -> subprocess.Popen[bytes]:
         """One more node, registered when this returns."""
         # One at a time: two that start at once on one machine can take each other's sockets.
-        before = self.alive()
+        # Known by its id: a count would wait for ever where another node dies meanwhile.
+        before = self._alive_ids()
         node = self._start("node", f"--address={self.address}", f"--num-cpus={self._cpus}")
         self._nodes.append(node)
-        self.wait_for_nodes(before + 1)
+        deadline = time.monotonic() + NODE_SECONDS
+        while not self._alive_ids() - before:
+            if node.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the node did not come up: {self._log.read_text()}")
+            time.sleep(0.3)
         return node
 
-    def wait_for_nodes(self, count: int, timeout: float = 60) -> None:
-        """Until so many nodes are registered and alive."""
-        deadline = time.monotonic() + timeout
-        while (alive := self.alive()) < count:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"only {alive} of {count} nodes came up")
-            time.sleep(0.3)
-
-    def alive(self) -> int:
-        """Nodes that the cluster itself holds for alive."""
+    def _alive_ids(self) -> set[bytes]:
+        """The nodes that the cluster itself holds for alive."""
         from ray._raylet import GcsClient
 
-        nodes = GcsClient(address=self.address).get_all_node_info(timeout=10).values()
-        return sum(1 for node in nodes if node.state == node.ALIVE)
+        nodes = GcsClient(address=self.address).get_all_node_info(timeout=10)
+        return {node.node_id for node in nodes.values() if node.state == node.ALIVE}
 
     def describe(self) -> str:
         """What runs where, for the message of a scenario that got stuck."""
-        lines = [f"{self.alive()} nodes alive"]
+        lines = [f"{len(self._alive_ids())} nodes alive"]
         for node in [self._head, *self._nodes]:
             for process in family(node.pid):
                 with contextlib.suppress(psutil.Error):
