@@ -38,11 +38,13 @@ from gemma_batch.storage.retry import set_patience
 
 if TYPE_CHECKING:
     from gemma_batch.run.job import RouteJob
+    from gemma_batch.run.pipeline import RouteRun
 
 logger = logging.getLogger(__name__)
 TICK = 0.5
 WAITING_SECONDS = 180.0
 PLANNED_ROWS = 256  # rows that are looked at to size units
+END_SECONDS = 10.0  # for a pipeline that was stopped to end
 RECEIPTS_KEPT = 200  # receipts between two copies of them in the output
 
 
@@ -111,10 +113,10 @@ class Session:
         self._receipts: list[Receipt] = []
         self._saved = 0
         self._stop = threading.Event()
+        self._running: list[RouteRun] = []
 
     def close(self) -> None:
         """Leave the cluster; a local one ends with all its engines."""
-        self._stop.set()
         if self._joined:
             from gemma_batch.run import pipeline
 
@@ -248,6 +250,7 @@ class Session:
         before = {
             name: total - rows_by_route(remaining).get(name, 0) for name, total in totals.items()
         }
+        threads: list[threading.Thread] = []
         try:
             for group in groups:
                 threads = [
@@ -260,7 +263,16 @@ class Session:
                     thread.start()
                 self._follow(len(threads), receipts, board, breaker, snapshot, totals, before)
         finally:
+            self._end_pipelines(threads)
             self._save_receipts()
+
+    def _end_pipelines(self, threads: Sequence[threading.Thread]) -> None:
+        """Leave none behind that still works when the cluster is left."""
+        self._stop.set()
+        for run in self._running:
+            run.stop()
+        for thread in threads:
+            thread.join(END_SECONDS)
 
     def _lanes(
         self, hardware: Hardware, remaining: Sequence[Unit], sort: Collection[str]
@@ -289,7 +301,9 @@ class Session:
 
         try:
             work = [(manifest.shards[unit.shard], unit) for unit in lane.units]
-            for receipt in pipeline.run_route(lane.job, work, lane.pool, board):
+            run = pipeline.RouteRun(lane.job, work, lane.pool, board)
+            self._running.append(run)
+            for receipt in run.receipts():
                 receipts.put(receipt)
                 if self._stop.is_set():
                     return

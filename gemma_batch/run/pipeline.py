@@ -220,45 +220,59 @@ def _tell(call: Any, *, default: Any) -> Any:
         return default
 
 
-def run_route(
-    job: RouteJob, work: Sequence[tuple[Shard, Unit]], pool: Pool, board: Any
-) -> Iterator[dict[str, Any]]:
-    """Run the units of one route and yield each receipt as its part is committed.
+class RouteRun:
+    """The pipeline of one route over its units (at least one)."""
 
-    Raises `GemmaBatchError` when engines or storage gave up; committed parts stay.
-    """
-    if not work:
-        return
-    flight = _units_in_flight(job, work)
-    dataset = ray.data.read_datasource(
-        UnitSource(job, work, board),
-        override_num_blocks=len(work),
-        num_cpus=READ_CPUS,
-    ).map_batches(
-        Worker,
-        fn_constructor_kwargs={"job": job, "board": board},
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(
-            min_size=pool.least,
-            max_size=pool.most,
-            max_concurrent_calls_per_actor=flight,
-            max_tasks_in_flight_per_actor=flight + 2,
-            enable_true_multi_threading=True,
-        ),
-        num_gpus=pool.num_gpus or None,
-        num_cpus=pool.num_cpus,
-    )
-    try:
-        for batch in dataset.iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=0
-        ):
-            for receipt in map(json.loads, batch["receipt"].to_pylist()):
-                if "error" in receipt:
-                    raise GemmaBatchError(f"route {job.route!r} stopped: {receipt['error']}")
-                yield receipt
-    except (ray.exceptions.RayError, ray.data.exceptions.UserCodeException) as err:
-        raise GemmaBatchError(f"route {job.route!r} stopped unexpectedly: {err}") from err
+    def __init__(
+        self, job: RouteJob, work: Sequence[tuple[Shard, Unit]], pool: Pool, board: Any
+    ) -> None:
+        self._route = job.route
+        flight = _units_in_flight(job, work)
+        self._dataset = ray.data.read_datasource(
+            UnitSource(job, work, board),
+            override_num_blocks=len(work),
+            num_cpus=READ_CPUS,
+        ).map_batches(
+            Worker,
+            fn_constructor_kwargs={"job": job, "board": board},
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(
+                min_size=pool.least,
+                max_size=pool.most,
+                max_concurrent_calls_per_actor=flight,
+                max_tasks_in_flight_per_actor=flight + 2,
+                enable_true_multi_threading=True,
+            ),
+            num_gpus=pool.num_gpus or None,
+            num_cpus=pool.num_cpus,
+        )
+
+    def receipts(self) -> Iterator[dict[str, Any]]:
+        """Run it, and yield each receipt as its part is committed.
+
+        Raises `GemmaBatchError` when engines or storage gave up; committed parts stay.
+        """
+        try:
+            for batch in self._dataset.iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            ):
+                for receipt in map(json.loads, batch["receipt"].to_pylist()):
+                    if "error" in receipt:
+                        raise GemmaBatchError(f"route {self._route!r} stopped: {receipt['error']}")
+                    yield receipt
+        except (ray.exceptions.RayError, ray.data.exceptions.UserCodeException) as err:
+            raise GemmaBatchError(f"route {self._route!r} stopped unexpectedly: {err}") from err
+
+    def stop(self) -> None:
+        """End it from another thread; whoever waits for `receipts` gets no more of them.
+
+        Ray Data ends only with its consumer, who sleeps until a part is committed, and a pipeline
+        that outlives the connection to the cluster takes this process with it (exit code 1).
+        """
+        executor = self._dataset._current_executor
+        if executor is not None:
+            executor.shutdown(force=False)
 
 
 def _units_in_flight(job: RouteJob, work: Sequence[tuple[Shard, Unit]]) -> int:
