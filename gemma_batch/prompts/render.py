@@ -1,14 +1,15 @@
 """From rows to requests: the one place where a row's prompt is made, checked and tokenized.
 
 Takes plain arguments rather than a spec, so it can be used alone. Knows no engine. Whatever is
-wrong with a row becomes that row's `Failure`. The trade-off: rows are tokenized as one batch, so a
-unit's prompts are in memory together.
+wrong with a row becomes that row's `Failure`. The trade-off: rows are tokenized in batches, by
+threads that run while the next rows are rendered, so a unit's prompts are in memory together.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from gemma_batch.rows import Failure, Request, Row
 
 Overlong = Literal["fail", "truncate_start", "truncate_end"]
 AllowedParams = Callable[[dict[str, Any]], dict[str, Any]]
+BATCH_ROWS = 256  # that are tokenized at once
 _SIDES: dict[Overlong, Side] = {"truncate_start": "start", "truncate_end": "end"}
 
 
@@ -67,15 +69,20 @@ class Renderer:
 
     def render_rows(self, rows: list[Row]) -> list[Request | Failure]:
         """A request or a failure for each row, in order."""
-        answers: list[Request | Failure | _Draft] = [self._try_draft(row) for row in rows]
-        drafts = [(i, draft) for i, draft in enumerate(answers) if isinstance(draft, _Draft)]
-        encoded = self._tokenizer.encode_batch([draft.text for _, draft in drafts])
-        for (i, draft), ids in zip(drafts, encoded, strict=True):
-            try:
-                answers[i] = self._finish(draft, ids)
-            except RowProblem as problem:
-                answers[i] = Failure(problem.code, problem.message)
-        return answers  # type: ignore[return-value]  # no draft is left
+        with ThreadPoolExecutor(1) as beside:  # one batch at a time, which uses all cores
+            batches = []
+            for start in range(0, len(rows), BATCH_ROWS):
+                drafts = [self._try_draft(row) for row in rows[start : start + BATCH_ROWS]]
+                texts = [draft.text for draft in drafts if isinstance(draft, _Draft)]
+                batches.append((drafts, beside.submit(self._tokenizer.encode_batch, texts)))
+            answers: list[Request | Failure] = []
+            for drafts, encoded in batches:
+                ids = iter(encoded.result())
+                answers += [
+                    self._try_finish(draft, next(ids)) if isinstance(draft, _Draft) else draft
+                    for draft in drafts
+                ]
+        return answers
 
     def preview(self, row: Row) -> str:
         """The prompt text of one row as the model would see it, uncut. Raises `RowProblem`."""
@@ -117,6 +124,12 @@ class Renderer:
         if self._overlong == "fail" and least > room:  # hopeless: not worth tokenizing
             raise self._too_long(f"at least {least:,}", room)
         return _Draft(number, conversation, sampling, room, text)
+
+    def _try_finish(self, draft: _Draft, ids: list[int]) -> Request | Failure:
+        try:
+            return self._finish(draft, ids)
+        except RowProblem as problem:
+            return Failure(problem.code, problem.message)
 
     def _finish(self, draft: _Draft, ids: list[int]) -> Request:
         if len(ids) <= draft.room:
