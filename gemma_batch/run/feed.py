@@ -143,6 +143,11 @@ class Feed:
         if self._engine is not None:
             await self._engine.stop()
 
+    def engine_numbers(self) -> dict[str, float]:
+        """What the engine says about itself now; may be asked from any thread."""
+        engine = self._engine
+        return engine.numbers() if engine is not None else {}
+
     def fail(self, error: EngineError) -> None:
         """Give up for a cause outside the engine: rows waiting now and later get `error`."""
         self._break(error)

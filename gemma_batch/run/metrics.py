@@ -7,6 +7,7 @@ labels (job, node) on their way. Knows no Ray: the classes of `ray.util.metrics`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from gemma_batch.run.progress import Snapshot
@@ -26,6 +27,9 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "recovering_seconds": ("Seconds spent on replacing an engine and isolating a row.", ()),
     "engine_starts": ("Starts of an engine; all but the first replaced one that was lost.", ()),
     "engine_hangs": ("Engines that were killed because they gave no sign of life.", ()),
+    "engine_prefix_tokens": ("Prompt tokens that vLLM looked for in its prefix cache.", ()),
+    "engine_prefix_hit_tokens": ("Those of them that were there.", ()),
+    "engine_preemptions": ("Requests that vLLM took out again for lack of KV cache.", ()),
     "device_seconds": ("Seconds for which GPUs were held; engines, where there are none.", ()),
     "cost": ("What they cost, where resources.price_per_hour is given.", ()),
 }
@@ -33,6 +37,9 @@ GAUGES = {
     "rows_in_flight": "Rows in the engine now.",
     "rows_waiting": "Rows that wait for the engine now.",
     "oldest_row_seconds": "For how long the oldest row in the engine has been there.",
+    "engine_running": "Requests that vLLM computes now.",
+    "engine_waiting": "Requests that wait inside vLLM now.",
+    "engine_kv_cache_share": "Share of vLLM's KV cache that is in use, from 0 to 1.",
 }
 RUN_GAUGES = {
     "run_rows": "Rows of the run, done or not.",
@@ -106,8 +113,13 @@ class Metrics:
         )
         self._given: dict[tuple[str, str, str], float] = {}
 
-    def update(self, stats: FeedStats, held_seconds: float) -> None:
-        """Bring every metric up to the totals; called about once a second."""
+    def update(
+        self, stats: FeedStats, held_seconds: float, engine: Mapping[str, float] | None = None
+    ) -> None:
+        """Bring every metric up to the totals; called about once a second.
+
+        `engine` is what the engine says about itself, as far as it does.
+        """
         self._grow("rows", stats.answered, outcome="answered")
         self._grow("rows", stats.failed, outcome="failed")
         for code, count in dict(stats.failures).items():
@@ -128,6 +140,11 @@ class Metrics:
         self._gauges["rows_in_flight"].set(stats.in_flight)
         self._gauges["rows_waiting"].set(stats.waiting)
         self._gauges["oldest_row_seconds"].set(stats.oldest_seconds)
+        for name, value in dict(engine or {}).items():
+            if name in self._gauges:
+                self._gauges[name].set(value)
+            else:
+                self._grow(name, value)
 
     def unit(self, seconds: float) -> None:
         """A unit was committed."""
@@ -135,7 +152,8 @@ class Metrics:
 
     def _grow(self, name: str, total: float, **labels: str) -> None:
         key = (name, *next(iter(labels.items()), ("", "")))
-        grown = total - self._given.get(key, 0.0)
+        given = self._given.get(key, 0.0)
+        grown = total - given if total >= given else total  # a new engine counts from zero
+        self._given[key] = total
         if grown > 0:  # Ray's counters take nothing else
-            self._given[key] = total
             self._counters[name].inc(grown, tags=labels or None)

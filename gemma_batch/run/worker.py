@@ -227,7 +227,9 @@ class Worker:
 
         while not self._closed.wait(REPORT_SECONDS):
             if self._metrics is not None:
-                self._metrics.update(self._feed.stats, time.time() - self._born)
+                self._metrics.update(
+                    self._feed.stats, time.time() - self._born, self._feed.engine_numbers()
+                )
             numbers = {**self._feed.stats.numbers(), "memory_share": memory_share()}
             numbers["route"] = self._job.route
             try:

@@ -86,6 +86,17 @@ def test_totals_are_given_once_however_often_they_are_looked_at() -> None:
     assert made["gemma_batch_unit_seconds"].last == 12.0
 
 
+def test_a_new_engine_counts_from_zero() -> None:
+    """What vLLM says of itself goes on after a restart, and never backwards."""
+    kinds = Kinds()
+    metrics = Metrics(kinds, run="j", route="r", replica="w")
+    for hits, running in ((100, 5), (150, 7), (30, 1), (40, 2)):
+        engine = {"engine_prefix_hit_tokens": hits, "engine_running": running}
+        metrics.update(FeedStats(), 1.0, engine)
+    assert kinds.made["gemma_batch_engine_prefix_hit_tokens"].total == {(): 190}
+    assert kinds.made["gemma_batch_engine_running"].last == 2
+
+
 def test_without_a_price_there_is_no_cost() -> None:
     """A series that is always zero would look like a job for free."""
     kinds = Kinds()
