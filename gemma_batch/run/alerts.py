@@ -124,7 +124,7 @@ def _crossed(name: AlertName, value: float, threshold: float) -> bool:
 
 
 def _failed_share(snapshot: Snapshot, workers: Mapping[str, Mapping[str, Any]]) -> float | None:
-    done = sum(worker["answered"] + worker["failed"] for worker in workers.values())
+    done = sum(int(worker["answered"]) + int(worker["failed"]) for worker in workers.values())
     if done < max(1, min(LEAST_ROWS, snapshot.rows)):
         return None
     return sum(snapshot.failures.values()) / done
