@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,10 +174,9 @@ def watched(
     )  # fmt: skip
     target = platform.metrics.removeprefix("http://").removesuffix("/metrics")
     with prometheus(folder, target) as server:
-        submitted = [
-            json.loads(platform.cli("submit", job, "--json").stdout) for job in (unlucky, real)
-        ]
-        for job in submitted:
+        with ThreadPoolExecutor() as pool:
+            done = pool.map(lambda job: platform.cli("submit", job, "--json"), (unlucky, real))
+        for job in [json.loads(one.stdout) for one in done]:
             followed = platform.cli("logs", "-f", job["id"])
             assert followed.returncode == 0, followed.stderr
             (folder / f"{job['id']}.log").write_text(followed.stderr)

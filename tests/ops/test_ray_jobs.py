@@ -128,6 +128,10 @@ def test_a_cancelled_job_stops_in_order_and_its_successor_resumes(
     while not results.is_dir() or len(list(results.iterdir())) < 2:
         assert time.monotonic() < deadline, platform.cli("logs", submitted["id"]).stdout
         time.sleep(0.2)
+    live = json.loads(cli("status", str(tmp_path / "out"), "--json").stdout)
+    assert live["state"] == "held", "from here too, without the cluster's address"
+    assert live["rows_per_second"] > 0
+    assert live["seconds_left"] > 0
     ended = platform.cli("cancel", submitted["id"])
     assert ended.returncode == 0, ended.stderr
     assert "STOPPED" in ended.stderr
