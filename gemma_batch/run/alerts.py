@@ -12,7 +12,7 @@ import json
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from gemma_batch.spec import AlertName, Alerts
 from gemma_batch.storage.fs import Store
 
 FOLDER = "_run/alerts"
+SILENT_SECONDS = 15.0  # then a worker is gone, and what it had in flight is elsewhere
 LEAST_ROWS = 100  # a share of fewer rows says nothing; smaller jobs are judged as a whole
 
 
@@ -63,11 +64,12 @@ class Watcher:
     def look(self, snapshot: Snapshot, workers: Mapping[str, Mapping[str, Any]]) -> list[Alert]:
         """The alerts that are new; `workers` are the board's live numbers."""
         now = self._clock()
+        live = [w for w in workers.values() if w["silent_seconds"] < SILENT_SECONDS]
         values: dict[AlertName, float | None] = {
-            "min_tokens_per_second": self._speed(now, snapshot, workers),
-            "max_failed_share": _failed_share(snapshot, workers),
-            "max_row_seconds": max((w["oldest_seconds"] for w in workers.values()), default=None),
-            "max_memory_share": self._memory(now, workers),
+            "min_tokens_per_second": self._speed(now, snapshot, live),
+            "max_failed_share": _failed_share(snapshot, list(workers.values())),
+            "max_row_seconds": max((worker["oldest_seconds"] for worker in live), default=None),
+            "max_memory_share": self._memory(now, live),
         }
         new = []
         for name, value in values.items():
@@ -91,11 +93,11 @@ class Watcher:
         return f"stopped: {alert.text}, and policy.alerts.stop names it. {GO_ON}"
 
     def _speed(
-        self, now: float, snapshot: Snapshot, workers: Mapping[str, Mapping[str, Any]]
+        self, now: float, snapshot: Snapshot, workers: Sequence[Mapping[str, Any]]
     ) -> float | None:
         # Only while every ready engine could have work: not before the first is up, and not when
         # the last rows are in the engines already and ever fewer of them are left.
-        in_engines = sum(worker["in_flight"] for worker in workers.values())
+        in_engines = sum(worker["in_flight"] for worker in workers)
         if not snapshot.engines or snapshot.rows - snapshot.done <= in_engines:
             self._tokens.clear()
             return None
@@ -108,9 +110,9 @@ class Watcher:
             return None
         return (snapshot.completion_tokens - tokens) / (now - begin)
 
-    def _memory(self, now: float, workers: Mapping[str, Mapping[str, Any]]) -> float | None:
+    def _memory(self, now: float, workers: Sequence[Mapping[str, Any]]) -> float | None:
         threshold = self._alerts.max_memory_share
-        shares = [float(worker["memory_share"]) for worker in workers.values()]
+        shares = [float(worker["memory_share"]) for worker in workers]
         fullest = max(shares, default=None)
         if threshold is None or fullest is None or fullest <= threshold:
             self._full_since = None
@@ -123,8 +125,8 @@ def _crossed(name: AlertName, value: float, threshold: float) -> bool:
     return value < threshold if name.startswith("min_") else value > threshold
 
 
-def _failed_share(snapshot: Snapshot, workers: Mapping[str, Mapping[str, Any]]) -> float | None:
-    done = sum(int(worker["answered"]) + int(worker["failed"]) for worker in workers.values())
+def _failed_share(snapshot: Snapshot, workers: Sequence[Mapping[str, Any]]) -> float | None:
+    done = sum(int(worker["answered"]) + int(worker["failed"]) for worker in workers)
     if done < max(1, min(LEAST_ROWS, snapshot.rows)):
         return None
     return sum(snapshot.failures.values()) / done

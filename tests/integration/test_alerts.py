@@ -60,6 +60,7 @@ def test_an_alert_stops_the_run_where_it_is_asked_to_and_loses_nothing(
 
     # Alerts are no part of what the job is: the same output goes on without that one.
     calm = ("--set", "policy.alerts.stop=[]", "--set", "policy.alerts.min_tokens_per_second=null")
+    calm += ("--set", "resources.engine_args.rows_per_second=1000")
     again = cli("run", str(spec), "--address", cluster, *calm, "--json")
     assert again.returncode == 0, again.stderr
     assert "resuming: " in again.stderr

@@ -31,6 +31,7 @@ def worker(**numbers: Any) -> dict[str, Any]:
         "in_flight": 10,
         "oldest_seconds": 1.0,
         "memory_share": 0.3,
+        "silent_seconds": 0.5,
     }
     return {**usual, **numbers}
 
@@ -100,6 +101,16 @@ def test_the_oldest_row_of_all_engines_counts() -> None:
     workers = {"a": worker(oldest_seconds=5), "b": worker(oldest_seconds=121)}
     assert names(watcher.look(running(0), workers)) == ["max_row_seconds"]
     assert watcher.look(running(0), workers) == []
+
+
+def test_what_a_dead_worker_said_last_is_no_alert() -> None:
+    """Its rows are elsewhere, its node may be gone; the rows that it failed stay failed."""
+    watcher = Watcher(Alerts(max_row_seconds=120, max_memory_share=0.9, for_seconds=0))
+    dead = worker(oldest_seconds=500, memory_share=0.99, failed=50, silent_seconds=60)
+    assert watcher.look(running(0), {"dead": dead, "w": worker()}) == []
+    counting = Watcher(Alerts(max_failed_share=0.2))
+    workers = {"dead": dead, "w": worker(answered=50)}
+    assert names(counting.look(running(0, deadline=50), workers)) == ["max_failed_share"]
 
 
 def test_full_memory_has_to_last() -> None:

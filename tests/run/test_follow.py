@@ -50,6 +50,7 @@ def worker(route: str = "all", **numbers: Any) -> dict[str, Any]:
         "in_flight": 0,
         "oldest_seconds": 0.0,
         "memory_share": 0.0,
+        "silent_seconds": 0.0,
     }
     return {**usual, **numbers}
 
