@@ -16,7 +16,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gemma_batch.errors import GemmaBatchError, OutputError, StorageError
+from gemma_batch.errors import (
+    GemmaBatchError,
+    LeaseError,
+    OutputError,
+    StoppedError,
+    StorageError,
+)
 from gemma_batch.run.accounts import RouteFacts
 from gemma_batch.run.alerts import load_alerts
 from gemma_batch.run.estimate import estimate_routes, route_facts, totals
@@ -35,6 +41,7 @@ from gemma_batch.run.sample import sample_routes
 from gemma_batch.run.units import Unit
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.fs import Store
+from gemma_batch.storage.parts import PartKey
 from gemma_batch.storage.retry import set_patience
 
 if TYPE_CHECKING:
@@ -172,7 +179,17 @@ class Session:
         ledger = Ledger(self.store)
         remaining = ledger.remaining(work)
         if remaining:
-            self._run(manifest, work, remaining)
+            try:
+                self._run(manifest, work, remaining)
+            except LeaseError:
+                raise  # another driver writes here now
+            except StoppedError:
+                # Whoever comes to see why finds the page, with the alert on it.
+                receipts = ledger.receipts()
+                self._save_page(
+                    manifest, self._report(manifest, every, receipts, started), receipts
+                )
+                raise
             if left := ledger.remaining(work):
                 raise GemmaBatchError(
                     f"{len(left)} of {len(work)} units are not committed although every pipeline "
@@ -185,13 +202,25 @@ class Session:
         settle_errors(
             self.store, manifest.shards, every, receipts, survey.columns, survey.keep_schema
         )
+        report = self._report(manifest, every, receipts, started)
+        save_report(self.store, report)
+        self._save_page(manifest, report, receipts)
+        return report
+
+    def _report(
+        self,
+        manifest: Manifest,
+        every: Sequence[Unit],
+        receipts: Mapping[PartKey, Receipt],
+        started: float,
+    ) -> Report:
         facts = RunFacts(
             started=started,
             finished=time.time(),
             receipts=tuple(self._log.receipts),
             routes=self._route_facts(),
         )
-        report = make_report(
+        return make_report(
             manifest,
             self._plan.spec.output.path,
             len(every),
@@ -199,12 +228,14 @@ class Session:
             facts,
             alerts=load_alerts(self.store),
         )
-        save_report(self.store, report)
+
+    def _save_page(
+        self, manifest: Manifest, report: Report, receipts: Mapping[PartKey, Receipt]
+    ) -> None:
         try:
             save_page(self.store, report, list(receipts.values()), manifest.spec)
         except StorageError as err:
             logger.warning("report.html was not written, the report is complete: %s", err)
-        return report
 
     def _route_facts(self) -> dict[str, RouteFacts]:
         """The engines of this run and the limits of the work that they did."""

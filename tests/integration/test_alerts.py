@@ -56,6 +56,9 @@ def test_an_alert_stops_the_run_where_it_is_asked_to_and_loses_nothing(
     assert event["name"] == "min_tokens_per_second"
     assert 0 < event["value"] < 10_000 == event["threshold"]
     assert "output tokens/s of all engines together" in cli("status", output).stderr
+    page = (tmp_path / "out" / "_run" / "report.html").read_text()
+    assert "not complete" in page
+    assert "less than policy.alerts.min_tokens_per_second=10000" in page
     parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "results").iterdir()}
 
     # Alerts are no part of what the job is: the same output goes on without that one.

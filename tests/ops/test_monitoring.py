@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FOLDER = ROOT / "infra" / "monitoring"
 RULES = FOLDER / "gemma-batch.rules.yml"
 DASHBOARD = json.loads((FOLDER / "dashboard.json").read_text())
-ROWS, CRASH = 500, " zyxwvu zyxwvu zyxwvu"
+ROWS, CRASH = 300, " zyxwvu zyxwvu zyxwvu"
 NEEDS_A_GPU = {"ray_node_gpus_utilization", "ray_node_gram_used"}
 
 
@@ -155,7 +155,7 @@ def watched(
             "replicas": 1,
             "price_per_hour": 36.0,
             "engine_args": {
-                "rows_per_second": 25,
+                "rows_per_second": 20,
                 "crash_on": Tokenizer.from_folder(tiny).encode(CRASH)[-6:],
             },
         },
@@ -164,7 +164,7 @@ def watched(
         folder / "real",
         tiny,
         "real",
-        [text[:600] for text in texts[:150]],
+        [text[:600] for text in texts[:100]],
         sampling={"max_tokens": 32, "temperature": 0, "ignore_eos": True},
         policy={"unit_rows": 25},
         resources={
@@ -216,7 +216,7 @@ def test_the_numbers_are_those_of_the_job(watched: tuple[Prometheus, Path]) -> N
     assert codes.keys() == report["failures"].keys()
     # A worker tells its numbers once a second, so Prometheus may miss the rows of the last ones.
     rows = last(f"sum by (outcome) (ray_gemma_batch_rows_total{{{selected}}})", "outcome")
-    assert ROWS - 100 <= sum(rows.values()) <= ROWS
+    assert ROWS - 60 <= sum(rows.values()) <= ROWS
     retries = last(f"sum by (cause) (ray_gemma_batch_retries_total{{{selected}}})", "cause")
     assert retries["engine_lost"] >= 1
     (cost,) = last(f"sum by (run) (ray_gemma_batch_cost_total{{{selected}}})", "run").values()
@@ -243,7 +243,7 @@ def test_vllm_tells_its_own_numbers(watched: tuple[Prometheus, Path]) -> None:
     (used,) = server.series('ray_gemma_batch_engine_kv_cache_share{run="real"}')
     assert 0 < max(used["values"]) <= 1
     (looked,) = server.series('ray_gemma_batch_engine_prefix_tokens_total{run="real"}')
-    assert looked["values"][-1] > 1000
+    assert looked["values"][-1] > 500
 
 
 def test_the_rules_do_what_they_say() -> None:
