@@ -102,10 +102,10 @@ def status_text(status: Status) -> str:
     ]
     if status.rows_per_second:
         left = f", {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
-        last = f"last commit {status.last_commit} UTC"
+        last = f"; last commit {status.last_commit} UTC" if status.last_commit else ""
         lines.append(
             f"  speed    {status.rows_per_second:,.1f} rows/s, {status.tokens_per_second:,.0f} "
-            f"output tokens/s{left}; {last}"
+            f"output tokens/s{left}{last}"
         )
     if status.cost is not None:
         lines.append(f"  cost     {status.cost:,.2f} so far")

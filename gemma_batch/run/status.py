@@ -6,7 +6,7 @@ alone: the reader's may be wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from gemma_batch.run.progress import moment
 from gemma_batch.run.report import Report, load_report, make_report
 from gemma_batch.run.retry import retry_summary
 from gemma_batch.storage.fs import Store, open_store
+from gemma_batch.storage.parts import PartKey
 
 STANDSTILL = 5.0  # seconds without a unit on its way between two stretches of work
 
@@ -28,8 +29,9 @@ STANDSTILL = 5.0  # seconds without a unit on its way between two stretches of w
 class Status:
     """`state`: complete, held (a driver has the lease) or stopped. Counts are of committed rows.
 
-    Speeds are those of the last stretch of work; `seconds_left` is known while a driver works on
-    the output. `cost` and `alerts` are as in the report.
+    Speeds are those of the last stretch of work, of a finished run those of the last run;
+    `seconds_left` is known while a driver works on the output. `cost` and `alerts` are as in the
+    report.
     """
 
     name: str
@@ -63,13 +65,13 @@ def _open(output: str) -> Store:
 def status(output: str) -> Status:
     """How the output stands now. Raises `OutputError` when it holds no run."""
     store = _open(output)
-    found = current_report(output, store)
-    pace = _pace(Ledger(store).receipts().values())
+    found, receipts = _current(output, store)
+    pace = _pace(receipts.values())
     holder: dict[str, Any] = read_lease(store) or {}
     held = bool(holder) and not holder.get("released")
     pending = retry_summary(store)
     done = found.complete and not pending.get("units")
-    left = found.rows - found.answered - found.failed
+    left = pending.get("rows") or found.rows - found.answered - found.failed
     return Status(
         name=found.name,
         output=output,
@@ -83,8 +85,8 @@ def status(output: str) -> Status:
         units=found.units,
         units_committed=found.units_committed,
         open_retry=pending if pending.get("units") else {},
-        rows_per_second=round(pace.rows / pace.seconds, 2) if pace.seconds else 0.0,
-        tokens_per_second=round(pace.tokens / pace.seconds, 1) if pace.seconds else 0.0,
+        rows_per_second=pace.rows_per_second or found.rows_per_second,
+        tokens_per_second=pace.tokens_per_second or found.tokens_per_second,
         seconds_left=round(left * pace.seconds / pace.rows, 1)
         if held and not done and pace.rows
         else None,
@@ -101,6 +103,14 @@ class _Pace:
     tokens: int
     seconds: float
     last: float | None
+
+    @property
+    def rows_per_second(self) -> float:
+        return round(self.rows / self.seconds, 2) if self.seconds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return round(self.tokens / self.seconds, 1) if self.seconds else 0.0
 
 
 def _pace(receipts: Iterable[Receipt]) -> _Pace:
@@ -127,23 +137,22 @@ def current_page(output: str) -> str:
     manifest = load_manifest(store)
     samples = failure_samples(ledger, receipts)
     spec = manifest.spec if manifest is not None else {}
-    return report_page(current_report(output, store), receipts, samples, spec)
+    return report_page(_current(output, store)[0], receipts, samples, spec)
 
 
-def current_report(output: str, store: Store | None = None) -> Report:
+def current_report(output: str) -> Report:
     """The report as of now: the last run's, or totals of what is committed so far."""
-    store = store or _open(output)
-    saved = load_report(store)
+    return _current(output, _open(output))[0]
+
+
+def _current(output: str, store: Store) -> tuple[Report, Mapping[PartKey, Receipt]]:
+    """The report as of now, and the receipts where they were needed for it."""
     manifest = load_manifest(store)
     if manifest is None:
         raise OutputError(f"{output!r} holds no run (there is no _run/manifest.json)")
-    ledger = Ledger(store)
+    ledger, saved = Ledger(store), load_report(store)
     if saved is not None and saved.complete and len(ledger.committed()) == saved.parts:
-        return saved
-    return make_report(
-        manifest,
-        output,
-        len(manifest.units(store)),
-        ledger.receipts(),
-        alerts=load_alerts(store),
-    )
+        return saved, {}
+    receipts = ledger.receipts()
+    units = len(manifest.units(store))
+    return make_report(manifest, output, units, receipts, alerts=load_alerts(store)), receipts

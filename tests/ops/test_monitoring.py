@@ -136,7 +136,7 @@ def watched(
     folder = tmp_path_factory.mktemp("watched")
     docs: list[str | None] = [f"document {n}" for n in range(ROWS)]
     docs[::12] = [None] * len(docs[::12])
-    docs[200] = f"{docs[200]}{CRASH}"
+    docs[100] = f"{docs[100]}{CRASH}"
     unlucky = spec(
         folder / "unlucky",
         tiny,
@@ -175,8 +175,12 @@ def watched(
     target = platform.metrics.removeprefix("http://").removesuffix("/metrics")
     with prometheus(folder, target) as server:
         with ThreadPoolExecutor() as pool:
-            done = pool.map(lambda job: platform.cli("submit", job, "--json"), (unlucky, real))
-        for job in [json.loads(one.stdout) for one in done]:
+            done = list(
+                pool.map(lambda job: platform.cli("submit", job, "--json"), (unlucky, real))
+            )
+        for one in done:
+            assert one.returncode == 0, one.stderr
+            job = json.loads(one.stdout)
             followed = platform.cli("logs", "-f", job["id"])
             assert followed.returncode == 0, followed.stderr
             (folder / f"{job['id']}.log").write_text(followed.stderr)
@@ -216,7 +220,7 @@ def test_the_numbers_are_those_of_the_job(watched: tuple[Prometheus, Path]) -> N
     assert codes.keys() == report["failures"].keys()
     # A worker tells its numbers once a second, so Prometheus may miss the rows of the last ones.
     rows = last(f"sum by (outcome) (ray_gemma_batch_rows_total{{{selected}}})", "outcome")
-    assert ROWS - 60 <= sum(rows.values()) <= ROWS
+    assert ROWS / 2 <= sum(rows.values()) <= ROWS
     retries = last(f"sum by (cause) (ray_gemma_batch_retries_total{{{selected}}})", "cause")
     assert retries["engine_lost"] >= 1
     (cost,) = last(f"sum by (run) (ray_gemma_batch_cost_total{{{selected}}})", "run").values()
