@@ -17,6 +17,7 @@ quickstart: setup
 	$(PY) -m jobs.quickstart
 
 test: setup
+	bash scripts/programs.sh $(VENV)
 	$(PY) -m pytest
 
 faults: setup

@@ -86,7 +86,11 @@ def plan(
     gpu: Annotated[str | None, typer.Option(help="Plan for this GPU, e.g. H100-80.")] = None,
     gpus: Annotated[int, typer.Option(help="How many of them.", min=1)] = 8,
     price: Annotated[
-        float | None, typer.Option(help="Price of a GPU-hour, to estimate the cost.", min=0)
+        float | None,
+        typer.Option(
+            help="Price of a GPU-hour, to estimate the cost (default: resources.price_per_hour).",
+            min=0,
+        ),
     ] = None,
     output_tokens: Annotated[
         float | None,

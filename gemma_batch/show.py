@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 from typing import TYPE_CHECKING, Any
 
-from gemma_batch.run.progress import duration, failures_text
+from gemma_batch.run.alerts import Alert
+from gemma_batch.run.progress import duration, failures_text, moment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from gemma_batch.ops.ray_jobs import Job
     from gemma_batch.run.plan import RoutePlan
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from gemma_batch.spec import JobSpec
 
 PREVIEW_CHARS = 1200
+ALERTS_SHOWN = 3
 
 
 def report_text(report: Report) -> str:
@@ -43,6 +45,13 @@ def report_text(report: Report) -> str:
         lines += _account_lines(report)
     elif report.complete:
         lines.append("  speed    nothing was left to do")
+    if report.cost is not None:
+        lines.append(
+            f"  cost     {report.cost:,.2f} for {report.device_hours:,.2f} hours of GPUs "
+            "(of engines, where there are none), all runs together"
+        )
+    for alert in report.alerts[-ALERTS_SHOWN:]:
+        lines.append(f"  alert    {alert_text(alert)}")
     if len(report.routes) > 1:
         for name, route in report.routes.items():
             lines.append(f"  route    {name}: {route['answered']:,} answered by {route['model']}")
@@ -73,6 +82,11 @@ def _account_lines(report: Report) -> list[str]:
     return lines
 
 
+def alert_text(alert: Mapping[str, Any]) -> str:
+    """One event: when, what, and the rule."""
+    return f"{moment(alert['time'])} UTC: {Alert(**alert).text}"
+
+
 def status_text(status: Status) -> str:
     """A few lines on how an output stands."""
     share = 100 * status.committed / status.rows if status.rows else 100.0
@@ -86,6 +100,17 @@ def status_text(status: Status) -> str:
         f"  rows     {status.committed:,} of {status.rows:,} committed ({share:.1f}%)",
         f"  units    {status.units_committed:,} of {status.units:,}",
     ]
+    if status.rows_per_second:
+        left = f", {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
+        last = f"; last commit {status.last_commit} UTC" if status.last_commit else ""
+        lines.append(
+            f"  speed    {status.rows_per_second:,.1f} rows/s, {status.tokens_per_second:,.0f} "
+            f"output tokens/s{left}{last}"
+        )
+    if status.cost is not None:
+        lines.append(f"  cost     {status.cost:,.2f} so far")
+    for alert in status.alerts[-ALERTS_SHOWN:]:
+        lines.append(f"  alert    {alert_text(alert)}")
     if status.failed:
         lines.append(f"  failed   {failures_text(status.failures)}")
     if status.open_retry:

@@ -121,7 +121,10 @@ class Replicas(_Part):
 
 
 class Resources(_Part):
-    """Hardware and engine settings; what is left out, the plan chooses."""
+    """Hardware and engine settings; what is left out, the plan chooses.
+
+    `price_per_hour` is that of one GPU, or of one engine where there is none; any currency.
+    """
 
     engine: Literal["vllm", "echo"] = "vllm"
     device: Literal["auto", "cpu", "gpu"] = "auto"
@@ -136,6 +139,7 @@ class Resources(_Part):
     max_num_batched_tokens: Positive | None = None
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=0.98)] | None = None
     cpu_kv_cache_gib: Annotated[float, Field(gt=0)] | None = None
+    price_per_hour: Annotated[float, Field(ge=0)] | None = None
     engine_args: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -154,6 +158,36 @@ class Stop(_Part):
     stalled_minutes: Annotated[float, Field(gt=0)] = 120.0
 
 
+AlertName = Literal[
+    "min_tokens_per_second", "max_failed_share", "max_row_seconds", "max_memory_share"
+]
+
+
+class Alerts(_Part):
+    """What somebody should hear of while a run goes on; nothing by default.
+
+    `min_tokens_per_second`: output tokens of all engines together, on average over `for_seconds`
+    (longer than a row takes). `max_failed_share`: of the rows of this run, from 0 to 1, whatever
+    the cause. `max_row_seconds`: the age of the oldest row in an engine. `max_memory_share`: used
+    memory of the fullest node that has an engine, from 0 to 1, for `for_seconds` without a break.
+    Those named in `stop` end the run, with exit code 4; what is committed stays.
+    """
+
+    min_tokens_per_second: Annotated[float, Field(gt=0)] | None = None
+    max_failed_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    max_row_seconds: Annotated[float, Field(gt=0)] | None = None
+    max_memory_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    for_seconds: Annotated[float, Field(ge=0)] = 60.0
+    stop: tuple[AlertName, ...] = ()
+
+    @model_validator(mode="after")
+    def _stops_have_thresholds(self) -> Alerts:
+        for name in self.stop:
+            if getattr(self, name) is None:
+                raise ValueError(f"stop names {name!r}, which has no threshold: set {name} too")
+        return self
+
+
 class Policy(_Part):
     """What to tolerate and when to stop. Times in seconds, sizes in rows or bytes."""
 
@@ -168,6 +202,7 @@ class Policy(_Part):
     unit_bytes: Annotated[int, Field(ge=1024)] = 48 * 2**20
     progress_seconds: Annotated[float, Field(gt=0)] = 10.0
     stop: Stop = Stop()
+    alerts: Alerts = Alerts()
 
     @field_validator("max_failed")
     @classmethod

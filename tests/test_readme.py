@@ -41,8 +41,17 @@ def test_every_command_and_option_shown_exists(line: str) -> None:
 
 def test_the_spec_shown_is_valid() -> None:
     """The contract with users loads as it stands."""
-    (text,) = blocks("yaml")
+    text, *_ = blocks("yaml")
     assert JobSpec.from_dict(yaml.safe_load(text)).name == "support-tickets"
+
+
+def test_the_alerts_shown_are_valid() -> None:
+    """Every field that the example adds to a spec is one that specs have."""
+    text, *others = blocks("yaml")
+    (alerts,) = (other for other in others if "alerts:" in other)
+    job = JobSpec.from_dict({**yaml.safe_load(text), **yaml.safe_load(alerts)})
+    assert job.policy.alerts.stop == ("max_failed_share",)
+    assert None not in job.policy.alerts.model_dump().values(), "every alert is shown"
 
 
 def test_the_library_example_uses_what_is_exported() -> None:

@@ -56,6 +56,10 @@ class Engine(Protocol):
         """
         ...
 
+    def numbers(self) -> dict[str, float]:
+        """What the engine says about itself, by the names in `run/metrics.py`; from any thread."""
+        ...
+
     async def ping(self) -> None:
         """Return as soon as the engine itself has answered a question, whatever its load.
 

@@ -30,6 +30,7 @@ from typing import Any
 import psutil
 
 from gemma_batch.engines.base import EngineConfig
+from gemma_batch.engines.numbers import SchedulerNumbers
 from gemma_batch.engines.stepper import Stepper
 from gemma_batch.engines.turns import turn
 from gemma_batch.engines.vllm_args import check_args
@@ -104,6 +105,7 @@ class VllmEngine:
         self._cores: list[Any] = []
         self._base: dict[str, Any] = {}
         self._plain_params: Any = None
+        self._numbers = SchedulerNumbers()
         self._prompt: Callable[[list[int]], Any] = _plain_prompt
         self._refusals: tuple[type[Exception], ...] = (ValueError, TypeError)
 
@@ -180,6 +182,8 @@ class VllmEngine:
             engine = LLMEngine.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
         except Exception as err:  # vLLM raises whatever its many parts raise
             raise EngineStartError(f"vLLM did not start: {type(err).__name__}: {err}") from err
+        # The scheduler's numbers, and none of those that are kept per token and request.
+        engine.logger_manager, engine.log_stats = self._numbers, False
         # Older vLLM has only the validation error of this family.
         named = ("VLLMClientError", "VLLMValidationError")
         classes = [getattr(vllm.exceptions, name, None) for name in named]
@@ -207,7 +211,7 @@ class VllmEngine:
             "max_num_batched_tokens": config.max_num_batched_tokens,
             "language_model_only": True,
             "load_format": "safetensors",  # vLLM's own default would fall back to pickles
-            "disable_log_stats": True,
+            "disable_log_stats": False,
             "seed": 0,
         }
         if config.tensor_parallel > 1:
@@ -285,6 +289,9 @@ class VllmEngine:
             seconds=seconds,
             logprobs=logprobs,
         )
+
+    def numbers(self) -> dict[str, float]:
+        return self._numbers.values
 
     async def ping(self) -> None:
         if self._stepper is None:

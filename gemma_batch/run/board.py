@@ -11,6 +11,7 @@ about deaths, never rows.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,7 @@ class Board:
 
     def __init__(self) -> None:
         self._numbers: dict[str, dict[str, Any]] = {}
+        self._told: dict[str, float] = {}
         self._cases: dict[str, Case] = {}
         self._reads: dict[str, int] = {}
         self._ready: set[str] = set()
@@ -58,6 +60,7 @@ class Board:
     def put(self, worker: str, numbers: dict[str, Any]) -> None:
         """Replace the live numbers of one worker."""
         self._numbers[worker] = numbers
+        self._told[worker] = time.monotonic()
 
     def ready(self, worker: str) -> None:
         """The worker's engine is up; from now on its death may be a row's fault."""
@@ -94,9 +97,16 @@ class Board:
         self._reads.pop(unit, None)
 
     def state(self) -> dict[str, Any]:
-        """`workers`: their last numbers; `deaths`, and `load_deaths` in a row, of processes."""
+        """`workers`: their last numbers; `deaths`, and `load_deaths` in a row, of processes.
+
+        Numbers have `silent_seconds`, since they came: those of a worker that is gone grow old.
+        """
+        now = time.monotonic()
         return {
-            "workers": self._numbers,
+            "workers": {
+                name: {**numbers, "silent_seconds": now - self._told[name]}
+                for name, numbers in self._numbers.items()
+            },
             "deaths": len(self._dead),
             "load_deaths": self._load_deaths,
         }

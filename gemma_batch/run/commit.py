@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -112,10 +112,18 @@ def _receipt(
         "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
         "completion_tokens": sum(answer.completion_tokens for answer in answers),
         "cached_tokens": sum(answer.cached_tokens for answer in answers),
+        "prompt_sizes": _sizes(answer.prompt_tokens for answer in answers),
+        "answer_sizes": _sizes(answer.completion_tokens for answer in answers),
         "attempts": sum(outcome.attempts for outcome in outcomes),
         "finished": time.time(),
         **facts,
     }
+
+
+def _sizes(tokens: Iterable[int]) -> dict[str, int]:
+    """Rows by tokens, in powers of two: {n: rows of more than 2^(n-1) and up to 2^n tokens}."""
+    counts = Counter(max(0, count - 1).bit_length() for count in tokens)
+    return {str(bucket): counts[bucket] for bucket in sorted(counts)}
 
 
 def _schema(job: RouteJob) -> pa.Schema:

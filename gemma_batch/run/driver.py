@@ -16,11 +16,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gemma_batch.errors import GemmaBatchError, LeaseError, OutputError, StorageError
+from gemma_batch.errors import (
+    GemmaBatchError,
+    LeaseError,
+    OutputError,
+    StoppedError,
+    StorageError,
+)
 from gemma_batch.run.accounts import RouteFacts
-from gemma_batch.run.breaker import Breaker
+from gemma_batch.run.alerts import load_alerts
 from gemma_batch.run.estimate import estimate_routes, route_facts, totals
-from gemma_batch.run.guard import check_not_interrupted, interruptible, leased, open_output
+from gemma_batch.run.follow import Follower, ReceiptLog
+from gemma_batch.run.guard import interruptible, leased, open_output
 from gemma_batch.run.ledger import Ledger, Receipt
 from gemma_batch.run.manifest import Manifest, check_same, create_manifest, load_manifest
 from gemma_batch.run.order import WORTH_SHARE
@@ -34,6 +41,7 @@ from gemma_batch.run.sample import sample_routes
 from gemma_batch.run.units import Unit
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.fs import Store
+from gemma_batch.storage.parts import PartKey
 from gemma_batch.storage.retry import set_patience
 
 if TYPE_CHECKING:
@@ -41,11 +49,8 @@ if TYPE_CHECKING:
     from gemma_batch.run.pipeline import RouteRun
 
 logger = logging.getLogger(__name__)
-TICK = 0.5
-WAITING_SECONDS = 180.0
 PLANNED_ROWS = 256  # rows that are looked at to size units
 END_SECONDS = 10.0  # for a pipeline that was stopped to end
-RECEIPTS_KEPT = 200  # receipts between two copies of them in the output
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,8 +115,7 @@ class Session:
         self._joined = False
         self._hardware: Hardware | None = None
         self._engines: dict[str, int] = {}
-        self._receipts: list[Receipt] = []
-        self._saved = 0
+        self._log = ReceiptLog(store)
         self._stop = threading.Event()
         self._running: list[RouteRun] = []
 
@@ -177,50 +181,73 @@ class Session:
         ledger = Ledger(self.store)
         remaining = ledger.remaining(work)
         if remaining:
-            self._run(manifest, work, remaining)
+            try:
+                self._run(manifest, work, remaining)
+            except LeaseError:
+                raise  # another driver writes here now
+            except StoppedError:
+                # Whoever comes to see why finds the page, with the alert on it.
+                receipts = ledger.receipts()
+                self._save_page(
+                    manifest, self._report(manifest, every, receipts, started), receipts
+                )
+                raise
             if left := ledger.remaining(work):
                 raise GemmaBatchError(
                     f"{len(left)} of {len(work)} units are not committed although every pipeline "
                     f"ended, for example {left[0].name!r}: start again, the rest is safe"
                 )
         self.show.update(Snapshot(phase="writing the report"))
-        self._save_receipts()
+        self._log.save()
         receipts = ledger.receipts()
         survey = self._plan.survey
         settle_errors(
             self.store, manifest.shards, every, receipts, survey.columns, survey.keep_schema
         )
+        report = self._report(manifest, every, receipts, started)
+        save_report(self.store, report)
+        self._save_page(manifest, report, receipts)
+        return report
+
+    def _report(
+        self,
+        manifest: Manifest,
+        every: Sequence[Unit],
+        receipts: Mapping[PartKey, Receipt],
+        started: float,
+    ) -> Report:
         facts = RunFacts(
             started=started,
             finished=time.time(),
-            receipts=tuple(self._receipts),
+            receipts=tuple(self._log.receipts),
             routes=self._route_facts(),
         )
-        report = make_report(manifest, self._plan.spec.output.path, len(every), receipts, facts)
-        save_report(self.store, report)
+        return make_report(
+            manifest,
+            self._plan.spec.output.path,
+            len(every),
+            receipts,
+            facts,
+            alerts=load_alerts(self.store),
+        )
+
+    def _save_page(
+        self, manifest: Manifest, report: Report, receipts: Mapping[PartKey, Receipt]
+    ) -> None:
         try:
-            save_page(self.store, report, list(receipts.values()))
+            save_page(self.store, report, list(receipts.values()), manifest.spec)
         except StorageError as err:
             logger.warning("report.html was not written, the report is complete: %s", err)
-        return report
 
     def _route_facts(self) -> dict[str, RouteFacts]:
         """The engines of this run and the limits of the work that they did."""
         facts = {}
         for route in self._plan.routes:
             name = route.route.name
-            mine = [r for r in self._receipts if r["route"] == name and r["answered"]]
+            mine = [r for r in self._log.receipts if r["route"] == name and r["answered"]]
             if name in self._engines and mine and self._hardware is not None:
                 facts[name] = route_facts(route, self._engines[name], self._hardware, mine)
         return facts
-
-    def _save_receipts(self) -> None:
-        try:
-            Ledger(self.store).save_receipts(self._receipts[self._saved :])
-        except StorageError as err:
-            logger.warning("copies of receipts were not saved, parts hold them anyway: %s", err)
-        else:
-            self._saved = len(self._receipts)
 
     # -- running ----------------------------------------------------------------------------
 
@@ -237,20 +264,24 @@ class Session:
         lanes = self._lanes(hardware, remaining, manifest.facts.get("sort", ()))
         self._engines = {lane.job.route: lane.pool.most for lane in lanes}
         board = pipeline.make_board()
-        breaker = Breaker(self._plan.spec.policy.stop)
         receipts: queue.Queue[Receipt | BaseException | None] = queue.Queue()
         groups = [lanes] if _side_by_side(lanes, hardware) else [[lane] for lane in lanes]
-        snapshot = Snapshot(
-            phase="starting engines",
-            rows=sum(unit.expected for unit in work),
-            committed=done,
-            done=done,
-        )
         totals = rows_by_route(work)
         before = {
             name: total - rows_by_route(remaining).get(name, 0) for name, total in totals.items()
         }
         threads: list[threading.Thread] = []
+        follower = Follower(
+            self._plan.spec.policy,
+            self._log,
+            store=self.store,
+            show=self.show,
+            lost=self._lost,
+            metrics=pipeline.make_metrics(self._plan.spec.name),
+            read_board=lambda: pipeline.read_board(board),
+            totals=totals,
+            before=before,
+        )
         try:
             for group in groups:
                 threads = [
@@ -261,10 +292,10 @@ class Session:
                 ]
                 for thread in threads:
                     thread.start()
-                self._follow(len(threads), receipts, board, breaker, snapshot, totals, before)
+                follower.follow(len(threads), receipts)
         finally:
             self._end_pipelines(threads)
-            self._save_receipts()
+            self._log.save()
 
     def _end_pipelines(self, threads: Sequence[threading.Thread]) -> None:
         """Leave none behind that still works when the cluster is left."""
@@ -310,92 +341,6 @@ class Session:
             receipts.put(None)
         except BaseException as err:
             receipts.put(err)
-
-    def _follow(
-        self,
-        lanes: int,
-        receipts: queue.Queue[Any],
-        board: Any,
-        breaker: Breaker,
-        snapshot: Snapshot,
-        totals: dict[str, int],
-        before: dict[str, int],
-    ) -> None:
-        """Collect receipts until every lane has ended, and show how things are."""
-        from gemma_batch.run import pipeline
-
-        ended, last, begun, hinted = 0, 0.0, time.monotonic(), False
-        while ended < lanes:
-            check_not_interrupted()
-            if self._lost.is_set():
-                raise LeaseError("the lease of this output was taken over by another driver")
-            try:
-                item = receipts.get(timeout=TICK)
-            except queue.Empty:
-                item = _NOTHING
-            if item is None:
-                ended += 1
-            elif isinstance(item, BaseException):
-                raise item
-            elif item is not _NOTHING:
-                self._receipts.append(item)
-                snapshot.committed += item["rows"]
-                breaker.receipt(item)
-                if len(self._receipts) - self._saved >= RECEIPTS_KEPT:
-                    self._save_receipts()
-            if time.monotonic() - last > 1.0 or ended == lanes:
-                last = time.monotonic()
-                state = pipeline.read_board(board)
-                if state is not None:
-                    breaker.engines(state)
-                    _fill(snapshot, state["workers"], self._receipts, totals, before)
-                    if not (hinted or state["workers"] or last - begun < WAITING_SECONDS):
-                        hinted = True
-                        self.show.say(
-                            f"no worker has started for {WAITING_SECONDS / 60:g} minutes: is there "
-                            "room for an engine on the cluster? `ray status` shows what it has"
-                        )
-                breaker.moving((snapshot.committed, snapshot.done, snapshot.engines))
-                self.show.update(snapshot)
-
-
-_NOTHING = object()
-
-
-def _fill(
-    snapshot: Snapshot,
-    numbers: dict[str, dict[str, Any]],
-    receipts: Sequence[Receipt],
-    totals: dict[str, int],
-    before: dict[str, int],
-) -> None:
-    # A worker that died takes its numbers to the board with it, rows it did not commit too;
-    # never show less than what is committed.
-    workers = list(numbers.values())
-    committed = {name: before.get(name, 0) for name in totals}
-    for receipt in receipts:
-        committed[receipt["route"]] += receipt["rows"]
-    live = dict(before)
-    for worker in workers:
-        live[worker["route"]] = live.get(worker["route"], 0) + worker["answered"] + worker["failed"]
-    routes = {
-        name: (min(total, max(committed[name], live.get(name, 0))), total)
-        for name, total in totals.items()
-    }
-    failures: dict[str, int] = {}
-    for worker in workers:
-        for code, count in worker["failures"].items():
-            failures[code] = failures.get(code, 0) + count
-    snapshot.routes = routes
-    snapshot.done = sum(done for done, _ in routes.values())
-    snapshot.failures = failures
-    snapshot.engines = sum(1 for worker in workers if worker["engine_starts"])
-    snapshot.completion_tokens = max(
-        sum(worker["completion_tokens"] for worker in workers),
-        sum(receipt["completion_tokens"] for receipt in receipts),
-    )
-    if snapshot.engines and snapshot.phase == "starting engines":
-        snapshot.phase = "running"
 
 
 def _side_by_side(lanes: Sequence[_Lane], hardware: Hardware) -> bool:

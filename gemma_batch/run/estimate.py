@@ -27,7 +27,8 @@ class Estimate:
     """One route on all of the hardware. Tokens are means per row; `seconds` is wall time.
 
     `limit_rows_per_second` and `bound` are the physical limit of all its engines together (None on
-    a CPU). `gpu_hours` counts the GPUs its engines hold; `cost` is in the currency of the price.
+    a CPU). `gpu_hours` counts the GPUs its engines hold; `cost` is in the currency of the price
+    (which is an engine's on a CPU).
     """
 
     route: str
@@ -60,7 +61,7 @@ def estimate_routes(
     output_tokens: float,
     price: float | None = None,
 ) -> list[Estimate]:
-    """An estimate per placed route with rows; `price` is per GPU and hour.
+    """An estimate per placed route with rows; `price` is per GPU and hour (None: the route's own).
 
     Dry runs with the echo engine have none. `output_tokens` is the mean answer; with `max_tokens`
     the estimate is an upper bound.
@@ -72,7 +73,7 @@ def estimate_routes(
             workload_of(samples[route.route.name], output_tokens),
             rows[route.route.name],
             hardware,
-            price,
+            route.resources.price_per_hour if price is None else price,
         )
         for route in routes
         if rows.get(route.route.name) and route.resources.engine != "echo"
@@ -126,7 +127,7 @@ def _estimate(
         start_seconds=round(start, 1),
         seconds=round(seconds, 1),
         gpu_hours=round(hours, 3),
-        cost=None if price is None else round(hours * price, 2),
+        cost=None if price is None else round((gpus or pool.most) * seconds / 3600 * price, 2),
     )
 
 

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gemma_batch.backoff import pause
 from gemma_batch.engines.base import Engine
@@ -29,6 +29,7 @@ from gemma_batch.errors import (
 )
 from gemma_batch.rows import Completion, Failure, Outcome, Request
 from gemma_batch.run.order import Order, RowQueue
+from gemma_batch.run.stats import FeedStats
 
 logger = logging.getLogger(__name__)
 
@@ -52,37 +53,6 @@ class RowPolicy:
     backoff: float = 0.5
 
 
-@dataclass(slots=True)
-class FeedStats:
-    """Running totals of one feed; read from another thread for progress."""
-
-    answered: int = 0
-    failed: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    in_flight: int = 0
-    waiting: int = 0
-    engine_starts: int = 0
-    engine_hangs: int = 0
-    start_seconds: float = 0.0
-    ready_at: float = 0.0
-    starved_seconds: float = 0.0
-    recovering_seconds: float = 0.0
-    failures: dict[str, int] = field(default_factory=dict)
-
-    def count(self, outcome: Outcome) -> None:
-        """Add one finished row."""
-        if isinstance(outcome, Failure):
-            self.failed += 1
-            self.failures[outcome.code] = self.failures.get(outcome.code, 0) + 1
-        else:
-            self.answered += 1
-            self.prompt_tokens += outcome.prompt_tokens
-            self.completion_tokens += outcome.completion_tokens
-            self.cached_tokens += outcome.cached_tokens
-
-
 @dataclass(slots=True, eq=False)
 class _Item:
     request: Request
@@ -90,6 +60,7 @@ class _Item:
     attempts: int = 0
     first: float = 0.0
     engine: Engine | None = None
+    again: str = "engine_lost"  # why there will be another attempt, should there be one
 
 
 class Feed:
@@ -172,6 +143,11 @@ class Feed:
         if self._engine is not None:
             await self._engine.stop()
 
+    def engine_numbers(self) -> dict[str, float]:
+        """What the engine says about itself now; may be asked from any thread."""
+        engine = self._engine
+        return engine.numbers() if engine is not None else {}
+
     def fail(self, error: EngineError) -> None:
         """Give up for a cause outside the engine: rows waiting now and later get `error`."""
         self._break(error)
@@ -185,6 +161,8 @@ class Feed:
             while self._queue and len(self._active) < self._limit:
                 self._submit(self._queue.pop())
         self.stats.in_flight, self.stats.waiting = len(self._active), len(self._queue)
+        oldest = next(iter(self._active), None)
+        self.stats.oldest = oldest.first if oldest is not None else 0.0
         self._measure_starving()
         # The engine's next fill is always waiting; behind it only what the order can make use of.
         if self._broken is not None or len(self._queue) < max(self._limit, self._queue.reach):
@@ -203,6 +181,7 @@ class Feed:
             self._idle_since = None
 
     def _submit(self, item: _Item) -> asyncio.Task[bool]:
+        item.first = item.first or time.monotonic()
         task = asyncio.create_task(self._attempt(item))
         self._active[item] = task
         task.add_done_callback(lambda _: self._after(item))
@@ -217,9 +196,10 @@ class Feed:
         assert self._engine is not None
         engine, policy = self._engine, self._policy
         item.engine = engine
-        item.first = item.first or time.monotonic()
         while True:
-            item.attempts += 1
+            if item.attempts:
+                self.stats.count_retry(item.again)
+            item.attempts, item.again = item.attempts + 1, "engine_lost"
             try:
                 async with asyncio.timeout(policy.deadline):
                     answer = await engine.generate(item.request)
@@ -227,6 +207,7 @@ class Feed:
                 self._finish(item, self._failure(item, FailureCode.ENGINE_REJECTED, str(err)))
             except RowTransient as err:
                 if item.attempts < policy.max_attempts:
+                    item.again = "transient"
                     await asyncio.sleep(pause(item.attempts, base=policy.backoff, cap=PAUSE_CAP))
                     continue
                 self._finish(item, self._failure(item, FailureCode.ENGINE_ERROR, str(err)))

@@ -19,7 +19,8 @@ class RouteJob:
 
     `columns` are the input columns to read, `keep_schema` those copied to the output;
     `in_flight` is the number of requests that the feed keeps in the engine, `storage_patience`
-    the seconds for which a failing object store is tried again.
+    the seconds for which a failing object store is tried again. One engine holds `devices` GPUs
+    (1 where it has none), each at `price` per hour; `name` is the job's.
     """
 
     output: str
@@ -37,6 +38,9 @@ class RouteJob:
     in_flight: int
     storage_patience: float = 300.0
     order: Order = "auto"
+    name: str = "gemma-batch"
+    devices: float = 1.0
+    price: float | None = None
 
     @property
     def samples(self) -> int:

@@ -10,15 +10,18 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import yaml
 
+from gemma_batch.run.alerts import Alert
 from gemma_batch.run.ledger import RESULTS, Ledger, Receipt
-from gemma_batch.run.progress import duration
+from gemma_batch.run.progress import duration, moment
 from gemma_batch.run.report import Report
 from gemma_batch.storage.fs import Store
 
@@ -48,14 +51,19 @@ class Chart:
     mean: float
 
 
-def save_page(store: Store, report: Report, receipts: Sequence[Receipt]) -> None:
+def save_page(
+    store: Store, report: Report, receipts: Sequence[Receipt], spec: Mapping[str, Any]
+) -> None:
     """Write `_run/report.html`, replacing that of an earlier run. Raises `StorageError`."""
     samples = failure_samples(Ledger(store), receipts)
-    store.put(KEY, report_page(report, receipts, samples).encode())
+    store.put(KEY, report_page(report, receipts, samples, spec).encode())
 
 
 def report_page(
-    report: Report, receipts: Sequence[Receipt], samples: dict[str, list[dict[str, Any]]]
+    report: Report,
+    receipts: Sequence[Receipt],
+    samples: dict[str, list[dict[str, Any]]],
+    spec: Mapping[str, Any],
 ) -> str:
     """The page; `samples` are a few failures per code, with `id` and `message`."""
     work = [(r["started"], r["finished"], r["rows"]) for r in receipts if "started" in r]
@@ -66,9 +74,13 @@ def report_page(
         working=clock.total,
         speed=chart(clock, rate(clock, work)),
         replicas=chart(clock, presence(clock, receipts)),
-        prompt=histogram((r["prompt_tokens"], r["answered"]) for r in receipts),
-        answer=histogram((r["completion_tokens"], r["answered"]) for r in receipts),
+        prompt=histogram(r.get("prompt_sizes", {}) for r in receipts),
+        answer=histogram(r.get("answer_sizes", {}) for r in receipts),
+        compared=compared(report),
+        spec=yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True),
         samples=samples,
+        alerts=[Alert(**alert) for alert in report.alerts],
+        moment=moment,
         names=NAMES,
         width=WIDTH,
         height=HEIGHT,
@@ -157,20 +169,55 @@ def chart(clock: Clock, values: Sequence[float]) -> Chart | None:
     return Chart(line=line, area=area, most=most, mean=sum(values) / len(values))
 
 
-def histogram(units: Iterable[tuple[int, int]]) -> list[tuple[str, int, float]]:
-    """Rows by the mean tokens of their unit, in powers of two: (label, rows, share of the most)."""
-    counts: dict[int, int] = {}
-    for tokens, rows in units:
-        if rows:
-            bucket = max(0, round(tokens / rows) - 1).bit_length()
-            counts[bucket] = counts.get(bucket, 0) + rows
+def histogram(units: Iterable[Mapping[str, int]]) -> list[tuple[str, int, float]]:
+    """Rows by tokens, in powers of two, all units together: (label, rows, share of the most)."""
+    counts: Counter[int] = Counter()
+    for sizes in units:
+        counts.update({int(bucket): rows for bucket, rows in sizes.items()})
     if not counts:
         return []
     most = max(counts.values())
     return [
-        (f"up to {1 << bucket:,}", counts.get(bucket, 0), counts.get(bucket, 0) / most)
+        (f"up to {1 << bucket:,}", counts[bucket], counts[bucket] / most)
         for bucket in range(min(counts), max(counts) + 1)
     ]
+
+
+def compared(report: Report) -> list[tuple[str, str, str]]:
+    """(what, as predicted when the run was planned, as it came), for what both are known of."""
+    predicted = report.predicted
+    if predicted is None:
+        return []
+    routes, rows = predicted["routes"], sum(route["rows"] for route in predicted["routes"])
+
+    def mean(name: str) -> float:
+        return float(sum(route[name] * route["rows"] for route in routes) / max(rows, 1))
+
+    answered = max(report.answered, 1)
+    found = [
+        (
+            "prompt tokens per row",
+            f"{mean('prompt_tokens'):,.1f}",
+            f"{report.prompt_tokens / answered:,.1f}",
+        ),
+        (
+            "output tokens per row",
+            f"at most {mean('output_tokens'):,.1f}",
+            f"{report.completion_tokens / answered:,.1f}",
+        ),
+    ]
+    if report.run_rows == report.rows:  # else the last run was only a part of the job
+        speed = sum(route["rows_per_second"] for route in routes)
+        found += [
+            ("rows/s once running", f"{speed:,.1f}", f"{report.steady_rows_per_second:,.1f}"),
+            ("time", f"at most {duration(predicted['seconds'])}", duration(report.seconds)),
+        ]
+    if predicted["gpu_hours"]:
+        hours = f"at most {predicted['gpu_hours']:,.2f}"
+        found.append(("GPU-hours", hours, f"{report.device_hours:,.2f}"))
+    if predicted["cost"] is not None and report.cost is not None:
+        found.append(("cost", f"at most {predicted['cost']:,.2f}", f"{report.cost:,.2f}"))
+    return found
 
 
 def failure_samples(ledger: Ledger, receipts: Sequence[Receipt]) -> dict[str, list[dict[str, Any]]]:

@@ -24,6 +24,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
+import ray.util.metrics
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -32,6 +33,7 @@ from gemma_batch.errors import GemmaBatchError, UserError
 from gemma_batch.family.gpus import GPU, gpu_from_device
 from gemma_batch.run.board import Board
 from gemma_batch.run.job import RouteJob
+from gemma_batch.run.metrics import RunMetrics
 from gemma_batch.run.order import SORTED_ROWS
 from gemma_batch.run.payload import encode, encode_error
 from gemma_batch.run.plan import Hardware
@@ -138,6 +140,11 @@ def _query_gpu() -> tuple[str, int, float]:
     ).stdout.splitlines()[0]
     name, mib, capability = (part.strip() for part in answer.split(","))
     return name, int(mib), float(capability)
+
+
+def make_metrics(run: str) -> RunMetrics:
+    """The driver's own metrics."""
+    return RunMetrics(ray.util.metrics, run=run)
 
 
 def make_board() -> Any:

@@ -148,7 +148,16 @@ class Plan:
             in_flight=int(plan.placement.max_num_seqs * FEED_FACTOR),
             storage_patience=policy.storage_patience,
             order=plan.resources.order,
+            name=spec.name,
+            devices=_devices(plan.placement),
+            price=plan.resources.price_per_hour,
         )
+
+
+def _devices(placement: Placement) -> float:
+    """The GPUs that one engine holds; an engine without a GPU counts as one."""
+    on_gpu = placement.gpu_memory_utilization > 0
+    return placement.tensor_parallel / placement.engines_per_gpu if on_gpu else 1.0
 
 
 def _route_fields(plan: RoutePlan, prefix: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ board (on the way).
 
 from __future__ import annotations
 
+import datetime
 import sys
 import time
 from collections import deque
@@ -75,6 +76,11 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def moment(seconds: float) -> str:
+    """A time of day (Unix seconds) in UTC."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def failures_text(failures: dict[str, int]) -> str:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gemma_batch.run.accounts import RouteFacts, limit_share, make_accounts
+from gemma_batch.run.alerts import Alert
+from gemma_batch.run.cost import cost_of
 from gemma_batch.run.ledger import Receipt
 from gemma_batch.run.manifest import Manifest
 from gemma_batch.storage.fs import Store
@@ -25,7 +27,8 @@ class Report:
     Speeds are per second of `seconds`; they are 0 when the last run had nothing to do. The steady
     speed counts from the moment the first engine was ready. `engine_time` are shares of the last
     run's engine-seconds (see `accounts`), `limit_share` is its speed over the hardware's limit;
-    `predicted` is the estimate that was made when the run was planned.
+    `predicted` is the estimate that was made when the run was planned. `device_hours` are of GPUs
+    (of engines, where there are none); with `cost` and `alerts` they are of every run so far.
     """
 
     name: str
@@ -53,6 +56,9 @@ class Report:
     engine_time: dict[str, float] = field(default_factory=dict)
     limit_share: float | None = None
     predicted: dict[str, Any] | None = None
+    device_hours: float = 0.0
+    cost: float | None = None
+    alerts: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> str:
         """As the JSON that `report --json` prints."""
@@ -75,6 +81,8 @@ def make_report(
     units: int,
     receipts: Mapping[PartKey, Receipt],
     facts: RunFacts | None = None,
+    *,
+    alerts: Sequence[Alert] = (),
 ) -> Report:
     """Add up the receipts: a retry's part supersedes the failures of the part before it."""
     latest: dict[tuple[int, int, str | None], PartKey] = {}
@@ -88,6 +96,7 @@ def make_report(
     seconds = facts.finished - facts.started if facts else 0.0
     mine = facts.receipts if facts else ()
     finished = [r["finished"] for r in mine]
+    spent = cost_of(receipts.values())
     run_tokens = _sum(mine, "completion_tokens")
     run_rows = _sum(mine, "rows")
     return Report(
@@ -116,6 +125,9 @@ def make_report(
         engine_time=make_accounts(mine, facts.started, facts.routes).shares() if facts else {},
         limit_share=limit_share(mine, facts.started, facts.routes) if facts else None,
         predicted=manifest.facts.get("predicted"),
+        device_hours=spent.hours,
+        cost=spent.price,
+        alerts=[asdict(alert) for alert in alerts],
     )
 
 

@@ -29,6 +29,7 @@ from gemma_batch.run.board import Case
 from gemma_batch.run.commit import commit_unit, committed_receipt
 from gemma_batch.run.feed import Feed
 from gemma_batch.run.job import RouteJob
+from gemma_batch.run.memory import memory_share
 from gemma_batch.run.metrics import Metrics
 from gemma_batch.run.payload import Prepared, decode, decode_head
 from gemma_batch.run.units import Unit
@@ -101,7 +102,14 @@ class Worker:
         if board is not None:
             import ray.util.metrics
 
-            self._metrics = Metrics(ray.util.metrics, route=job.route, replica=self._name)
+            self._metrics = Metrics(
+                ray.util.metrics,
+                run=job.name,
+                route=job.route,
+                replica=self._name,
+                devices=job.devices,
+                price=job.price,
+            )
             threading.Thread(target=self._report, name="report", daemon=True).start()
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
@@ -178,6 +186,8 @@ class Worker:
             "starved": round(stats.starved_seconds, 3),
             "recovering": round(stats.recovering_seconds, 3),
             "engine_starts": stats.engine_starts,
+            "devices": self._job.devices,
+            "price": None if (price := self._job.price) is None else price * self._job.devices,
         }
         receipt = commit_unit(self._store, self._job, prepared, outcomes, facts)
         if self._metrics is not None:
@@ -217,8 +227,11 @@ class Worker:
 
         while not self._closed.wait(REPORT_SECONDS):
             if self._metrics is not None:
-                self._metrics.update(self._feed.stats)
-            numbers = {**dataclasses.asdict(self._feed.stats), "route": self._job.route}
+                self._metrics.update(
+                    self._feed.stats, time.time() - self._born, self._feed.engine_numbers()
+                )
+            numbers = {**self._feed.stats.numbers(), "memory_share": memory_share()}
+            numbers["route"] = self._job.route
             try:
                 self._board.put.remote(self._name, numbers)
             except ray.exceptions.RayError as err:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +18,17 @@ import yaml
 from gemma_batch.storage.fs import open_store
 
 ROOT = Path(__file__).parent.parent.parent
+
+
+def program(name: str, *, package: str) -> str:
+    """The path of a program that `make test` installs; a test without it fails, and says how."""
+    bin_folder = Path(sys.executable).parent
+    found = shutil.which(name, path=f"{bin_folder}{os.pathsep}{os.environ['PATH']}")
+    assert found is not None, (
+        f"{name!r} is missing: `make test` gets it (scripts/programs.sh) where apt-get is; "
+        f"elsewhere install it, in Debian it is in the package {package!r}"
+    )
+    return found
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ from tests.integration.helpers import cli, data_set, write_spec
 if TYPE_CHECKING:
     from .conftest import Platform
 
-ROWS = 600
+JOB, ROWS = "Ray job: test", 600
 
 
 def spec_at(folder: Path, tiny: str, *, rate: float, **more: Any) -> Path:
@@ -31,7 +31,7 @@ def spec_at(folder: Path, tiny: str, *, rate: float, **more: Any) -> Path:
     pq.write_table(table, folder / "in.parquet", row_group_size=50)
     return write_spec(
         folder / "job.yaml",
-        name="Ray job: test",
+        name=JOB,
         input={"path": str(folder / "in.parquet"), "id": "id"},
         prompt={"user": "{{ doc }}"},
         model=tiny,
@@ -49,7 +49,7 @@ def spec_at(folder: Path, tiny: str, *, rate: float, **more: Any) -> Path:
 
 
 def samples(platform: Platform, name: str) -> list[tuple[dict[str, str], float]]:
-    """Labels and values of a metric on the node's exporter, as soon as it is there."""
+    """Labels and values of a metric of our jobs on the node's exporter, as soon as it is there."""
     deadline = time.monotonic() + 60
     while True:
         text = requests.get(platform.metrics, timeout=10).text
@@ -57,7 +57,7 @@ def samples(platform: Platform, name: str) -> list[tuple[dict[str, str], float]]
             (one.labels, one.value)
             for family in text_string_to_metric_families(text)
             for one in family.samples
-            if one.name == name
+            if one.name == name and one.labels["run"] == JOB
         ]
         if found:
             return found
@@ -96,7 +96,7 @@ def test_submitting_twice_runs_once_and_the_log_can_be_followed(
 
     rows = sum(value for _, value in samples(platform, "ray_gemma_batch_rows_total"))
     assert 0 < rows <= ROWS, "a Prometheus that scrapes the node sees the rows"
-    assert {"route", "replica", "outcome"} <= set(
+    assert {"run", "route", "replica", "outcome"} <= set(
         samples(platform, "ray_gemma_batch_rows_total")[0][0]
     )
 
@@ -128,6 +128,10 @@ def test_a_cancelled_job_stops_in_order_and_its_successor_resumes(
     while not results.is_dir() or len(list(results.iterdir())) < 2:
         assert time.monotonic() < deadline, platform.cli("logs", submitted["id"]).stdout
         time.sleep(0.2)
+    live = json.loads(cli("status", str(tmp_path / "out"), "--json").stdout)
+    assert live["state"] == "held", "from here too, without the cluster's address"
+    assert live["rows_per_second"] > 0
+    assert live["seconds_left"] > 0
     ended = platform.cli("cancel", submitted["id"])
     assert ended.returncode == 0, ended.stderr
     assert "STOPPED" in ended.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 from gemma_batch.run.board import CAREFUL_AFTER, READ_DEATHS, Board, Case
 
@@ -67,6 +68,17 @@ def test_a_finished_unit_is_forgotten_and_a_worker_dies_once() -> None:
     assert board.begin("b", "u2").deaths == 1
     board.begin("a2", "u3")
     assert board.state()["deaths"] == 1
+
+
+def test_numbers_of_a_worker_that_says_nothing_grow_old() -> None:
+    """They stay, since the rows that it did are done, but nobody takes them for its state now."""
+    board = Board()
+    board.put("a", {"answered": 3})
+    time.sleep(0.05)
+    board.put("b", {"answered": 4})
+    workers = board.state()["workers"]
+    assert {name: numbers["answered"] for name, numbers in workers.items()} == {"a": 3, "b": 4}
+    assert workers["a"]["silent_seconds"] >= 0.05 > workers["b"]["silent_seconds"]
 
 
 def test_a_unit_whose_readers_die_is_given_up() -> None:

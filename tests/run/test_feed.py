@@ -64,6 +64,28 @@ def test_every_request_gets_exactly_one_outcome_across_units() -> None:
     assert feed.stats.engine_starts == 1
 
 
+def test_the_age_of_the_oldest_row_is_known() -> None:
+    """From when it went to the engine first; none when the engine is empty."""
+
+    async def work(feed: Feed) -> list[float]:
+        early = asyncio.ensure_future(feed.run([good(1)]))
+        await asyncio.sleep(0.15)
+        late = asyncio.ensure_future(feed.run([good(2)]))
+        await asyncio.sleep(0.05)
+        ages = [feed.stats.oldest_seconds]
+        await early
+        await asyncio.sleep(0.05)
+        ages.append(feed.stats.oldest_seconds)
+        await late
+        await asyncio.sleep(0)
+        return [*ages, feed.stats.oldest_seconds]
+
+    _, (both, second, none) = asyncio.run(with_feed(work, delay=0.4))
+    assert 0.2 <= both < 0.4
+    assert second < 0.4
+    assert none == 0
+
+
 def test_units_are_loaded_when_the_engine_needs_their_rows() -> None:
     """First come, first served, each only when less than an engine's fill is waiting."""
     loaded: list[int] = []
@@ -121,6 +143,8 @@ def test_one_poison_row_is_isolated_within_log2_restarts(place: int) -> None:
     feed, outcomes = asyncio.run(with_feed(work, in_flight=32, delay=0.02))
     assert isinstance(outcomes[place], Failure)
     assert outcomes[place].code == "engine_crash"
+    again = sum(outcome.attempts - 1 for outcome in outcomes.values())
+    assert feed.stats.retries == {"engine_lost": again}
     assert all(isinstance(outcomes[n], Completion) for n in range(32) if n != place)
     assert feed.stats.engine_starts - 1 <= math.log2(32) + 1
 
@@ -208,16 +232,18 @@ def test_transient_errors_are_retried_up_to_the_limit(
 ) -> None:
     """max_attempts counts the first try; the last error becomes the failure."""
 
-    async def work() -> Any:
+    async def work() -> tuple[Any, Feed]:
         feed = Feed(lambda: Flaky(times), in_flight=4, policy=RowPolicy(backoff=0.001))
         await feed.start()
         try:
-            return await feed.run([good(1)])
+            return await feed.run([good(1)]), feed
         finally:
             await feed.close()
 
-    outcome = asyncio.run(work())[1]
+    outcomes, feed = asyncio.run(work())
+    outcome = outcomes[1]
     assert (getattr(outcome, "code", None), outcome.attempts) == (code, attempts)
+    assert feed.stats.retries == {"transient": attempts - 1}
 
 
 class Stillborn(EchoEngine):

@@ -1,0 +1,60 @@
+"""FeedStats: the running totals of one feed, for progress, metrics and alerts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from gemma_batch.rows import Failure, Outcome
+
+
+@dataclass(slots=True)
+class FeedStats:
+    """Written on the feed's event loop, read from another thread.
+
+    `oldest` is when the oldest row in the engine went there first (monotonic clock, 0: none is).
+    `retries` counts attempts beyond a row's first, by what ended the one before.
+    """
+
+    answered: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    in_flight: int = 0
+    waiting: int = 0
+    oldest: float = 0.0
+    engine_starts: int = 0
+    engine_hangs: int = 0
+    start_seconds: float = 0.0
+    ready_at: float = 0.0
+    starved_seconds: float = 0.0
+    recovering_seconds: float = 0.0
+    failures: dict[str, int] = field(default_factory=dict)
+    retries: dict[str, int] = field(default_factory=dict)
+
+    def count(self, outcome: Outcome) -> None:
+        """Add one finished row."""
+        if isinstance(outcome, Failure):
+            self.failed += 1
+            self.failures[outcome.code] = self.failures.get(outcome.code, 0) + 1
+        else:
+            self.answered += 1
+            self.prompt_tokens += outcome.prompt_tokens
+            self.completion_tokens += outcome.completion_tokens
+            self.cached_tokens += outcome.cached_tokens
+
+    def count_retry(self, cause: str) -> None:
+        """A row is tried once more."""
+        self.retries[cause] = self.retries.get(cause, 0) + 1
+
+    @property
+    def oldest_seconds(self) -> float:
+        """For how long the oldest row has been in the engine."""
+        oldest = self.oldest
+        return round(time.monotonic() - oldest, 3) if oldest else 0.0
+
+    def numbers(self) -> dict[str, Any]:
+        """All of it as plain data, for the board."""
+        return {**asdict(self), "oldest_seconds": self.oldest_seconds}
