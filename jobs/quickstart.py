@@ -3,8 +3,10 @@
     make quickstart
     python -m jobs.quickstart --storage s3://BUCKET/PREFIX --address http://HEAD:8265
 
-The second is what docker/compose.yaml runs: documents, model and answers in object storage, and the
-job submitted to a Ray cluster. Size: 3,000 documents, a model of a million random parameters; about a minute on 2 cores once
+The second is what docker/compose.yaml runs: documents, model and answers in object storage, and
+the job submitted to a Ray cluster.
+
+Size: 3,000 documents, a model of a million random parameters; about a minute on 2 cores once
 things are installed. Everything it makes is in .quickstart/; kill it and run it again.
 """
 

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: every overlay rendered, validated strictly, and what the schema can't say."""
+"""The Kubernetes manifests: each overlay rendered, validated strictly, and beyond the schema."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def test_probes_ask_what_ray_answers_without_a_token(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", JOBS)
 def test_the_spec_of_a_run_is_valid_and_fits_its_nodes(overlay: str) -> None:
-    """The ConfigMap is what the head mounts; the engines it asks for are those the groups can give."""
+    """The ConfigMap is what the head mounts; the groups can give the engines it asks for."""
     objects = render(overlay)
     config, job = one(objects, "ConfigMap"), ray(objects)
     assert config["immutable"] is True
@@ -274,7 +274,7 @@ def test_a_run_and_a_cluster_have_the_same_nodes() -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_labels_select_the_pods_that_are_there(overlay: str) -> None:
-    """Network policy and pod monitor both find every pod; the monitor scrapes a port by its name."""
+    """Network policy and pod monitor find every pod; the monitor scrapes a port by its name."""
     objects = render(overlay)
     spec = ray(objects)["spec"]
     templates = [cluster_spec(ray(objects))["headGroupSpec"]["template"]]
