@@ -31,9 +31,14 @@ def _rendered(folder: Path) -> str:
     return done.stdout
 
 
+def build(folder: Path) -> list[Object]:
+    """The objects of a kustomization, fresh for each caller."""
+    return list(yaml.safe_load_all(_rendered(folder)))
+
+
 def render(overlay: str) -> list[Object]:
-    """The objects of an overlay, fresh for each caller."""
-    return list(yaml.safe_load_all(_rendered(KUBERAY / "overlays" / overlay)))
+    """The objects of an overlay."""
+    return build(KUBERAY / "overlays" / overlay)
 
 
 def ray(objects: list[Object]) -> Object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import subprocess
 import time
@@ -23,6 +24,7 @@ from tests.infra.manifests import (
     OVERLAYS,
     ROOT,
     Object,
+    build,
     cluster_spec,
     one,
     pod_specs,
@@ -170,8 +172,6 @@ def test_a_broken_rule_is_caught(overlay: str, changes: dict[str, Any], rule: st
 def test_pods_are_confined_and_have_what_engines_need(overlay: str) -> None:
     """What the namespace's `restricted` demands; /cache and /dev/shm; memory limited, CPU not."""
     objects = render(overlay)
-    enforced = one(objects, "Namespace")["metadata"]["labels"]
-    assert enforced["pod-security.kubernetes.io/enforce"] == "restricted"
     account = one(objects, "ServiceAccount")["metadata"]["name"]
     for name, pod in pod_specs(ray(objects)):
         assert pod["securityContext"]["runAsNonRoot"] is True, name
@@ -192,6 +192,7 @@ def test_pods_are_confined_and_have_what_engines_need(overlay: str) -> None:
         mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         assert set(mounts.values()) == volumes.keys(), name
+        assert all(len(volume) == 2 for volume in volumes.values()), name  # a name and one source
         assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory", name
         assert "/cache" in mounts, name
         assert {"name": "metrics", "containerPort": 8080} in container["ports"], name
@@ -301,6 +302,49 @@ def test_versions_and_images_are_one(overlay: str) -> None:
     assert f"\nray=={cluster_spec(obj)['rayVersion']}\n" in lock
     (image,) = {pod["containers"][0]["image"] for _, pod in pod_specs(obj)}
     assert re.fullmatch(r"[\w./-]+:(?!latest)[\w.-]+", image)
+
+
+def test_the_namespace_is_restricted_and_outlives_every_overlay() -> None:
+    """It holds the secrets, so no `kubectl delete -k` may take it away; all overlays live in it."""
+    namespace = yaml.safe_load((KUBERAY / "namespace.yaml").read_text())
+    kubernetes_validate.validate(namespace, KUBERNETES, strict=True)
+    labels = namespace["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    for overlay in OVERLAYS:
+        for obj in render(overlay):
+            assert obj["kind"] != "Namespace"
+            assert obj["metadata"]["namespace"] == namespace["metadata"]["name"]
+
+
+def test_a_run_takes_nothing_from_the_cluster_that_stays() -> None:
+    """Deleting a run's overlay deletes no object of the cluster's."""
+    names = {
+        overlay: {(obj["kind"], obj["metadata"]["name"]) for obj in render(overlay)}
+        for overlay in OVERLAYS
+    }
+    for overlay in JOBS:
+        assert not names[overlay] & names["cluster"]
+
+
+def test_runs_side_by_side_have_a_name_each(tmp_path: Path) -> None:
+    """A `nameSuffix` reaches every place where one object names another, Ray's kinds included."""
+    folder = tmp_path / "tonight"
+    folder.mkdir()
+    base = os.path.relpath(KUBERAY / "overlays" / "job-tensor-parallel", folder.resolve())
+    (folder / "kustomization.yaml").write_text(
+        f"kind: Kustomization\nnameSuffix: -tonight\nresources: [{base}]\n"
+    )
+    objects = build(folder)
+    assert all(obj["metadata"]["name"].endswith("-tonight") for obj in objects)
+    job, claim = ray(objects), one(objects, "PersistentVolumeClaim")["metadata"]["name"]
+    account, config = (
+        one(objects, kind)["metadata"]["name"] for kind in ("ServiceAccount", "ConfigMap")
+    )
+    assert {pod["serviceAccountName"] for _, pod in pod_specs(job)} == {account}
+    pods = dict(pod_specs(job))
+    assert {"name": "job", "configMap": {"name": config}} in pods["head"]["volumes"]
+    cache = {"name": "cache", "persistentVolumeClaim": {"claimName": claim}}
+    assert cache in pods["four-gpus"]["volumes"]
 
 
 def test_spot_nodes_are_preferred_and_the_head_is_not_on_one() -> None:
