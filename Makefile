@@ -9,7 +9,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 
 setup: $(STAMP)
 
-$(STAMP): requirements/cpu.lock requirements/dev.lock pyproject.toml scripts/setup.sh
+$(STAMP): requirements/cpu.lock requirements/dev.lock pyproject.toml scripts/setup.sh scripts/install.sh
 	bash scripts/setup.sh $(VENV)
 	touch $@
 

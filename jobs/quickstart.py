@@ -1,6 +1,10 @@
 """The quickstart: a tiny Gemma answers real documents on this machine's CPU.
 
     make quickstart
+    python -m jobs.quickstart --storage s3://BUCKET/PREFIX --address http://HEAD:8265
+
+The second is what docker/compose.yaml runs: documents, model and answers in object storage, and
+the job submitted to a Ray cluster.
 
 Size: 3,000 documents, a model of a million random parameters; about a minute on 2 cores once
 things are installed. Everything it makes is in .quickstart/; kill it and run it again.
@@ -13,7 +17,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from gemma_batch.storage.fs import open_store
 from jobs.stdlib_docs import collect, write_docs
 
 FOLDER = Path(".quickstart")
@@ -60,21 +66,46 @@ def prepare() -> None:
         (FOLDER / "job.yaml").write_text(SPEC)
 
 
+def upload(storage: str) -> Path:
+    """Documents and model below `storage`, in a bucket made where there is none; their spec."""
+    from gemma_batch.storage.s3 import file_system
+
+    bucket, fs = urlsplit(storage).netloc, file_system()
+    if not fs.exists(bucket):
+        fs.mkdir(bucket)
+    store = open_store(storage)
+    for name in ("docs", "model"):
+        say(f"putting {FOLDER / name}/ to {storage}/{name}/")
+        for path in sorted((FOLDER / name).iterdir()):
+            store.put(f"{name}/{path.name}", path.read_bytes())
+    spec = FOLDER / "job-s3.yaml"
+    spec.write_text(SPEC.replace(str(FOLDER), storage))
+    return spec
+
+
 def main() -> int:
     """Prepare and run; the exit code is the job's."""
     parser = argparse.ArgumentParser(description="Run the quickstart.")
     parser.add_argument("--fresh", action="store_true", help="forget an earlier run's output")
-    if parser.parse_args().fresh:
+    parser.add_argument("--storage", help="an s3:// prefix for documents, model and answers")
+    parser.add_argument("--address", help="submit to this Ray dashboard; needs --storage")
+    options = parser.parse_args()
+    if options.address and not options.storage:
+        parser.error("--address needs --storage: the cluster cannot see this machine's files")
+    if options.fresh:
         shutil.rmtree(FOLDER / "out", ignore_errors=True)
     prepare()
-    command = ["gemma-batch", "run", ".quickstart/job.yaml"]
+    spec = upload(options.storage.rstrip("/")) if options.storage else FOLDER / "job.yaml"
+    command = ["gemma-batch", "run", str(spec)]
+    if options.address:
+        command = ["gemma-batch", "submit", str(spec), "--wait", "--address", options.address]
     say(f"$ {' '.join(command)}")
     command[0] = str(Path(sys.executable).parent / command[0])
     try:
         code = subprocess.run(command, check=False).returncode
     except KeyboardInterrupt:
         return 130  # the job has said what there is to say
-    if code == 0:
+    if code == 0 and not options.storage:
         say(
             "\nThe answers are noise: the model is tiny and random, it shows the way and not the"
             "\nwit. For real ones change one line in .quickstart/job.yaml:"

@@ -98,12 +98,24 @@ def cluster(s3: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 @contextlib.contextmanager
 def ray_head(
-    folder: Path, port: int, *options: str, env: dict[str, str], up: Callable[[], bool]
+    folder: Path,
+    port: int,
+    *options: str,
+    env: dict[str, str],
+    up: Callable[[], bool],
+    agent: int | None = None,
 ) -> Iterator[None]:
-    """A head node with 4 CPUs in a process of its own, from when it is `up`."""
+    """A head node with 4 CPUs in a process of its own, from when it is `up`.
+
+    `agent` is the port of its dashboard agent, any free one by default.
+    """
     ray = str(Path(sys.executable).parent / "ray")
     start = [ray, "start", "--head", f"--port={port}", "--num-cpus=4", *options]
-    start += [f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats", "--block"]
+    start += [
+        f"--dashboard-agent-listen-port={agent or free_port()}",
+        "--disable-usage-stats",
+        "--block",
+    ]
     log = (folder / "ray.log").open("w")
     head = subprocess.Popen(start, env=env, stdout=log, stderr=log)
     try:

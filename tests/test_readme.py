@@ -39,6 +39,36 @@ def test_every_command_and_option_shown_exists(line: str) -> None:
     assert {a for a in arguments if a.startswith("--")} <= options
 
 
+def deployments() -> list[str]:
+    lines = "\n".join(blocks("bash")).splitlines()
+    return [
+        line.split("#")[0].strip() for line in lines if line.startswith(("kubectl ", "docker "))
+    ]
+
+
+@pytest.mark.parametrize("line", deployments())
+def test_every_deployment_command_names_what_is_there(line: str) -> None:
+    """Paths exist, overlays are kustomizations, build targets are stages, secrets are used."""
+    for path in re.findall(r"(?:-k|-f) ((?:infra|docker)/\S+)", line):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"-k (\S+)", line):
+        assert (ROOT / path / "kustomization.yaml").is_file()
+    for target in re.findall(r"--target (\w+)", line):
+        assert f" AS {target}\n" in (ROOT / "docker/Dockerfile").read_text()
+    manifests = "".join(path.read_text() for path in (ROOT / "infra/kuberay/base").rglob("*.yaml"))
+    for secret in re.findall(r"secret (?:generic )?(gemma-\S+)", line):
+        assert secret in manifests
+    for namespace in re.findall(r"-n (\S+)|namespace (\S+)", line):
+        assert "".join(namespace) == "gemma-batch"
+
+
+def test_every_overlay_is_in_the_table() -> None:
+    """What there is to apply is listed, and nothing else."""
+    overlays = {path.parent.name for path in ROOT.glob("infra/kuberay/overlays/*/job.yaml")}
+    table = README.partition("| overlay | what |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", table, re.M)) == overlays | {"cluster"}
+
+
 def test_the_spec_shown_is_valid() -> None:
     """The contract with users loads as it stands."""
     text, *_ = blocks("yaml")
