@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from gemma_batch.errors import INTERRUPTED, GemmaBatchError
+from gemma_batch.errors import INTERRUPTED, TOO_MANY_FAILED, GemmaBatchError
 
 if TYPE_CHECKING:
     from gemma_batch.ops.ray_jobs import RayJobs
     from gemma_batch.run.report import Report
 
-UNEXPECTED, TOO_MANY_FAILED = 1, 3
+UNEXPECTED = 1
 
 app = typer.Typer(
     name="gemma-batch",

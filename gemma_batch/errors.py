@@ -7,7 +7,9 @@
     │   ├── ModelError              an unknown, unsupported, gated or unreachable model
     │   ├── PlacementError          a model that does not fit the hardware named
     │   ├── OutputError             an output path that cannot be used
-    │   └── MismatchError           an output that belongs to another configuration or input
+    │   ├── MismatchError           an output that belongs to another configuration or input
+    │   └── ClusterError            no Ray cluster answers at an address, or it refuses the token
+    ├── ClusterLost                 a Ray cluster that answered before no longer does
     ├── StoppedError                exit code 4: stopped by an alert
     │   └── LeaseError              another driver works on the same output
     ├── StorageError                storage gave up after its retries
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+TOO_MANY_FAILED = 3  # the exit code of a run with more failed rows than policy.max_failed
 INTERRUPTED = 130  # the exit code of a run that was asked to stop
 
 
@@ -62,6 +65,14 @@ class OutputError(UserError):
 
 class MismatchError(UserError):
     """The output holds a run of another configuration or of other input."""
+
+
+class ClusterError(UserError):
+    """No Ray dashboard answers at the address, or it refuses the token."""
+
+
+class ClusterLost(GemmaBatchError):
+    """A Ray dashboard that answered before no longer does; its jobs may well go on."""
 
 
 class StoppedError(GemmaBatchError):

@@ -11,32 +11,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import logging
-import os
 import re
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gemma_batch.errors import INTERRUPTED, GemmaBatchError, SpecError, UserError
+from gemma_batch.errors import (
+    INTERRUPTED,
+    ClusterLost,
+    GemmaBatchError,
+    OutputError,
+    SpecError,
+    UserError,
+)
+from gemma_batch.ops.dashboard import asking, connect, dashboard_url, last_line
 from gemma_batch.run.plan import Plan, make_plan
+from gemma_batch.run.status import current_report
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.fs import is_s3
 
-DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 STOP_SECONDS = 120  # for a driver to let go of its engines and its lease before it is killed
-PROBE_SECONDS = 10.0
 SUBMIT_TRIES, PAUSE = 10, 2.0  # a cluster that has just started has no agent to submit with yet
 ATTEMPTS = 1000
 SPEC_FILE = "job.yaml"
-# Ray's own client lets these override an address that was given to it.
-OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-TALKATIVE = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -93,25 +95,23 @@ class RayJobs:
     """
 
     def __init__(self, address: str | None = None, *, token: str | None = None) -> None:
-        self.address = _dashboard(address)
-        headers = _headers(token)
-        _probe(self.address, headers)
-        from ray.job_submission import JobSubmissionClient
-
-        # It tells of uploads and of every end of a log, between the lines of the log itself.
-        for name in TALKATIVE:
-            logging.getLogger(name).setLevel(logging.WARNING)
-        with _without(OVERRIDING):
-            self._client = JobSubmissionClient(self.address, headers=headers)
+        self.address = dashboard_url(address)
+        self._client = connect(self.address, token)
 
     def submit(
-        self, spec: JobSpec, *, python: str = "python", env: dict[str, str] | None = None
+        self,
+        spec: JobSpec,
+        *,
+        python: str = "python",
+        env: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> Job:
         """Start a job for the spec, or attach to the one that already works on it.
 
         The spec is checked here first, so a wrong one never reaches the cluster. `python` is the
-        interpreter's command on the cluster, `env` variables for the driver (anyone who reaches
-        the cluster's API can read them: no secrets). Raises `UserError`.
+        interpreter's command on the cluster, `env` variables for the driver, `metadata` what the
+        cluster tells of a new job besides our own facts (anyone who reaches the cluster's API can
+        read both: no secrets). Raises `UserError`, and `ClusterLost` as everything here does.
         """
         _check_travels(spec)
         plan = make_plan(spec, need_files=False)
@@ -121,9 +121,9 @@ class RayJobs:
             job = submission_id(spec.name, spec.output.path, fingerprint, attempt)
             found = self.find(job)
             if found is None:
-                metadata = _metadata(plan, fingerprint)
-                return self._start(job, spec, metadata, python=python, env=env or {})
-            if found.active or found.status == "SUCCEEDED":
+                facts = {**(metadata or {}), **_metadata(plan, fingerprint)}
+                return self._start(job, spec, facts, python=python, env=env or {})
+            if found.active or (found.status == "SUCCEEDED" and _is_there(spec.output.path)):
                 return _attached(found)
         raise GemmaBatchError(f"{spec.name!r} has failed {ATTEMPTS} times on this cluster")
 
@@ -144,7 +144,7 @@ class RayJobs:
         metadata: dict[str, str],
         *,
         python: str,
-        env: dict[str, str],
+        env: Mapping[str, str],
     ) -> Job:
         given = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **env}
         with tempfile.TemporaryDirectory(prefix="gemma-batch-") as folder:
@@ -160,11 +160,15 @@ class RayJobs:
                     )
                 except (RuntimeError, OSError) as err:
                     # The answer may have been lost, or another submitter been first.
-                    if (found := self.find(job)) is not None:
+                    found = None
+                    with contextlib.suppress(ClusterLost):
+                        found = self.find(job)
+                    if found is not None:
                         return _attached(found)
                     if tries == SUBMIT_TRIES:
                         raise GemmaBatchError(
-                            f"the cluster at {self.address!r} did not take the job: {_last(err)}"
+                            f"the cluster at {self.address!r} did not take the job: "
+                            f"{last_line(err)}"
                         ) from err
                     time.sleep(PAUSE)
                 else:
@@ -173,9 +177,11 @@ class RayJobs:
 
     def find(self, job: str) -> Job | None:
         """A job by its submission id; None when the cluster has no such job."""
-        with contextlib.suppress(RuntimeError):
+        try:
             return _job(self._client.get_job_info(job))
-        return None
+        except (RuntimeError, OSError):
+            # No such job, or no answer? Ray's client only tells by text; its list does by type.
+            return next((one for one in self._all() if one.id == job), None)
 
     def get(self, job: str) -> Job:
         """A job by its submission id, or the newest one that writes to the output of that path.
@@ -194,44 +200,59 @@ class RayJobs:
 
     def list(self) -> list[Job]:
         """This package's jobs on the cluster, the newest first."""
-        jobs = [_job(found) for found in self._client.list_jobs() if found.submission_id]
-        ours = [job for job in jobs if job.fingerprint]
+        ours = [job for job in self._all() if job.fingerprint]
         return sorted(ours, key=lambda job: job.started or 0.0, reverse=True)
+
+    def _all(self) -> Sequence[Job]:
+        with asking(self.address):
+            return [_job(found) for found in self._client.list_jobs() if found.submission_id]
 
     def logs(self, job: str) -> str:
         """What the driver has printed so far."""
-        return str(self._client.get_job_logs(job))
+        with asking(self.address):
+            return str(self._client.get_job_logs(job))
 
     def follow(self, job: str) -> Iterator[str]:
         """The driver's output from its beginning, as it comes, until the job ends."""
         loop = asyncio.new_event_loop()
-        seen = 0
+        lines = self.tail(job)
         try:
             while True:
-                ended = not self.get(job).active
-                skip = seen
-                lines: AsyncIterator[str] = self._client.tail_job_logs(job)
-                while True:
-                    try:
-                        text = loop.run_until_complete(anext(lines))
-                    except StopAsyncIteration:
-                        break
-                    except (RuntimeError, OSError):  # the connection broke: look again
-                        break
-                    fresh, skip = text[skip:], max(0, skip - len(text))
+                try:
+                    yield loop.run_until_complete(anext(lines))
+                except StopAsyncIteration:
+                    return
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+
+    async def tail(self, job: str, *, skip: int = 0) -> AsyncIterator[str]:
+        """What `follow` gives, without blocking the loop; the first `skip` characters are left out.
+
+        A connection that just goes silent is not noticed here: who has to know of the end asks.
+        """
+        import aiohttp
+
+        seen = skip
+        while True:
+            ended = not (await asyncio.to_thread(self.get, job)).active
+            old = seen
+            # A connection that broke is made anew.
+            with contextlib.suppress(RuntimeError, OSError, aiohttp.ClientError):
+                async for text in self._client.tail_job_logs(job):
+                    fresh, old = text[old:], max(0, old - len(text))
                     seen += len(fresh)
                     if fresh:
                         yield fresh
-                if ended:
-                    return
-                time.sleep(0.5)
-        finally:
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
+            if ended:
+                return
+            await asyncio.sleep(0.5)
 
     def cancel(self, job: str) -> None:
         """Ask the driver to stop; it has `STOP_SECONDS` to do so. Committed parts stay."""
-        self._client.stop_job(job)
+        with asking(self.address):
+            self._client.stop_job(job)
 
     def wait(self, job: str, *, timeout: float | None = None, every: float = 1.0) -> Job:
         """The job when it has ended, or as it is after `timeout` seconds."""
@@ -241,63 +262,6 @@ class RayJobs:
             if not found.active or (deadline is not None and time.monotonic() > deadline):
                 return found
             time.sleep(every)
-
-
-def _dashboard(address: str | None) -> str:
-    given = address or next((v for n in OVERRIDING[::-1] if (v := os.environ.get(n))), None)
-    if given is None or (address is None and not given.startswith("http")):
-        return DEFAULT_ADDRESS
-    if given.startswith("ray://"):
-        raise UserError(
-            f"{given!r} is a Ray client's address; jobs are submitted to the dashboard, usually "
-            "http://HOST:8265"
-        )
-    url = given if "://" in given else f"http://{given}"
-    if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
-        raise UserError(f"{given!r} is not the address of a Ray dashboard: use http://HOST:8265")
-    return url.rstrip("/")
-
-
-def _headers(token: str | None) -> dict[str, str]:
-    if token is None and os.environ.get("RAY_AUTH_MODE") != "disabled":
-        token = os.environ.get("RAY_AUTH_TOKEN")
-        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-        if token is None and path.is_file():
-            token = path.read_text(encoding="utf-8").strip()
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _probe(address: str, headers: dict[str, str]) -> None:
-    """Raise `UserError` unless a Ray dashboard answers; Ray's client would wait and say less."""
-    import requests
-
-    try:
-        answer = requests.get(f"{address}/api/version", headers=headers, timeout=PROBE_SECONDS)
-    except requests.RequestException as err:
-        raise UserError(
-            f"no Ray dashboard answers at {address!r} ({_last(err)}): check --address, and that "
-            "the cluster was started with its dashboard (pip install 'ray[default]')"
-        ) from None
-    if answer.status_code in {401, 403}:
-        what = "refuses the token" if headers else "asks for a token"
-        raise UserError(
-            f"the Ray cluster at {address!r} {what}: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to "
-            "a file with the cluster's token"
-        )
-    if answer.status_code != 200 or "ray_version" not in answer.text:
-        raise UserError(
-            f"what answers at {address!r} is not a Ray dashboard (HTTP {answer.status_code}): use "
-            "http://HOST:8265 of the head node"
-        )
-
-
-@contextlib.contextmanager
-def _without(names: tuple[str, ...]) -> Iterator[None]:
-    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(kept)
 
 
 def _check_travels(spec: JobSpec) -> None:
@@ -314,6 +278,14 @@ def _check_travels(spec: JobSpec) -> None:
                 f"{name}: {path!r} is relative to this machine's current folder, where the job "
                 "will not run: use s3:// or an absolute path that all nodes share"
             )
+
+
+def _is_there(output: str) -> bool:
+    """Whether what a job has finished is still where it was."""
+    try:
+        return current_report(output).complete
+    except OutputError:
+        return False
 
 
 def _metadata(plan: Plan, fingerprint: str) -> dict[str, str]:
@@ -349,8 +321,3 @@ def _job(details: Any) -> Job:
 
 def _attached(job: Job) -> Job:
     return replace(job, attached=True)
-
-
-def _last(err: BaseException) -> str:
-    lines = str(err).strip().splitlines()
-    return lines[-1][:300] if lines else type(err).__name__
