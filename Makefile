@@ -2,6 +2,8 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.setup-done
+AIRFLOW := .venv-airflow
+AIRFLOW_STAMP := $(AIRFLOW)/.setup-done
 export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
@@ -16,7 +18,12 @@ $(STAMP): requirements/cpu.lock requirements/dev.lock pyproject.toml scripts/set
 quickstart: setup
 	$(PY) -m jobs.quickstart
 
-test: setup
+# Airflow's own environment, which the tests of the operator drive.
+$(AIRFLOW_STAMP): $(STAMP) requirements/airflow.lock scripts/setup_airflow.sh
+	bash scripts/setup_airflow.sh $(AIRFLOW) $(VENV)
+	touch $@
+
+test: setup $(AIRFLOW_STAMP)
 	bash scripts/programs.sh $(VENV)
 	$(PY) -m pytest
 
@@ -47,4 +54,4 @@ lock: setup
 	bash scripts/lock.sh $(VENV)
 
 clean:
-	rm -rf $(VENV) .quickstart .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(AIRFLOW) .quickstart .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,7 +2,8 @@
 # Make Airflow's own environment in $1 from its lock, for the tests of gemma_batch/ops/airflow.
 # It cannot share ours: Airflow and vLLM want different versions. $2 is our environment, for its uv.
 set -euo pipefail
-venv=$1 ours=$2
+mkdir -p "$1"
+venv=$(cd "$1" && pwd) ours=$2
 if [ ! -x "$venv/bin/python" ]; then
   "$ours/bin/python" -m venv "$venv"
 fi

@@ -55,9 +55,7 @@ class Airflow:
         self, dag_id: str, conf: dict[str, Any], *, deferrable: bool | None = None
     ) -> tuple[dict[str, Any], str]:
         """What became of a DAG run (see `dag_test.py`), and its log."""
-        done = self.run(
-            str(HERE / "dag_test.py"), dag_id, json.dumps(conf), json.dumps(deferrable)
-        )
+        done = self.run(str(HERE / "dag_test.py"), dag_id, json.dumps(conf), json.dumps(deferrable))
         return json.loads(done.stdout), done.stderr
 
 

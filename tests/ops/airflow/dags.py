@@ -41,9 +41,8 @@ def several() -> None:
     def spec_of(name: str, params: dict[str, Any]) -> dict[str, Any]:
         return params[name]
 
-    GemmaBatchOperator.partial(task_id="each", outlets=[AssetAlias("each-answers")], **AGAIN).expand(
-        spec=specs()
-    )
+    each = GemmaBatchOperator.partial(task_id="each", outlets=[AssetAlias("each-answers")], **AGAIN)
+    each.expand(spec=specs())
     GemmaBatchOperator(task_id="wrong", spec=spec_of.override(task_id="a")("wrong"), **AGAIN)
     GemmaBatchOperator(task_id="failing", spec=spec_of.override(task_id="b")("failing"), **AGAIN)
 
