@@ -152,8 +152,10 @@ def retry(
 ) -> None:
     """Run the failed rows of a finished run again."""
     from gemma_batch.run.progress import make_progress
+    from gemma_batch.run.retry import retried_spec
     from gemma_batch.run.retry import retry as retry_job
 
+    policy = retried_spec(output, overrides or ()).policy
     progress = make_progress(10.0)
     try:
         report = retry_job(
@@ -166,7 +168,7 @@ def retry(
         )
     finally:
         progress.close()
-    _end(report, 0, as_json=as_json)
+    _end(report, policy.failure_limit(report.rows), as_json=as_json)
 
 
 @app.command()

