@@ -86,7 +86,7 @@ def test_a_killed_task_finds_its_job_again(
     run, again = airflow.dag_test("one", conf)
     name = "deferred" if deferrable else "here"
     assert run["tasks"][name]["state"] == "success", again
-    assert f"attached to {job['id']} (RUNNING)" in again
+    assert f"attached to {job['id']} (" in again
     assert [(one["id"], one["status"]) for one in jobs_on(platform, output)] == [
         (job["id"], "SUCCEEDED")
     ]
