@@ -31,9 +31,10 @@ class SchedulerNumbers:
         values["engine_running"] = scheduler_stats.num_running_reqs
         values["engine_waiting"] = scheduler_stats.num_waiting_reqs
         values["engine_kv_cache_share"] = scheduler_stats.kv_cache_usage
-        values["engine_prefix_tokens"] += prefix.queries
-        values["engine_prefix_hit_tokens"] += prefix.hits
-        values["engine_preemptions"] += prefix.preempted_requests
+        if prefix is not None:  # vLLM's type allows for it
+            values["engine_prefix_tokens"] += prefix.queries
+            values["engine_prefix_hit_tokens"] += prefix.hits
+            values["engine_preemptions"] += getattr(prefix, "preempted_requests", 0)
 
     def log(self) -> None:
         """Nothing goes to a log."""
