@@ -29,7 +29,7 @@ def test_an_alert_stops_the_run_where_it_is_asked_to_and_loses_nothing(
         sampling={"max_tokens": 4},
         output={"path": output},
         resources={
-            "engine": "echo", "max_model_len": 256, "replicas": 1,
+            "engine": "echo", "max_model_len": 256, "replicas": 1, "max_num_seqs": 16,
             "engine_args": {"rows_per_second": 30},
         },
         policy={

@@ -29,6 +29,14 @@ ROWS = 500
 RATE = 25.0  # rows per second: the job goes on long after its task was killed
 
 
+def written(spec_of: SpecOf, folder: Path, *, deferrable: bool) -> tuple[str, dict[str, Any]]:
+    """A spec that takes a while, as a file: its output, and the conf of a DAG run on it."""
+    spec = spec_of("long", rows=ROWS, rate=RATE)
+    path = folder / "spec.yaml"
+    path.write_text(json.dumps(spec))
+    return spec["output"]["path"], {"spec": str(path), "deferrable": deferrable}
+
+
 @contextlib.contextmanager
 def task_of(airflow: Airflow, conf: dict[str, Any], log: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that runs the DAG `one`; ended by its process group at the latest here."""
@@ -71,11 +79,8 @@ def test_a_killed_task_finds_its_job_again(
     airflow: Airflow, platform: Platform, spec_of: SpecOf, tmp_path: Path, deferrable: bool
 ) -> None:
     """SIGKILL leaves the job alone; the next try attaches to it, and no second one is started."""
-    spec = spec_of("killed", rows=ROWS, rate=RATE)
-    output = spec["output"]["path"]
-    path, log = tmp_path / "spec.yaml", tmp_path / "killed.log"
-    path.write_text(json.dumps(spec))
-    conf = {"spec": str(path), "deferrable": deferrable}
+    output, conf = written(spec_of, tmp_path, deferrable=deferrable)
+    log = tmp_path / "killed.log"
     with task_of(airflow, conf, log) as process:
         wait_for(lambda: committed(output), log=log)
         os.killpg(process.pid, signal.SIGKILL)
@@ -101,11 +106,8 @@ def test_a_stopped_task_stops_its_job_and_a_retry_resumes(
 ) -> None:
     """SIGTERM is what Airflow sends to a task that a person ends: the job ends in order, keeps
     what is committed, and the task's next try is the job's next attempt on the same output."""
-    spec = spec_of("stopped", rows=ROWS, rate=RATE)
-    output = spec["output"]["path"]
-    path, log = tmp_path / "spec.yaml", tmp_path / "stopped.log"
-    path.write_text(json.dumps(spec))
-    conf = {"spec": str(path), "deferrable": False}
+    output, conf = written(spec_of, tmp_path, deferrable=False)
+    log = tmp_path / "stopped.log"
     with task_of(airflow, conf, log) as process:
         wait_for(lambda: committed(output), log=log)
         os.kill(process.pid, signal.SIGTERM)
@@ -123,3 +125,22 @@ def test_a_stopped_task_stops_its_job_and_a_retry_resumes(
     assert run["tasks"]["here"]["xcom"]["return_value"]["answered"] == ROWS
     assert "resuming" in again
     assert_each_once(output, [f"{n}" for n in range(ROWS)])
+
+
+def test_ending_a_deferred_task_stops_its_job(
+    airflow: Airflow, platform: Platform, spec_of: SpecOf, tmp_path: Path
+) -> None:
+    """What the triggerer calls when a person ends or clears a task that no worker holds."""
+    output, conf = written(spec_of, tmp_path, deferrable=True)
+    submitted = platform.cli("submit", conf["spec"], "--json")
+    job = json.loads(submitted.stdout)["id"]
+    wait_for(lambda: committed(output), log=Path(conf["spec"]))
+    airflow.run(
+        "-c",
+        "import asyncio\n"
+        "from gemma_batch.ops.airflow import GemmaBatchTrigger\n"
+        f"trigger = GemmaBatchTrigger(conn_id='gemma_batch_ray', submission_id={job!r})\n"
+        "asyncio.run(trigger.on_kill())",
+    )
+    wait_for(lambda: jobs_on(platform, output)[0]["status"] != "RUNNING", log=Path(conf["spec"]))
+    assert "interrupted" in platform.cli("logs", job).stdout, "it was not just killed"
