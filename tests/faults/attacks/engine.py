@@ -87,7 +87,7 @@ def _vllm(bench: Bench, name: str, rows: int = 600, **resources: Any) -> Job:
 )
 def vllm_core(bench: Bench) -> Job:
     """The rows in flight go on with a new core, each time."""
-    job = _vllm(bench, "vllm-core", rows=1000)
+    job = _vllm(bench, "vllm-core", rows=3000)  # enough to be killed in, twice
     driver = job.start()
     driver.until_parts(1, timeout=180)
     (worker,) = driver.until_workers()
