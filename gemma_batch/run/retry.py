@@ -39,8 +39,7 @@ WORTH_A_RETRY = (
 
 def retried_spec(output: str, overrides: Sequence[str] = ()) -> JobSpec:
     """The spec that a retry of `output` works by. Raises `OutputError` and `SpecError`."""
-    manifest = _manifest(open_output(output), output)
-    return JobSpec.from_dict(apply_overrides(manifest.spec, overrides))
+    return _settled(open_output(output), output, overrides)[1]
 
 
 def retry(
@@ -59,8 +58,7 @@ def retry(
     """
     chosen = _codes(codes)
     store = open_output(output)
-    manifest = _manifest(store, output)
-    spec = JobSpec.from_dict(apply_overrides(manifest.spec, overrides))
+    manifest, spec = _settled(store, output, overrides)
     show = progress or LogProgress(spec.policy.progress_seconds)
     started = time.time()
     show.update(Snapshot(phase="planning"))
@@ -84,11 +82,11 @@ def retry(
             session.close()
 
 
-def _manifest(store: Store, output: str) -> Manifest:
+def _settled(store: Store, output: str, overrides: Sequence[str]) -> tuple[Manifest, JobSpec]:
     manifest = load_manifest(store)
     if manifest is None:
         raise OutputError(f"{output!r} holds no run: there is nothing to retry")
-    return manifest
+    return manifest, JobSpec.from_dict(apply_overrides(manifest.spec, overrides))
 
 
 def _codes(codes: Sequence[str]) -> set[str]:

@@ -132,12 +132,12 @@ def _pace(receipts: Iterable[Receipt]) -> _Pace:
 def current_page(output: str) -> str:
     """report.html as of now, also for a run that has not ended. Raises `OutputError`."""
     store = _open(output)
+    found, read = _current(output, store)
     ledger = Ledger(store)
-    receipts = list(ledger.receipts().values())
+    receipts = list((read or ledger.receipts()).values())
     manifest = load_manifest(store)
-    samples = failure_samples(ledger, receipts)
     spec = manifest.spec if manifest is not None else {}
-    return report_page(_current(output, store)[0], receipts, samples, spec)
+    return report_page(found, receipts, failure_samples(ledger, receipts), spec)
 
 
 def current_report(output: str) -> Report:

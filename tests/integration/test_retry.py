@@ -85,6 +85,8 @@ def test_failed_rows_are_run_again_into_a_new_generation(
     again = cli("retry", output, "--json", RAY_ADDRESS="127.0.0.1:1")
     assert again.returncode == 3, again.stderr
     assert json.loads(again.stdout)["answered"] == 300 - len(nulls)
+    allowed = ("--set", f"policy.max_failed={len(nulls)}")
+    assert cli("retry", output, *allowed, RAY_ADDRESS="127.0.0.1:1").returncode == 0
     assert cli("run", str(tmp_path / "job.yaml"), RAY_ADDRESS="127.0.0.1:1").returncode == 3
 
 
