@@ -6,7 +6,7 @@ They know nothing about where a row came from or which engine answers it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(slots=True)
@@ -19,13 +19,25 @@ class Failure:
     seconds: float = 0.0
 
 
+class Origin(NamedTuple):
+    """Where a row of a staged shard came from: input shard (number and URL) and row, 0-based."""
+
+    shard: int
+    url: str
+    row: int
+
+
 @dataclass(slots=True)
 class Row:
-    """One input row: `values`, or the `failure` that reading it ended in; `number` is 0-based."""
+    """One input row: `values`, or the `failure` that reading it ended in; `number` is 0-based.
+
+    `origin` is its place in the input when it is read from a staged copy.
+    """
 
     number: int
     values: dict[str, Any] | None
     failure: Failure | None = None
+    origin: Origin | None = None
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gemma_batch.run.status import Status
     from gemma_batch.spec import JobSpec
 
+USUAL_CPUS_PER_GPU = 8  # of cloud instances, where no cluster was looked at
 PREVIEW_CHARS = 1200
 ALERTS_SHOWN = 3
 
@@ -197,7 +198,7 @@ def plan_facts(
     `price` is per GPU and hour, `output_tokens` the mean answer to reckon with (None: the longest).
     """
     from gemma_batch.family.gpus import find_gpu
-    from gemma_batch.run.estimate import estimate_routes, totals
+    from gemma_batch.run.estimate import estimate_routes, sort_facts, totals
     from gemma_batch.run.plan import Hardware, make_plan, rows_by_route
     from gemma_batch.run.pool import make_pool
     from gemma_batch.run.preview import first_prompt
@@ -206,7 +207,10 @@ def plan_facts(
     hardware = None
     if gpu or spec.resources.gpu:
         hardware = Hardware(
-            gpu=find_gpu(gpu or spec.resources.gpu or ""), gpus=gpus, gpus_per_node=min(gpus, 8)
+            gpu=find_gpu(gpu or spec.resources.gpu or ""),
+            gpus=gpus,
+            gpus_per_node=min(gpus, 8),
+            cpus=gpus * USUAL_CPUS_PER_GPU,
         )
     elif spec.resources.device == "cpu" or spec.resources.engine == "echo":
         hardware = Hardware(gpu=None)
@@ -237,6 +241,13 @@ def plan_facts(
             {
                 **_route_facts(route, by_route),
                 "sample": sample_facts(samples[route.route.name]),
+                "sort": sort_facts(
+                    route,
+                    samples[route.route.name],
+                    by_route.get(route.route.name, 0),
+                    hardware,
+                    output_tokens=output_tokens or spec.sampling.max_tokens,
+                ),
             }
             for route in plan.routes
         ],
@@ -312,6 +323,8 @@ def print_plan(facts: dict[str, Any]) -> None:
             console.print(f"           {placement['reason']}")
         for line in _sample_lines(route["sample"]):
             console.print(f"           {line}")
+        if (sort := route["sort"]) and sort["whole"] - sort["window"] >= 0.01:
+            console.print(f"           {_sort_line(sort)}")
     for line in _estimate_lines(facts):
         console.print(line)
     console.print(f"  output   {facts['output']}")
@@ -349,6 +362,15 @@ def _sample_lines(sample: dict[str, Any]) -> list[str]:
     if sample["hint"]:
         lines.append(f"hint: {sample['hint']}")
     return lines
+
+
+def _sort_line(sort: dict[str, Any]) -> str:
+    verdict = "it will be done" if sort["planned"] else "it will not be done"
+    return (
+        f"sorted as a whole first (resources.sort), {100 * sort['whole']:.0f}% instead of "
+        f"{100 * sort['window']:.0f}%: saves {duration(sort['saved_seconds'])} and takes "
+        f"{duration(sort['sort_seconds'])}, {verdict}"
+    )
 
 
 def _estimate_lines(facts: dict[str, Any]) -> list[str]:

@@ -124,6 +124,8 @@ class Resources(_Part):
     """Hardware and engine settings; what is left out, the plan chooses.
 
     `price_per_hour` is that of one GPU, or of one engine where there is none; any currency.
+    `sort` says whether the whole input is sorted by prefix first, into copies under the output
+    (`auto`: when the plan's sample shows that it saves more time than it takes).
     """
 
     engine: Literal["vllm", "echo"] = "vllm"
@@ -134,6 +136,7 @@ class Resources(_Part):
     engines_per_gpu: Annotated[int, Field(ge=1, le=16)] | None = None
     precision: Literal["bf16", "fp32", "fp8"] | None = None
     order: Literal["auto", "input", "prefix", "length"] = "auto"
+    sort: Literal["auto", "always", "never"] = "auto"
     max_model_len: Annotated[int, Field(ge=16)] | None = None
     max_num_seqs: Positive | None = None
     max_num_batched_tokens: Positive | None = None

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gemma_batch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-RAY = {"run/pipeline.py", "run/worker.py"}
+RAY = {"run/exchange.py", "run/pipeline.py", "run/worker.py"}
 FILE_SYSTEMS = {"fsspec", "s3fs", "boto3", "botocore", "huggingface_hub"}
 
 

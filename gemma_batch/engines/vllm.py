@@ -22,6 +22,7 @@ import logging
 import math
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,6 +79,22 @@ def _leave_workers_alone(children: list[psutil.Process]) -> None:
         for thread in psutil.Process().threads():
             with contextlib.suppress(ProcessLookupError):
                 os.sched_setaffinity(thread.id, free)
+
+
+@contextlib.contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Let processes that are spawned meanwhile do without this one's main module.
+
+    Python imports that first in each of them and in those that they spawn. It is Ray's worker
+    program here: seconds of imports, one process after the other, of which vLLM's need nothing.
+    """
+    main = sys.modules["__main__"]
+    file, spec = getattr(main, "__file__", None), main.__spec__
+    main.__spec__ = main.__file__ = None
+    try:
+        yield
+    finally:
+        main.__spec__, main.__file__ = spec, file
 
 
 def _compiled_mark(config: EngineConfig) -> Path:
@@ -179,7 +196,8 @@ class VllmEngine:
             from vllm.v1.engine.llm_engine import LLMEngine
 
             args = EngineArgs(**self._engine_args(EngineArgs))
-            engine = LLMEngine.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
+            with _no_main_module():
+                engine = LLMEngine.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
         except Exception as err:  # vLLM raises whatever its many parts raise
             raise EngineStartError(f"vLLM did not start: {type(err).__name__}: {err}") from err
         # The scheduler's numbers, and none of those that are kept per token and request.

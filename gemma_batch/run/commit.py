@@ -178,7 +178,7 @@ def errors_file(
         "attempts": [failure["attempts"] for failure in failures],
         "route": [unit.route] * len(failures),
         "row": [row.values for row in mine],
-        "shard": [shard.url] * len(failures),
-        "row_number": [failure["number"] for failure in failures],
+        "shard": [row.origin.url if row.origin else shard.url for row in mine],
+        "row_number": [row.origin.row if row.origin else row.number for row in mine],
     }
     return build_errors(written, keep_schema)

@@ -38,6 +38,7 @@ from gemma_batch.run.progress import LogProgress, Progress, Snapshot
 from gemma_batch.run.repair import settle_errors
 from gemma_batch.run.report import Report, RunFacts, make_report, save_report
 from gemma_batch.run.sample import sample_routes
+from gemma_batch.run.staging import Stage
 from gemma_batch.run.units import Unit
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.fs import Store
@@ -145,6 +146,8 @@ class Session:
 
     def create_manifest(self) -> Manifest:
         """Cut the input into units and settle them in the output."""
+        from gemma_batch.run.exchange import exchange
+
         samples = sample_routes(self._plan, PLANNED_ROWS)
         hardware = self._place({name: sample.mean_tokens for name, sample in samples.items()})
         self.show.update(Snapshot(phase="cutting the input into units"))
@@ -154,6 +157,8 @@ class Session:
             raise OutputError("the input has files but not a single row: nothing was started")
         rows = rows_by_route(units)
         answer = self._plan.spec.sampling.max_tokens
+        sort = Stage(self._plan, samples, hardware, exchange, self.show)
+        units, staged, gains = sort.routes(units)
         predicted = totals(
             estimate_routes(self._plan.routes, samples, rows, hardware, output_tokens=answer)
         )
@@ -167,8 +172,14 @@ class Session:
             facts={
                 "rows_by_route": rows,
                 "predicted": predicted if predicted["routes"] else None,
-                "sort": [name for name, sample in samples.items() if sample.gain >= WORTH_SHARE],
+                "sort": [
+                    name
+                    for name, sample in samples.items()
+                    if name in gains or sample.gain >= WORTH_SHARE
+                ],
+                "staged": gains,
             },
+            staged=staged,
         )
         # Another driver may have been first; then its manifest counts, and has to be ours.
         check_same(manifest, self._plan.fingerprint(), self._plan.spec.output.path)

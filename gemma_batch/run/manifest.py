@@ -10,7 +10,7 @@ import datetime
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gemma_batch.errors import MismatchError, OutputError
@@ -61,7 +61,10 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A run as it was planned. `rows` counts input rows, `spec` is plain data."""
+    """A run as it was planned. `rows` counts input rows, `spec` is plain data.
+
+    `shards` are the input files and, numbered on from those, the staged copies in another order.
+    """
 
     name: str
     created: str
@@ -102,11 +105,12 @@ def load_manifest(store: Store) -> Manifest | None:
             f"this software writes {VERSION})"
         )
     shards = tuple(Shard(**shard) for shard in data["shards"])
+    staged = tuple(Shard(**shard) for shard in data.get("staged", ()))
     return Manifest(
         name=data["name"],
         created=data["created"],
         fingerprint=Fingerprint(fields=data["fields"], inputs=_inputs(shards)),
-        shards=shards,
+        shards=shards + staged,
         units_key=data["units"],
         rows=data["rows"],
         spec=data["spec"],
@@ -134,6 +138,14 @@ def check_same(manifest: Manifest, asked: Fingerprint, output: str) -> None:
         )
 
 
+def _units_digest(fingerprint: Fingerprint, staged: Sequence[Shard]) -> str:
+    # The units of staged shards belong to these very files, which each start writes anew.
+    if not staged:
+        return fingerprint.digest[:16]
+    text = json.dumps([fingerprint.digest, [asdict(shard) for shard in staged]])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def create_manifest(
     store: Store,
     *,
@@ -143,9 +155,10 @@ def create_manifest(
     units: Sequence[Unit],
     spec: dict[str, Any],
     facts: dict[str, Any],
+    staged: Sequence[Shard] = (),
 ) -> Manifest:
     """Write units and manifest, create-only; when another driver was first, theirs stands."""
-    units_key = f"_run/units-{fingerprint.digest[:16]}.parquet"
+    units_key = f"_run/units-{_units_digest(fingerprint, staged)}.parquet"
     store.create(units_key, write_units(units))
     # An earlier start may have left the list of units (and died): that one counts from now on.
     settled = read_units(store.read(units_key))
@@ -159,16 +172,8 @@ def create_manifest(
         "units": units_key,
         "facts": facts,
         "spec": spec,
-        "shards": [
-            {
-                "number": shard.number,
-                "url": shard.url,
-                "size": shard.size,
-                "etag": shard.etag,
-                "format": shard.format,
-            }
-            for shard in shards
-        ],
+        "shards": [asdict(shard) for shard in shards],
+        "staged": [asdict(shard) for shard in staged],
     }
     store.create(KEY, json.dumps(record, indent=1, default=str).encode())
     manifest = load_manifest(store)

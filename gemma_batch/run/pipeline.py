@@ -274,12 +274,20 @@ class RouteRun:
     def stop(self) -> None:
         """End it from another thread; whoever waits for `receipts` gets no more of them.
 
-        Ray Data ends only with its consumer, who sleeps until a part is committed, and a pipeline
-        that outlives the connection to the cluster takes this process with it (exit code 1).
+        That consumer sleeps until a part is committed.
         """
-        executor = self._dataset._current_executor
-        if executor is not None:
-            executor.shutdown(force=False)
+        stop_dataset(self._dataset)
+
+
+def stop_dataset(dataset: Any) -> None:
+    """End a data set that may still be consumed.
+
+    Ray Data ends only with its consumer, and a pipeline that outlives the connection to the
+    cluster takes this process with it (exit code 1).
+    """
+    executor = dataset._current_executor
+    if executor is not None:
+        executor.shutdown(force=False)
 
 
 def _units_in_flight(job: RouteJob, work: Sequence[tuple[Shard, Unit]]) -> int:

@@ -5,6 +5,7 @@ Everything that can be wrong with a row before an engine sees it becomes that ro
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -66,7 +67,8 @@ class Preparer:
         try:
             check_keep(row.values, self._job.keep_schema)
         except ValueError as err:
-            return Row(row.number, None, Failure(FailureCode.BAD_VALUE.value, str(err)))
+            failure = Failure(FailureCode.BAD_VALUE.value, str(err))
+            return replace(row, values=None, failure=failure)
         return row
 
 

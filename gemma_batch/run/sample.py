@@ -22,6 +22,7 @@ from gemma_batch.rows import Failure, Request, Row
 from gemma_batch.run.order import CACHE_BLOCK, prefix_gain, shared_share
 from gemma_batch.run.plan import Plan, RoutePlan
 from gemma_batch.run.preview import offline_prompt, renderer_for
+from gemma_batch.run.sharing import Sharing, measure
 from gemma_batch.storage.inputs import reader_for
 
 SAMPLE_ROWS, SAMPLE_SHARDS = 512, 16
@@ -37,8 +38,8 @@ class RouteSample:
     `prompt_tokens` is ascending, one number per row that renders; `failures` counts the others by
     code. `shared` is the share of prompt tokens that a row has in common with its neighbour when
     rows are sorted by prefix (the whole input has at least that much), `gain` what of it they do
-    not share as given. `hint` is a sentence for people, or None. `exact` is False without a
-    tokenizer.
+    not share as given, `sharing` the same for other numbers of rows. `hint` is a sentence for
+    people, or None. `exact` is False without a tokenizer.
     """
 
     rows: int
@@ -46,6 +47,7 @@ class RouteSample:
     failures: dict[str, int] = field(default_factory=dict)
     shared: float = 0.0
     gain: float = 0.0
+    sharing: Sharing = field(default_factory=Sharing)
     hint: str | None = None
     exact: bool = True
 
@@ -112,6 +114,7 @@ def _sample(plan: Plan, route: RoutePlan, rows: list[Row]) -> RouteSample:
         failures=dict(failures),
         shared=shared,
         gain=prefix_gain(prompts),
+        sharing=measure(prompts),
         hint=_hint(plan, rows, shared),
         exact=route.files is not None,
     )

@@ -55,4 +55,7 @@ def row_id(shard: int, row: Row, column: str | None) -> str:
     """The row's key: the id column as text, or shard and row number where there is none."""
     if column is not None and row.values is not None and row.values.get(column) is not None:
         return str(row.values[column])
-    return f"{shard:05d}-{row.number:010d}"
+    number = row.number
+    if row.origin is not None:
+        shard, number = row.origin.shard, row.origin.row
+    return f"{shard:05d}-{number:010d}"

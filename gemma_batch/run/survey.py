@@ -28,7 +28,11 @@ LOOKED_AT = 32  # files of formats without a footer whose first lines are looked
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What the input is. `columns` are those the job reads, `prompt` is the effective one."""
+    """What the input is. `columns` are those the job reads, `prompt` is the effective one.
+
+    `uniform`: every file has the same Arrow types for them, so that rows of all of them can stand
+    in one Parquet file as they are.
+    """
 
     shards: tuple[Shard, ...]
     schema: pa.Schema
@@ -37,6 +41,7 @@ class Survey:
     prompt: Prompt
     id_column: str | None
     router: Router
+    uniform: bool = False
 
     def sample(self, rows: int = SAMPLE_ROWS) -> list[Row]:
         """Up to `rows` readable rows from the start of the first shard that has any."""
@@ -88,6 +93,7 @@ def survey(spec: JobSpec) -> Survey:
         prompt=prompt,
         id_column=id_column,
         router=router,
+        uniform=kind == "parquet" and _uniform(schemas, used, schema),
     )
 
 
@@ -125,6 +131,20 @@ def _union(schemas: Sequence[pa.Schema]) -> pa.Schema:
             for field in fields.values()
         ]
     ).remove_metadata()
+
+
+def _uniform(schemas: Sequence[pa.Schema], used: Iterable[str], schema: pa.Schema) -> bool:
+    # Maps are left out: read as dicts, they cannot be written from those again.
+    return all(
+        found.field(name).type == schema.field(name).type and not _has_map(found.field(name).type)
+        for found in schemas
+        for name in used
+    )
+
+
+def _has_map(kind: pa.DataType) -> bool:
+    inner = [kind.field(i).type for i in range(kind.num_fields)]
+    return pa.types.is_map(kind) or any(map(_has_map, inner))
 
 
 def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Format = Literal["parquet", "jsonl", "csv", "openai"]
 FORMATS: tuple[Format, ...] = ("parquet", "jsonl", "csv", "openai")
+STAGED = "staged"  # written by a run itself, in another order than the input; not for people
 MAGIC = "*?["
 PEEKED_LINES = 8
 
@@ -213,4 +214,8 @@ def reader_for(format: str) -> Reader:
         from gemma_batch.storage.readers.jsonl import JsonlReader
 
         return JsonlReader()
+    if format == STAGED:
+        from gemma_batch.storage.readers.staged import StagedReader
+
+        return StagedReader()
     raise InputError(f"input.format {format!r} is unknown: use one of {', '.join(FORMATS)}")

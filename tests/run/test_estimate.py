@@ -9,15 +9,23 @@ import pytest
 from gemma_batch.family.gpus import find_gpu
 from gemma_batch.family.roofline import Workload, limit, prefill_share
 from gemma_batch.run.estimate import (
+    SORT_CPU_SECONDS_PER_ROW,
+    SORT_CPU_SECONDS_PER_TOKEN,
+    SORT_SECONDS,
     Estimate,
+    SortGain,
     engine_limit,
     estimate_routes,
+    is_sorted,
     route_facts,
+    sort_facts,
+    sort_gain,
     totals,
     workload_of,
 )
 from gemma_batch.run.plan import Hardware
 from gemma_batch.run.sample import RouteSample
+from gemma_batch.run.sharing import Sharing
 
 from .placed import H100S, route
 
@@ -98,3 +106,51 @@ def test_facts_of_a_run_use_the_work_that_was_done() -> None:
     on_cpu = route_facts(route("google/gemma-3-270m-it", None), 1, Hardware(gpu=None), receipts)
     assert on_cpu.limit_tokens_per_second is None
     assert 0 < on_cpu.prefill_share < 1
+
+
+def grouped(groups: float) -> RouteSample:
+    """Prompts of 2,000 tokens, 60% of which belong to a group, at random."""
+    sharing = Sharing(common=0.1, in_order=0.1, grouped=0.6, groups=groups)
+    return RouteSample(rows=4, prompt_tokens=(2000,) * 4, shared=0.15, gain=0.05, sharing=sharing)
+
+
+def gain(groups: float, rows: int, **resources: Any) -> SortGain:
+    chosen = route("google/gemma-3-12b-it", **resources)
+    return sort_gain(chosen, grouped(groups), rows, H100S, output_tokens=32)
+
+
+def test_sorting_pays_where_groups_are_further_apart_than_a_feed_sees() -> None:
+    """Many groups and many rows: yes. Few groups, few rows, or hardly any row per group: no."""
+    far = gain(100_000, 5_000_000)
+    assert far.window == pytest.approx(0.1 + 0.6 * 0.0202, abs=0.001), "4,096 rows, 100,000 groups"
+    assert far.whole == pytest.approx(0.1 + 0.6 * 0.98, abs=0.001), "50 rows of each group"
+    per_row = SORT_CPU_SECONDS_PER_ROW + 2000 * SORT_CPU_SECONDS_PER_TOKEN
+    assert far.sort_seconds == pytest.approx(SORT_SECONDS + 5_000_000 * per_row / 64, abs=0.1)
+    assert far.saved_seconds > 10 * far.sort_seconds
+    assert far.pays
+    assert not gain(100, 5_000_000).pays, "the feeds' windows hold 40 rows of each group"
+    assert not gain(100_000, 20_000).pays
+    assert not gain(1e9, 5_000_000).pays
+
+
+def test_the_spec_has_the_last_word_on_sorting() -> None:
+    """`always` and `never`; left to the plan, only for orders that have prefixes in mind."""
+    far, near = gain(100_000, 5_000_000), gain(100, 5_000_000)
+
+    def planned(one: SortGain, **resources: Any) -> bool:
+        return is_sorted(route("google/gemma-3-12b-it", **resources), one)
+
+    assert planned(far)
+    assert planned(far, order="prefix")
+    assert not planned(far, order="input")
+    assert not planned(far, order="length")
+    assert not planned(far, sort="never")
+    assert not planned(near)
+    assert planned(near, sort="always")
+    assert not planned(far, engine="echo")
+    assert planned(near, engine="echo", sort="always")
+    chosen = route("google/gemma-3-12b-it")
+    assert sort_facts(chosen, grouped(100), 10, None, output_tokens=32) is None
+    facts = sort_facts(chosen, grouped(100_000), 5_000_000, H100S, output_tokens=32)
+    assert facts is not None
+    assert (facts["planned"], facts["whole"]) == (True, far.whole)

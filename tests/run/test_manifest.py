@@ -89,3 +89,27 @@ def test_a_broken_manifest_is_said_not_overwritten(store: Store) -> None:
     store.create(KEY, b"{")
     with pytest.raises(OutputError, match="not valid JSON"):
         load_manifest(store)
+
+
+def test_copies_in_another_order_are_no_input(store: Store) -> None:
+    """They are shards to read, numbered on; what the run is compared by is the input alone."""
+    copies = [
+        Shard(number=2 + i, url=f"s3://out/{i}", size=1, etag=f"{i}", format="staged")
+        for i in (0, 1)
+    ]
+    moved = [replace(unit, shard=unit.shard + 2) for unit in UNITS]
+    given = fingerprint(FIELDS, SHARDS)
+    known = {"name": "n", "fingerprint": given, "shards": SHARDS, "spec": {}, "facts": {}}
+    create_manifest(store, units=moved, staged=copies, **known)
+    manifest = load_manifest(store)
+    assert manifest is not None
+    assert manifest.shards == (*SHARDS, *copies)
+    assert manifest.units(store) == moved
+    check_same(manifest, given, "out")
+
+    # A start that dies between its list of units and its manifest leaves a list that only fits
+    # copies of its own: the next start, with others, must not take it.
+    other = open_store(f"{store.url}/other")
+    create_manifest(other, units=UNITS, staged=[replace(copies[0], url="s3://lost")], **known)
+    lists = [[key for key in s.list("_run") if "/units-" in key] for s in (store, other)]
+    assert lists[0] != lists[1]

@@ -1,0 +1,143 @@
+"""A run over input that is sorted as a whole first: the same data set, in another order."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gemma_batch.storage.fs import open_store
+
+from .helpers import assert_each_once, cli, command, environment, write_spec
+
+ROWS, SHARDS, GROUPS = 6000, 4, 200
+IDS = [f"{shard:05d}-{row:010d}" for shard in range(SHARDS) for row in range(ROWS // SHARDS)]
+
+
+def write_input(folder: Path, form: str) -> str:
+    """Rows of 200 groups at random, and some that fail: a value that is missing, a bad line."""
+    chance = random.Random(11)
+    folder.mkdir()
+    for shard in range(SHARDS):
+        rows: list[dict[str, Any]] = [
+            {
+                "group": f"group {chance.randrange(GROUPS)} " + "of many words " * 10,
+                "text": f"{shard}.{i}",
+                "when": "long" if i % 3 else "short",
+            }
+            for i in range(ROWS // SHARDS)
+        ]
+        for row in rows[::100]:
+            row["group"] = None
+        if form == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), folder / f"{shard}.parquet")
+        else:
+            lines = [json.dumps(row) for row in rows]
+            lines[7] = "no json"
+            (folder / f"{shard}.jsonl").write_text("\n".join(lines) + "\n")
+    return f"{folder}/*.{form}"
+
+
+def job(folder: Path, path: str, model: str, output: str, **resources: Any) -> Path:
+    """A third of the rows on a route in the input's order, the others on one that is sorted."""
+    return write_spec(
+        folder / "job.yaml",
+        name="sorted",
+        input={"path": path},
+        prompt={"user": "{{ group }} {{ text }}"},
+        routes=[
+            {"name": "short", "when": "\"when\" = 'short'", "model": model},
+            {"name": "long", "model": model, "resources": {"sort": "always", **resources}},
+        ],
+        sampling={"max_tokens": 8},
+        output={"path": output, "keep": ["text", "group"]},
+        resources={"engine": "echo", "max_model_len": 512, "replicas": 1},
+        policy={"unit_rows": 128, "max_failed": 100},
+    )
+
+
+def test_the_same_data_set_in_another_order(
+    s3: Any, tiny: str, cluster: str, tmp_path: Path
+) -> None:
+    """Ids, kept values, failures and where they came from go by the input (promise 1)."""
+    path = write_input(tmp_path / "in", "jsonl")
+    output = f"{s3.bucket('sorted')}/out"
+    done = cli("run", str(job(tmp_path, path, tiny, output)), RAY_ADDRESS=cluster)
+    assert done.returncode == 0, done.stderr
+    assert "route 'long': 4,000 rows sorted by prefix in" in done.stderr
+    results, _ = assert_each_once(output, IDS)
+    for row in results:
+        shard, number = map(int, row["id"].split("-"))
+        assert row["text"] == f"{shard}.{number}"
+        assert row["route"] == ("long" if number % 3 else "short")
+    store = open_store(output)
+    changes = 0
+    for key in store.list("results"):
+        if "long" in key:
+            table = pq.read_table(pa.BufferReader(store.read(key)), columns=["group"])
+            groups = table["group"].to_pylist()
+            changes += 1 + sum(a != b for a, b in itertools.pairwise(groups))
+    assert changes < 2 * GROUPS, "neighbours are of the same group"
+
+    # A retry reads its rows from the copies, and settles errors by their places in the input.
+    again = cli("retry", output, "--code", "all", "--json", RAY_ADDRESS=cluster)
+    assert again.returncode == 0, again.stderr
+    _, errors = assert_each_once(output, IDS)
+    assert json.loads(again.stdout)["failed"] == len(errors) == SHARDS * (ROWS // SHARDS // 100 + 1)
+    for row in errors:
+        shard, number = map(int, row["id"].split("-"))
+        assert (Path(row["shard"]).name, row["row_number"]) == (f"{shard}.jsonl", number)
+        assert row["code"] == ("bad_row" if number == 7 else "null_value")
+        assert (row["text"] is None) == (number == 7)
+        if number != 7:
+            assert json.loads(row["row"])["text"] == f"{shard}.{number}"
+
+
+def test_a_run_goes_on_from_its_copies(tiny: str, cluster: str, tmp_path: Path) -> None:
+    """SIGKILL while it sorts, and again while it runs: no row lost, and sorted only once more."""
+    path = write_input(tmp_path / "in", "parquet")
+    output = str(tmp_path / "out")
+    spec = job(tmp_path, path, tiny, output, engine_args={"rows_per_second": 800})
+    store = open_store(output)
+
+    def kill_when(condition: Any) -> None:
+        driver = subprocess.Popen(
+            command("run", str(spec)),
+            env=environment(RAY_ADDRESS=cluster),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert time.monotonic() < deadline
+            assert driver.poll() is None, "the run ended before it was killed"
+            time.sleep(0.02)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+
+    def copies() -> list[str]:
+        return [key for key in store.list("_run") if "/sorted-" in f"/{key}"]
+
+    kill_when(copies)
+    assert not store.exists("_run/manifest.json"), "it was killed too late to mean anything"
+    kill_when(lambda: len(store.list("results")) >= 5)
+    manifest, before = store.read("_run/manifest.json"), copies()
+    assert len(json.loads(manifest)["staged"]) < len(before), "those of the first start are orphans"
+    parts = {key: store.etag(key) for key in store.list("results")}
+    done = cli("run", str(spec), "--json", RAY_ADDRESS=cluster)
+    assert done.returncode == 0, done.stderr
+    assert "sorted by prefix" not in done.stderr
+    assert (store.read("_run/manifest.json"), copies()) == (manifest, before)
+    assert parts.items() <= {key: store.etag(key) for key in store.list("results")}.items()
+    _, errors = assert_each_once(output, IDS)
+    assert {(Path(row["shard"]).name, row["row_number"] % 100) for row in errors} == {
+        (f"{shard}.parquet", 0) for shard in range(SHARDS)
+    }
