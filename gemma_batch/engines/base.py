@@ -20,7 +20,8 @@ class EngineConfig:
     """Everything an engine needs to start; plain data that travels to the GPU actor.
 
     `sampling` holds the job's sampling parameters; a request's own override them.
-    `cpu_threads` and `cpu_offset` place a CPU engine on the node's cores (None: all of them).
+    `cpu_threads` are a CPU engine's share of the node's cores (None: all of them).
+    `keep_prefixes` says that rows which share a prefix come one after the other.
     `args` are passed through to the engine, checked by `check_args` at plan time.
     """
 
@@ -39,6 +40,7 @@ class EngineConfig:
     cpu_kv_cache_gib: float | None = None
     cpu_threads: int | None = None
     start_timeout: float = 1800.0
+    keep_prefixes: bool = False
     sampling: dict[str, Any] = field(default_factory=dict)
     args: dict[str, Any] = field(default_factory=dict)
 

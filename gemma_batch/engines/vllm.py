@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 # What this process may use; asked once, since `_leave_workers_alone` narrows it for the feed.
 CORES = os.sched_getaffinity(0)
+RETENTION = "prefix_cache_retention_interval"
 DEATH_SECONDS = 0.25  # between two looks at whether the core's processes live
 
 
@@ -239,6 +240,11 @@ class VllmEngine:
         elif config.gpu_memory_utilization is not None:
             ours["gpu_memory_utilization"] = config.gpu_memory_utilization
         ours = {k: v for k, v in ours.items() if k in fields and v is not None}
+        # vLLM keeps of a sliding layer only what the end of a prompt needs, and so learns where a
+        # prefix ends from the second row of a group: each group's is computed twice. None keeps
+        # the windows all along; what is not used again is the first to be evicted.
+        if config.keep_prefixes and RETENTION in fields:
+            ours[RETENTION] = None
         return {**ours, **config.args}
 
     async def _watch_for_death(self, stepper: Stepper) -> None:

@@ -327,6 +327,8 @@ class Session:
                 job = self._plan.job(route)
                 if job.order == "auto" and job.route in sort:
                     job = replace(job, order="prefix")
+                if job.order == "prefix":
+                    job = replace(job, engine=replace(job.engine, keep_prefixes=True))
                 pool = not_more_than(make_pool(route, hardware), len(units))
                 job = with_cpu_threads(job, hardware, pool)
                 lanes.append(_Lane(plan=route, job=job, pool=pool, units=units))

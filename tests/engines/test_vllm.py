@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from gemma_batch.engines.base import EngineConfig, check_args
-from gemma_batch.engines.vllm import _cpu_environment
+from gemma_batch.engines.vllm import VllmEngine, _cpu_environment
 from gemma_batch.engines.vllm_args import available_args
 from gemma_batch.errors import SpecError
 
@@ -38,6 +38,23 @@ def test_a_person_who_sets_the_size_of_the_cache_gets_it() -> None:
     assert _cpu_environment(config)["VLLM_CPU_KVCACHE_SPACE"] == "2"
     theirs = dataclasses.replace(config, args={"kv_cache_memory_bytes": 2**24})
     assert "VLLM_CPU_KVCACHE_SPACE" not in _cpu_environment(theirs)
+
+
+def test_prefixes_are_kept_where_rows_that_share_one_come_together() -> None:
+    """By an argument that older vLLM lacks; what a person sets stands."""
+    names = ("model", "prefix_cache_retention_interval")
+    newer = dataclasses.make_dataclass("newer", names)
+    older = dataclasses.make_dataclass("older", names[:1])
+    config = EngineConfig(
+        engine="vllm", model="-", max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64
+    )
+    grouped = dataclasses.replace(config, keep_prefixes=True)
+    assert VllmEngine(config)._engine_args(newer) == {"model": "-"}, "vLLM's default"
+    assert VllmEngine(grouped)._engine_args(older) == {"model": "-"}
+    kept = VllmEngine(grouped)._engine_args(newer)
+    assert kept == {"model": "-", "prefix_cache_retention_interval": None}
+    theirs = dataclasses.replace(grouped, args={"prefix_cache_retention_interval": 256})
+    assert VllmEngine(theirs)._engine_args(newer)["prefix_cache_retention_interval"] == 256
 
 
 @pytest.mark.parametrize(
