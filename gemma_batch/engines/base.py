@@ -21,13 +21,16 @@ class EngineConfig:
 
     `sampling` holds the job's sampling parameters; a request's own override them.
     `cpu_threads` are a CPU engine's share of the node's cores (None: all of them).
-    `keep_prefixes` says that rows which share a prefix come one after the other.
+    `model` is a local folder or hub id once the engine starts; `weights` is the s3:// folder that
+    it reads the weights from, where that is another. `keep_prefixes` says that rows which share a
+    prefix come one after the other.
     `args` are passed through to the engine, checked by `check_args` at plan time.
     """
 
     engine: Literal["vllm", "echo"]
     model: str
     revision: str | None = None
+    weights: str | None = None
     device: Literal["cpu", "gpu"] = "gpu"
     tensor_parallel: int = 1
     engines_per_gpu: int = 1

@@ -34,7 +34,7 @@ from gemma_batch.engines.base import EngineConfig
 from gemma_batch.engines.numbers import SchedulerNumbers
 from gemma_batch.engines.stepper import Stepper
 from gemma_batch.engines.turns import turn
-from gemma_batch.engines.vllm_args import check_args
+from gemma_batch.engines.vllm_args import STREAMING, check_args
 from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, RowTransient
 from gemma_batch.rows import Completion, Request
 
@@ -90,12 +90,14 @@ def _no_main_module() -> Iterator[None]:
     program here: seconds of imports, one process after the other, of which vLLM's need nothing.
     """
     main = sys.modules["__main__"]
-    file, spec = getattr(main, "__file__", None), main.__spec__
-    main.__spec__ = main.__file__ = None
+    kept = {name: vars(main).pop(name, None) for name in ("__file__", "__spec__")}
+    main.__spec__ = (
+        None  # must be there; a `__file__` of None would break `inspect`, which vLLM uses
+    )
     try:
         yield
     finally:
-        main.__spec__, main.__file__ = spec, file
+        vars(main).update((name, value) for name, value in kept.items() if value is not None)
 
 
 def _compiled_mark(config: EngineConfig) -> Path:
@@ -186,6 +188,10 @@ class VllmEngine:
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"  # a core that can die by itself
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        if config.weights and (endpoint := os.environ.get("AWS_ENDPOINT_URL")):
+            # Stores other than AWS rarely have a host name per bucket.
+            os.environ.setdefault("RUNAI_STREAMER_S3_ENDPOINT", endpoint)
+            os.environ.setdefault("RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", "0")
         if config.device == "cpu":
             os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
             os.environ.update(_cpu_environment(config))
@@ -229,7 +235,9 @@ class VllmEngine:
             "max_num_seqs": config.max_num_seqs,
             "max_num_batched_tokens": config.max_num_batched_tokens,
             "language_model_only": True,
-            "load_format": "safetensors",  # vLLM's own default would fall back to pickles
+            "model_weights": config.weights,
+            # vLLM's own default would fall back to pickles.
+            "load_format": STREAMING if config.weights else "safetensors",
             "disable_log_stats": False,
             "seed": 0,
         }

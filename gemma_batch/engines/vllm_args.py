@@ -13,6 +13,7 @@ from gemma_batch.errors import SpecError
 # What the plan or the spec's own fields set; a pass-through of the same name would contradict it.
 OWN_ARGS = {
     "model": "model",
+    "model_weights": "model",
     "revision": "revision",
     "tokenizer": "model",
     "tensor_parallel_size": "resources.tensor_parallel",
@@ -23,6 +24,20 @@ OWN_ARGS = {
     "gpu_memory_utilization": "resources.gpu_memory_utilization",
 }
 PICKLES = ("auto", "hf", "pt", "npcache")  # formats that can end in a *.bin or *.pt
+
+
+STREAMING = "runai_streamer"  # vLLM's load format
+STREAMER = "runai_model_streamer_s3"  # the package it needs for object storage
+
+
+def streams_weights(model: str, args: dict[str, Any]) -> bool:
+    """Whether vLLM reads a model's weights from object storage straight into memory.
+
+    It does for an s3:// folder where the streaming loader is installed (vLLM's own image has it,
+    elsewhere the extra `stream`), unless another `load_format` is asked for.
+    """
+    wanted = args.get("load_format", STREAMING) == STREAMING
+    return wanted and model.startswith("s3://") and importlib.util.find_spec(STREAMER) is not None
 
 
 def available_args() -> set[str] | None:

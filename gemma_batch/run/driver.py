@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from gemma_batch.run.pipeline import RouteRun
 
 logger = logging.getLogger(__name__)
-PLANNED_ROWS = 256  # rows that are looked at to size units
 END_SECONDS = 10.0  # for a pipeline that was stopped to end
 
 
@@ -148,7 +147,7 @@ class Session:
         """Cut the input into units and settle them in the output."""
         from gemma_batch.run.exchange import exchange
 
-        samples = sample_routes(self._plan, PLANNED_ROWS)
+        samples = sample_routes(self._plan)  # the same as `plan` looks at
         hardware = self._place({name: sample.mean_tokens for name, sample in samples.items()})
         self.show.update(Snapshot(phase="cutting the input into units"))
         replicas = max(make_pool(route, hardware).most for route in self._plan.routes)

@@ -22,10 +22,10 @@ from gemma_batch.run.plan import Hardware, RoutePlan
 from gemma_batch.run.pool import make_pool
 from gemma_batch.run.sample import RouteSample
 
-# Sorting the input, measured on 2 cores with 120 and 660 tokens per row: CPU time to read, render,
-# exchange and write a row.
-SORT_SECONDS = 10.0
-SORT_CPU_SECONDS_PER_ROW = 150e-6
+# Sorting the input, measured on 2 cores with rows of 92 tokens: 33 s for 20,000 of them and 48 s
+# for 160,000, most of the first in starting Ray Data's processes. What a token costs is a guess.
+SORT_SECONDS = 30.0
+SORT_CPU_SECONDS_PER_ROW = 170e-6
 SORT_CPU_SECONDS_PER_TOKEN = 0.5e-6
 
 

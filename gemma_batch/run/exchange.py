@@ -21,7 +21,7 @@ from ray.data.block import BlockMetadata
 
 from gemma_batch.errors import GemmaBatchError
 from gemma_batch.prompts.render import Renderer
-from gemma_batch.run.pipeline import stop_dataset
+from gemma_batch.run.pipeline import answer, make_board, stop_dataset
 from gemma_batch.run.pool import READ_CPUS
 from gemma_batch.run.prepare import make_renderer
 from gemma_batch.run.staging import KEY, Chunk, Sorting, describe, read_chunk
@@ -31,12 +31,28 @@ from gemma_batch.storage.readers.staged import staged_file
 from gemma_batch.storage.retry import set_patience
 
 
+class BoardLog:
+    """A `ReadLog` on a board: Ray runs a task again for ever when its process dies."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+
+    def begin(self, unit: str) -> bool:
+        """See `ReadLog`."""
+        return bool(answer(self._board.begin_read.remote(unit), default=True))
+
+    def end(self, unit: str) -> None:
+        """See `ReadLog`."""
+        self._board.end_read.remote(unit)
+
+
 class ChunkSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy's reading
     """One read task per chunk of rows that are to be sorted."""
 
     def __init__(self, sorting: Sorting, work: Sequence[Chunk]) -> None:
         super().__init__()
         self._sorting = ray.put(sorting)
+        self._log = BoardLog(make_board())
         self._work = work
 
     def get_name(self) -> str:
@@ -56,7 +72,7 @@ class ChunkSource(Datasource):  # type: ignore[misc]  # ray is not typed for myp
         """One task per chunk, whatever parallelism is asked for."""
         return [
             ReadTask(
-                functools.partial(_read_chunk, self._sorting, chunk),
+                functools.partial(_read_chunk, self._sorting, self._log, chunk),
                 BlockMetadata(
                     num_rows=sum(unit.expected for unit in chunk.units),
                     size_bytes=max(1, sum(unit.bytes for unit in chunk.units)),
@@ -71,13 +87,13 @@ class ChunkSource(Datasource):  # type: ignore[misc]  # ray is not typed for myp
 _renderers: dict[str, Renderer] = {}
 
 
-def _read_chunk(sorting_ref: Any, chunk: Chunk) -> list[pa.Table]:
+def _read_chunk(sorting_ref: Any, log: BoardLog, chunk: Chunk) -> list[pa.Table]:
     key, sorting = sorting_ref.hex(), ray.get(sorting_ref)
     if key not in _renderers:
         set_patience(sorting.job.storage_patience)
         _renderers.clear()
         _renderers[key] = make_renderer(sorting.job)
-    return [read_chunk(sorting, _renderers[key], chunk)]
+    return [read_chunk(sorting, _renderers[key], chunk, log)]
 
 
 def _write_piece(table: pa.Table, sorting: Sorting) -> pa.Table:

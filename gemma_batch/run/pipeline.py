@@ -211,7 +211,7 @@ def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
             _preparers.clear()
             _preparers[key] = Preparer(job)
         # Ray runs a task again for ever when its process dies, whatever it was that it read.
-        if not _tell(board.begin_read.remote(unit.name), default=True):
+        if not answer(board.begin_read.remote(unit.name), default=True):
             return [encode(_preparers[key].give_up(shard, unit))]
         prepared = encode(_preparers[key].prepare(shard, unit))
         board.end_read.remote(unit.name)
@@ -220,7 +220,8 @@ def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
     return [prepared]
 
 
-def _tell(call: Any, *, default: Any) -> Any:
+def answer(call: Any, *, default: Any) -> Any:
+    """What the board answers to a call, or `default` when it is gone or slow."""
     try:
         return ray.get(call, timeout=BOARD_SECONDS)
     except (ray.exceptions.RayError, TimeoutError):

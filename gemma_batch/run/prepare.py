@@ -17,7 +17,7 @@ from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.rows import Failure, Request, Row
 from gemma_batch.run.job import RouteJob
 from gemma_batch.run.payload import Prepared
-from gemma_batch.run.source import row_id, unit_rows
+from gemma_batch.run.source import given_up, row_id, unit_rows
 from gemma_batch.run.units import Shard, Unit
 from gemma_batch.spec import Sampling
 from gemma_batch.storage.keep import check_keep, keep_column
@@ -37,9 +37,7 @@ class Preparer:
 
     def give_up(self, shard: Shard, unit: Unit) -> Prepared:
         """Every row of the unit failed: its shard is not even looked at."""
-        text = f"every process that read rows {unit.first_row} ff. of {shard.url!r} died"
-        failure = Failure(FailureCode.SHARD_UNREADABLE.value, text)
-        return self._prepared(shard, unit, [Row(n, None, failure) for n in unit.numbers])
+        return self._prepared(shard, unit, given_up(shard, unit))
 
     def _prepared(self, shard: Shard, unit: Unit, read: list[Row]) -> Prepared:
         job = self._job

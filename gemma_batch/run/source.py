@@ -23,6 +23,13 @@ def unit_rows(shard: Shard, unit: Unit, columns: Sequence[str]) -> list[Row]:
     return [rows[number - unit.first_row] for number in unit.numbers]
 
 
+def given_up(shard: Shard, unit: Unit) -> list[Row]:
+    """The unit's rows, each failed, where whoever reads them dies; the shard is not looked at."""
+    text = f"every process that read rows {unit.first_row} ff. of {shard.url!r} died"
+    failure = Failure(FailureCode.SHARD_UNREADABLE.value, text)
+    return [Row(number, None, failure) for number in unit.numbers]
+
+
 def _span_rows(shard: Shard, unit: Unit, columns: Sequence[str]) -> list[Row]:
     rows: list[Row] = []
     try:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -31,7 +31,7 @@ from gemma_batch.run.prepare import make_renderer
 from gemma_batch.run.progress import Progress, Snapshot
 from gemma_batch.run.routing import Router
 from gemma_batch.run.sample import RouteSample, sample_rows
-from gemma_batch.run.source import unit_rows
+from gemma_batch.run.source import given_up, unit_rows
 from gemma_batch.run.units import Shard, Unit, cut
 from gemma_batch.run.units import unit_rows as rows_per_unit
 from gemma_batch.storage.inputs import STAGED, InputFile
@@ -61,6 +61,17 @@ class Chunk:
     units: tuple[Unit, ...]
 
 
+class ReadLog(Protocol):
+    """Who reads what, kept outside of the process that reads."""
+
+    def begin(self, unit: str) -> bool:
+        """It starts to read a unit; False when too many have died with it already."""
+        ...
+
+    def end(self, unit: str) -> None:
+        """The unit was read."""
+
+
 def chunks(shards: Sequence[Shard], units: Iterable[Unit]) -> list[Chunk]:
     """Neighbouring units of a shard put together, up to what one task should read."""
     found: list[Chunk] = []
@@ -81,12 +92,21 @@ def chunks(shards: Sequence[Shard], units: Iterable[Unit]) -> list[Chunk]:
     return found
 
 
-def read_chunk(sorting: Sorting, renderer: Renderer, chunk: Chunk) -> pa.Table:
-    """A chunk's rows with their sort keys."""
-    shard = chunk.shard
-    rows = [row for unit in chunk.units for row in unit_rows(shard, unit, sorting.job.columns)]
+def read_chunk(sorting: Sorting, renderer: Renderer, chunk: Chunk, log: ReadLog) -> pa.Table:
+    """A chunk's rows with their sort keys.
+
+    Rows of a unit that the log refuses fail, for good: a retry reads the same copy.
+    """
+    shard, rows, keys = chunk.shard, list[Row](), list[str]()
+    for unit in chunk.units:
+        if log.begin(unit.name):
+            mine = unit_rows(shard, unit, sorting.job.columns)
+        else:
+            mine = given_up(shard, unit)
+        keys += [sort_text(renderer, row, sorting.skip) for row in mine]
+        rows += mine
+        log.end(unit.name)
     table = staged_table(rows, shard.number, shard.url, sorting.types)
-    keys = [sort_text(renderer, row, sorting.skip) for row in rows]
     return table.append_column(KEY, pa.array(keys, pa.large_string()))
 
 

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from gemma_batch.engines.base import make_engine
+from gemma_batch.engines.vllm_args import streams_weights
 from gemma_batch.errors import EngineError, FailureCode, GemmaBatchError
 from gemma_batch.rows import Failure, Outcome, Request
 from gemma_batch.run.board import Case
@@ -122,11 +123,16 @@ class Worker:
         job = self._job
         try:
             if job.engine.engine == "vllm":
-                weights = job.engine.args.get("load_format") != "dummy"
+                streamed = streams_weights(job.model, job.engine.args)
                 path = await asyncio.to_thread(
-                    fetch_weights, job.model, job.revision, weights=weights
+                    fetch_weights,
+                    job.model,
+                    job.revision,
+                    weights=job.engine.args.get("load_format") != "dummy",
+                    streamed=streamed,
                 )
-                self._config = dataclasses.replace(job.engine, model=path)
+                weights = job.model if streamed else None
+                self._config = dataclasses.replace(job.engine, model=path, weights=weights)
             await self._feed.start(on_ready=lambda: self._tell("ready", self._name))
         except EngineError:
             raise  # the feed has told the units that wait for it

@@ -65,12 +65,15 @@ def model_files(model: str, revision: str | None = None) -> ModelFiles:
     return found
 
 
-def fetch_weights(model: str, revision: str | None = None, *, weights: bool = True) -> str:
+def fetch_weights(
+    model: str, revision: str | None = None, *, weights: bool = True, streamed: bool = False
+) -> str:
     """What an engine on this node loads: a local folder, or the hub id unchanged.
 
-    An s3:// folder is copied here first, by one process per node while the others wait. Without
-    `weights` (an engine that makes them up) there need not be any. Raises `ModelError`, also for
-    a folder without safetensors, and `StorageError`.
+    An s3:// folder is copied here first, by one process per node while the others wait; without its
+    weights where the engine reads them itself (`streamed`). Without `weights` (an engine that makes
+    them up) there need not be any. Raises `ModelError`, also for a folder without safetensors, and
+    `StorageError`.
     """
     if _is_hub_id(model):
         return model
@@ -83,9 +86,10 @@ def fetch_weights(model: str, revision: str | None = None, *, weights: bool = Tr
     if weights:
         _require_safetensors(model, [name for name, _, _ in objects])
     kept = [one for one in objects if not _matches(one[0], OTHER_WEIGHTS)]
-    if not weights:
+    copied = weights and not streamed
+    if not copied:
         kept = [one for one in kept if not fnmatch(one[0], WEIGHTS)]
-    return _cached(model, digest, "full" if weights else "bare", kept)
+    return _cached(model, digest, "full" if copied else "bare", kept)
 
 
 def _require_safetensors(model: str, names: list[str]) -> None:

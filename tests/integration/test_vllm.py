@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from gemma_batch.family.tiny import build_tiny_gemma
 from gemma_batch.prompts.tokens import Tokenizer
+from gemma_batch.storage.fs import open_store
 
 from .helpers import assert_each_once, cli, data_set, write_spec
 
@@ -101,10 +103,20 @@ def test_greedy_answers_equal_those_of_transformers(
 
 
 def test_two_models_in_one_run_one_of_them_tensor_parallel(
-    tiny: str, tiny4: str, documents: tuple[str, list[Any]], cluster: str, tmp_path: Path
+    s3: Any,
+    tiny: str,
+    tiny4: str,
+    documents: tuple[str, list[Any]],
+    cluster: str,
+    tmp_path: Path,
 ) -> None:
-    """Each row goes to exactly one model, Gemma 3 with TP 2 or Gemma 4, and gets its answer."""
+    """Each row goes to exactly one model and gets its answer: Gemma 3 with TP 2 from disk, or
+    Gemma 4 whose weights are streamed from S3 and never copied."""
     path, rows = documents
+    name = f"streamed-{uuid.uuid4().hex}"
+    store = open_store(f"{s3.bucket('models')}/{name}")
+    for file in Path(tiny4).iterdir():
+        store.create(file.name, file.read_bytes())
     job = write_spec(
         tmp_path / "job.yaml",
         input={"path": path, "id": "id"},
@@ -116,7 +128,7 @@ def test_two_models_in_one_run_one_of_them_tensor_parallel(
                 "model": tiny,
                 "resources": {"tensor_parallel": 2},
             },
-            {"name": "four", "model": tiny4},
+            {"name": "four", "model": store.url},
         ],
         sampling={"temperature": 0, "max_tokens": 16, "logprobs": 0},
         output={"path": str(tmp_path / "out")},
@@ -127,12 +139,15 @@ def test_two_models_in_one_run_one_of_them_tensor_parallel(
     results, errors = assert_each_once(str(tmp_path / "out"), [row["id"] for row in rows])
     assert errors == []
     docs = {row["id"]: row["doc"] for row in rows}
-    for route, model in (("split", tiny), ("four", tiny4)):
+    for route, model, folder in (("split", tiny, tiny), ("four", store.url, tiny4)):
         mine = [row for row in results if row["route"] == route]
         assert len(mine) >= 200
         assert all((row["id"][-1] in "01234") == (route == "split") for row in mine)
         assert {row["model"] for row in mine} == {model}
-        assert_greedy(model, docs, mine)
+        assert_greedy(folder, docs, mine)
+    copies = list(Path("~/.cache/gemma_batch/models").expanduser().glob(f"{name}-*"))
+    assert copies, "the small files"
+    assert not [found for copy in copies for found in copy.rglob("*.safetensors")]
 
 
 def test_every_kind_of_bad_row_costs_itself_alone(

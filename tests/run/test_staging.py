@@ -38,6 +38,20 @@ class Silent:
         pass
 
 
+class Open:
+    """A log that refuses the units it is told to."""
+
+    def __init__(self, *refused: str) -> None:
+        self.refused, self.open = set(refused), list[str]()
+
+    def begin(self, unit: str) -> bool:
+        self.open.append(unit)
+        return unit not in self.refused
+
+    def end(self, unit: str) -> None:
+        self.open.remove(unit)
+
+
 def plan_for(folder: Path, model: str, **resources: Any) -> Plan:
     """Rows of 30 groups, at random, every 50th without a value."""
     chance = random.Random(5)
@@ -66,7 +80,7 @@ def in_memory(folder: Path, pieces: int = 4, lose: int = 0) -> staging.Exchange:
 
     def exchange(sorting: Sorting, work: Sequence[Chunk]) -> Iterator[dict[str, Any]]:
         renderer = make_renderer(sorting.job)
-        tables = [staging.read_chunk(sorting, renderer, chunk) for chunk in work]
+        tables = [staging.read_chunk(sorting, renderer, chunk, Open()) for chunk in work]
         table = pa.concat_tables(tables).sort_by(KEY)
         size = -(-table.num_rows // pieces)
         for i in reversed(range(pieces)):  # in no particular order
@@ -119,6 +133,23 @@ def test_only_what_is_worth_it_is_sorted(tmp_path: Path, model: str) -> None:
         plan = plan_for(folder, model, sort=sort)
         units, shards, facts = staged(plan, in_memory(folder))
         assert (units, shards, facts) == (plan.units(), [], {})
+
+
+def test_a_unit_that_kills_its_readers_is_given_up(tmp_path: Path, model: str) -> None:
+    """Its rows fail where they are, those around it are copied (promise 3)."""
+    plan = plan_for(tmp_path, model)
+    units = plan.units()
+    job = plan.job(plan.routes[0])
+    sorting = Sorting(job=job, types=None, skip=0, folder="_run/sorted")
+    (chunk, *_) = chunks(plan.survey.shards, units)
+    log = Open(chunk.units[1].name)
+    table = staging.read_chunk(sorting, make_renderer(job), chunk, log)
+    assert not log.open
+    dead = [row for row in table.to_pylist() if row["code"] == "shard_unreadable"]
+    assert [row["row"] for row in dead] == chunk.units[1].numbers
+    assert all("every process that read rows" in row["message"] for row in dead)
+    assert table.num_rows == sum(one.expected for one in chunk.units)
+    assert {row[KEY] for row in dead} == {""}
 
 
 def unit(shard: int, first: int, rows: int, weight: int = 10) -> Unit:

@@ -91,6 +91,21 @@ def test_a_changed_model_is_another_folder(s3: S3Server, cache: Path) -> None:
     assert Path(new, "model-00002-of-00002.safetensors").read_bytes() == b"v" * 500
 
 
+def test_streamed_weights_are_not_copied_but_looked_for(s3: S3Server, cache: Path) -> None:
+    """The engine reads them itself; that there are safetensors is known before it tries."""
+    store = open_store(f"{s3.bucket('models')}/{uuid.uuid4().hex}")
+    for name, data in FILES.items():
+        store.put(name, data)
+    folder = Path(fetch_weights(store.url, streamed=True))
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"config.json", "tokenizer.json"}
+    assert not [name for name in names if name.endswith(".safetensors")]
+    bare = open_store(f"{s3.bucket('models')}/{uuid.uuid4().hex}")
+    bare.put("config.json", b"{}")
+    with pytest.raises(ModelError, match="no weights at all"):
+        fetch_weights(bare.url, streamed=True)
+
+
 def test_an_interrupted_copy_is_continued(s3: S3Server, cache: Path) -> None:
     """What was finished is kept, what was not is fetched again, and only then is it a model."""
     store = open_store(f"{s3.bucket('models')}/{uuid.uuid4().hex}")
