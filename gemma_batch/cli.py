@@ -100,7 +100,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Check a job; show placement, sample, estimate and the first prompt. Starts nothing."""
-    from gemma_batch.show import plan_facts, print_plan
+    from gemma_batch.show_plan import plan_facts, print_plan
     from gemma_batch.spec import JobSpec
 
     facts = plan_facts(
