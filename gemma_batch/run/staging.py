@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from gemma_batch.errors import GemmaBatchError
+from gemma_batch.errors import GemmaBatchError, SpecError
 from gemma_batch.prompts.render import Renderer
 from gemma_batch.prompts.template import RowProblem
 from gemma_batch.rows import Row
@@ -157,7 +157,8 @@ class Stage:
     def routes(self, units: Sequence[Unit]) -> tuple[list[Unit], list[Shard], dict[str, Any]]:
         """The units, those of sorted routes over new shards; these shards; facts by sorted route.
 
-        Raises `GemmaBatchError` when sorting fails or loses a row.
+        Raises `GemmaBatchError` when sorting fails or loses a row, `SpecError` when rows that are
+        to be sorted cannot be copied without loss.
         """
         every, facts = list(units), dict[str, Any]()
         staged: list[Shard] = []
@@ -176,6 +177,9 @@ class Stage:
             )
             if not is_sorted(route, gain):
                 continue
+            if not self._plan.survey.copyable:
+                self._refuse(route)
+                continue
             started = time.time()
             self._show.update(Snapshot(phase="sorting the input by prefix"))
             shards = self._sort(route, mine, len(self._plan.survey.shards) + len(staged))
@@ -186,6 +190,18 @@ class Stage:
             staged += shards
             facts[name] = {**asdict(gain), "took_seconds": round(took, 1)}
         return every, staged, facts
+
+    def _refuse(self, route: RoutePlan) -> None:
+        why = (
+            f"route {route.route.name!r} cannot be sorted as a whole: the Parquet files differ in "
+            "the type of a column that the job reads, or one is a map"
+        )
+        if route.resources.sort == "always":
+            raise SpecError(
+                f"resources.sort: {route.resources.sort!r}, but {why}: set it to 'never', or give "
+                "the files one schema. Nothing was started"
+            )
+        self._show.say(why)
 
     def _sort(self, route: RoutePlan, units: Sequence[Unit], first: int) -> list[Shard]:
         """The rows of the units in new shards, numbered from `first`."""

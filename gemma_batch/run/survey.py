@@ -43,6 +43,11 @@ class Survey:
     router: Router
     uniform: bool = False
 
+    @property
+    def copyable(self) -> bool:
+        """Whether rows can be copied without loss: other formats hold nothing but JSON's types."""
+        return self.uniform or self.shards[0].format != "parquet"
+
     def sample(self, rows: int = SAMPLE_ROWS) -> list[Row]:
         """Up to `rows` readable rows from the start of the first shard that has any."""
         found: list[Row] = []

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gemma_batch.errors import GemmaBatchError
+from gemma_batch.errors import GemmaBatchError, SpecError
 from gemma_batch.run import staging
 from gemma_batch.run.plan import Hardware, Plan, make_plan
 from gemma_batch.run.prepare import make_renderer
@@ -133,6 +133,19 @@ def test_only_what_is_worth_it_is_sorted(tmp_path: Path, model: str) -> None:
         plan = plan_for(folder, model, sort=sort)
         units, shards, facts = staged(plan, in_memory(folder))
         assert (units, shards, facts) == (plan.units(), [], {})
+
+
+def test_rows_that_cannot_be_copied_without_loss_are_not_sorted(tmp_path: Path, model: str) -> None:
+    """Files that differ in a column's type, or a map: refused in one sentence, before anything."""
+    plan = plan_for(tmp_path, model)
+    assert plan.survey.uniform
+    other = tmp_path / "in" / "9.parquet"
+    for values in (pa.array([1.5]), pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64()))):
+        pq.write_table(pa.table({"group": ["x"], "text": values}), other)
+        mixed = make_plan(plan.spec).placed(Hardware(gpu=None))
+        assert not mixed.survey.copyable
+        with pytest.raises(SpecError, match=r"'always', but route 'all' cannot be sorted"):
+            staged(mixed, in_memory(tmp_path))
 
 
 def test_a_unit_that_kills_its_readers_is_given_up(tmp_path: Path, model: str) -> None:
