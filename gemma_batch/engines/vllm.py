@@ -91,9 +91,8 @@ def _no_main_module() -> Iterator[None]:
     """
     main = sys.modules["__main__"]
     kept = {name: vars(main).pop(name, None) for name in ("__file__", "__spec__")}
-    main.__spec__ = (
-        None  # must be there; a `__file__` of None would break `inspect`, which vLLM uses
-    )
+    # `__spec__` must be there; a `__file__` of None would break `inspect`, which vLLM uses.
+    main.__spec__ = None
     try:
         yield
     finally:

@@ -24,8 +24,6 @@ OWN_ARGS = {
     "gpu_memory_utilization": "resources.gpu_memory_utilization",
 }
 PICKLES = ("auto", "hf", "pt", "npcache")  # formats that can end in a *.bin or *.pt
-
-
 STREAMING = "runai_streamer"  # vLLM's load format
 STREAMER = "runai_model_streamer_s3"  # the package it needs for object storage
 
@@ -34,10 +32,13 @@ def streams_weights(model: str, args: dict[str, Any]) -> bool:
     """Whether vLLM reads a model's weights from object storage straight into memory.
 
     It does for an s3:// folder where the streaming loader is installed (vLLM's own image has it,
-    elsewhere the extra `stream`), unless another `load_format` is asked for.
+    elsewhere the extra `stream`) and vLLM takes weights from elsewhere than the model's folder,
+    unless another `load_format` is asked for.
     """
-    wanted = args.get("load_format", STREAMING) == STREAMING
-    return wanted and model.startswith("s3://") and importlib.util.find_spec(STREAMER) is not None
+    if not model.startswith("s3://") or args.get("load_format", STREAMING) != STREAMING:
+        return False
+    installed = importlib.util.find_spec(STREAMER) is not None
+    return installed and "model_weights" in (available_args() or ())
 
 
 def available_args() -> set[str] | None:
