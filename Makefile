@@ -27,8 +27,9 @@ test: setup $(AIRFLOW_STAMP)
 	bash scripts/programs.sh $(VENV)
 	$(PY) -m pytest
 
+# All of them; with MINUTES=12 as many, by chance, as begin within so long.
 faults: setup
-	$(PY) -m tests.faults
+	$(PY) -m tests.faults $(if $(MINUTES),--minutes $(MINUTES))
 
 lint: setup
 	$(VENV)/bin/ruff check .

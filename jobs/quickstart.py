@@ -49,14 +49,14 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def prepare() -> None:
+def prepare(rows: int) -> None:
     """Model, documents and spec; what is there already is left alone."""
     FOLDER.mkdir(exist_ok=True)
     docs, model = FOLDER / "docs", FOLDER / "model"
     if not (FOLDER / "job.yaml").exists():
-        say(f"writing {ROWS:,} docstrings of Python's standard library to {docs}/")
+        say(f"writing {rows:,} docstrings of Python's standard library to {docs}/")
         shutil.rmtree(docs, ignore_errors=True)
-        write_docs(docs, rows=ROWS, shards=SHARDS)
+        write_docs(docs, rows=rows, shards=SHARDS)
         say(f"building a Gemma 3 of a million random parameters in {model}/")
         from gemma_batch.family.tiny import build_tiny_gemma
 
@@ -86,15 +86,20 @@ def upload(storage: str) -> Path:
 def main() -> int:
     """Prepare and run; the exit code is the job's."""
     parser = argparse.ArgumentParser(description="Run the quickstart.")
+    parser.add_argument(
+        "--rows", type=int, default=ROWS, help="documents, where none are there yet"
+    )
     parser.add_argument("--fresh", action="store_true", help="forget an earlier run's output")
     parser.add_argument("--storage", help="an s3:// prefix for documents, model and answers")
     parser.add_argument("--address", help="submit to this Ray dashboard; needs --storage")
     options = parser.parse_args()
     if options.address and not options.storage:
         parser.error("--address needs --storage: the cluster cannot see this machine's files")
+    if options.rows < SHARDS:
+        parser.error(f"--rows {options.rows} is too few: there are {SHARDS} files of documents")
     if options.fresh:
         shutil.rmtree(FOLDER / "out", ignore_errors=True)
-    prepare()
+    prepare(options.rows)
     spec = upload(options.storage.rstrip("/")) if options.storage else FOLDER / "job.yaml"
     command = ["gemma-batch", "run", str(spec)]
     if options.address:

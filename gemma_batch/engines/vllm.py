@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
@@ -22,7 +23,6 @@ import logging
 import math
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +33,7 @@ import psutil
 from gemma_batch.engines.base import EngineConfig
 from gemma_batch.engines.numbers import SchedulerNumbers
 from gemma_batch.engines.stepper import Stepper
+from gemma_batch.engines.template import Template, build_engine, helpers, start_template
 from gemma_batch.engines.turns import turn
 from gemma_batch.engines.vllm_args import STREAMING, check_args
 from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, RowTransient
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 # What this process may use; asked once, since `_leave_workers_alone` narrows it for the feed.
 CORES = os.sched_getaffinity(0)
+# What vLLM's own front end has imported by the time it forks, so safe to fork after.
+FRONT_END = ["vllm.engine.arg_utils", "vllm.v1.engine.llm_engine", "vllm.v1.engine.core"]
 RETENTION = "prefix_cache_retention_interval"
 DEATH_SECONDS = 0.25  # between two looks at whether the core's processes live
 
@@ -82,23 +85,6 @@ def _leave_workers_alone(children: list[psutil.Process]) -> None:
                 os.sched_setaffinity(thread.id, free)
 
 
-@contextlib.contextmanager
-def _no_main_module() -> Iterator[None]:
-    """Let processes that are spawned meanwhile do without this one's main module.
-
-    Python imports that first in each of them and in those that they spawn. It is Ray's worker
-    program here: seconds of imports, one process after the other, of which vLLM's need nothing.
-    """
-    main = sys.modules["__main__"]
-    kept = {name: vars(main).pop(name, None) for name in ("__file__", "__spec__")}
-    # `__spec__` must be there; a `__file__` of None would break `inspect`, which vLLM uses.
-    main.__spec__ = None
-    try:
-        yield
-    finally:
-        vars(main).update((name, value) for name, value in kept.items() if value is not None)
-
-
 def _compiled_mark(config: EngineConfig) -> Path:
     """The file that says that vLLM's cache holds what an engine of this kind compiles.
 
@@ -118,6 +104,7 @@ class VllmEngine:
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         self._engine: Any = None
+        self._template: Template | None = None
         self._stepper: Stepper | None = None
         self._watch: asyncio.Task[None] | None = None
         self._children: list[psutil.Process] = []
@@ -135,10 +122,11 @@ class VllmEngine:
 
     async def start(self) -> None:
         config = self._config
+        self._template = await asyncio.to_thread(self._prepare)
         async with contextlib.AsyncExitStack() as turns:
             if config.device == "gpu":
                 # The first of a kind on a node compiles, the others find its work in the cache.
-                compiled = _compiled_mark(config)
+                compiled = await asyncio.to_thread(_compiled_mark, config)
                 await turns.enter_async_context(turn(compiled.name, unless=compiled.exists))
                 if config.engines_per_gpu > 1:
                     device = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
@@ -176,11 +164,13 @@ class VllmEngine:
         self._watch = asyncio.create_task(self._watch_for_death(self._stepper))
 
     def _remember_children(self, before: set[int]) -> None:
+        before = before | helpers()
         self._children = [
             p for p in psutil.Process().children(recursive=True) if p.pid not in before
         ]
 
-    def _build(self) -> Any:
+    def _prepare(self) -> Template | None:
+        """Set what vLLM reads from the environment, and begin to import it in its template."""
         config = self._config
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -195,15 +185,25 @@ class VllmEngine:
             os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
             os.environ.update(_cpu_environment(config))
             os.sched_setaffinity(0, CORES)  # of this thread, which the engine's processes inherit
+            return start_template([*FRONT_END, "vllm.v1.worker.cpu_worker"])
+        return start_template(FRONT_END)
+
+    def _build(self) -> Any:
+        config = self._config
+        if config.device == "cpu":
+            os.sched_setaffinity(0, CORES)
         try:
             import vllm.exceptions
             from vllm.engine.arg_utils import EngineArgs
             from vllm.usage.usage_lib import UsageContext
+            from vllm.v1.engine import utils
             from vllm.v1.engine.llm_engine import LLMEngine
 
             args = EngineArgs(**self._engine_args(EngineArgs))
-            with _no_main_module():
-                engine = LLMEngine.from_engine_args(args, usage_context=UsageContext.LLM_CLASS)
+            make = functools.partial(
+                LLMEngine.from_engine_args, args, usage_context=UsageContext.LLM_CLASS
+            )
+            engine = build_engine(make, self._template, utils)
         except Exception as err:  # vLLM raises whatever its many parts raise
             raise EngineStartError(f"vLLM did not start: {type(err).__name__}: {err}") from err
         # The scheduler's numbers, and none of those that are kept per token and request.

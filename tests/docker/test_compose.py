@@ -26,6 +26,7 @@ from tests.integration.helpers import assert_each_once, environment
 
 ROOT = Path(__file__).parent.parent.parent
 COMPOSE = ROOT / "docker" / "compose.yaml"
+ROWS = 400
 TEXT = COMPOSE.read_text()
 SERVICES: dict[str, Any] = yaml.safe_load(TEXT)["services"]
 
@@ -124,6 +125,7 @@ def test_the_quickstart_runs_against_object_storage(s3: S3Server, tmp_path: Path
         command = [sys.executable, *job["command"][1:]]
         command = [one.replace("http://ray-head:8265", address) for one in command]
         assert address in command[-1]
+        command.append(f"--rows={ROWS}")
         for say in ("submitted", "attached"):
             done = subprocess.run(
                 command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=500
@@ -131,7 +133,7 @@ def test_the_quickstart_runs_against_object_storage(s3: S3Server, tmp_path: Path
             assert done.returncode == 0, done.stdout + done.stderr
             assert say in done.stderr
     found = s3.client.get_object(Bucket="quickstart", Key="out/_run/report.json")
-    assert json.loads(found["Body"].read())["answered"] == 3000
+    assert json.loads(found["Body"].read())["answered"] == ROWS
     docs = [row["id"] for row in _documents(s3)]
     assert_each_once("s3://quickstart/out", docs)
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import inspect
-import multiprocessing.spawn
 import subprocess
 import sys
 
 import pytest
 
 from gemma_batch.engines.base import EngineConfig, check_args
-from gemma_batch.engines.vllm import VllmEngine, _cpu_environment, _no_main_module
+from gemma_batch.engines.vllm import VllmEngine, _cpu_environment
 from gemma_batch.engines.vllm_args import available_args, streams_weights
 from gemma_batch.errors import SpecError
 
@@ -41,20 +38,6 @@ def test_a_person_who_sets_the_size_of_the_cache_gets_it() -> None:
     assert _cpu_environment(config)["VLLM_CPU_KVCACHE_SPACE"] == "2"
     theirs = dataclasses.replace(config, args={"kv_cache_memory_bytes": 2**24})
     assert "VLLM_CPU_KVCACHE_SPACE" not in _cpu_environment(theirs)
-
-
-def test_processes_of_the_engine_do_not_import_our_main_program() -> None:
-    """What Python would tell them of it is gone meanwhile, and there again whatever happens."""
-    main = sys.modules["__main__"]
-    before = (main.__file__, main.__spec__)
-    with contextlib.suppress(ZeroDivisionError), _no_main_module():
-        told = multiprocessing.spawn.get_preparation_data("x")
-        assert not [key for key in told if key.startswith("init_main")]
-        assert inspect.getmodule(inspect.currentframe()) is sys.modules[__name__]
-        raise ZeroDivisionError
-    assert (main.__file__, main.__spec__) == before
-    told = multiprocessing.spawn.get_preparation_data("x")
-    assert [key for key in told if key.startswith("init_main")]
 
 
 def test_weights_are_streamed_from_object_storage_where_vllm_can() -> None:

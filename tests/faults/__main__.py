@@ -1,9 +1,13 @@
-"""`python -m tests.faults [--only NAME ...] [--rounds N] [--seed S]`: attack, check, print."""
+"""`python -m tests.faults [--only NAME ...] [--rounds N] [--minutes M] [--seed S]`: attack, check.
+
+All faults in the table's order, or with `--minutes` others in every run: CI's share of them.
+"""
 
 from __future__ import annotations
 
 import argparse
 import functools
+import random
 import signal
 import sys
 import tempfile
@@ -29,6 +33,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip())
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME")
     parser.add_argument("--rounds", type=int, default=1, help="how often the chosen faults run")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="only what begins within them, of those that `make test` leaves out, by chance",
+    )
     parser.add_argument("--seed", type=int, default=int(time.time()) % 10_000)
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it there")
     parser.add_argument("--kills", type=int, help="instead: so many random SIGKILLs of the driver")
@@ -42,12 +51,16 @@ def main() -> None:
         ):
             print(random_kills(made, options.kills, say))
         return
-    faults = chosen(options.only) * options.rounds
-    print(f"{len(faults)} runs, seed {options.seed}", flush=True)
+    faults, until = chosen(options.only) * options.rounds, None
+    if options.minutes is not None:
+        faults = [fault for fault in faults if not fault.quick]
+        random.Random(options.seed).shuffle(faults)
+        until = time.monotonic() + 60 * options.minutes
+    say(f"{len(faults)} runs, seed {options.seed}")
     with tempfile.TemporaryDirectory(prefix="faults-") as temporary:
         folder = options.keep or Path(temporary)
         with bench(folder, seed=options.seed) as made:
-            results = run_all(made, faults, say)
+            results = run_all(made, faults, say, until)
     text = table(results)
     print(text)
     if options.readme:

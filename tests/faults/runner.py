@@ -131,11 +131,24 @@ def clean_start(bench: Bench) -> float:
     return job.commits[0] - begun
 
 
-def run_all(bench: Bench, faults: Sequence[Fault], say: Callable[[str], None]) -> list[Result]:
-    """All of them in turn, each printed as it ends."""
+def run_all(
+    bench: Bench,
+    faults: Sequence[Fault],
+    say: Callable[[str], None],
+    until: float | None = None,
+) -> list[Result]:
+    """All of them in turn, each printed as it ends.
+
+    From `until` on, on the monotonic clock, none begins any more, and those left out are named;
+    the first always runs.
+    """
     clean, results = clean_start(bench), []
     say(f"a clean run commits first after {clean:.1f} s")
-    for fault in faults:
+    for done, fault in enumerate(faults):
+        if done and until is not None and time.monotonic() >= until:
+            left = ", ".join(fault.name for fault in faults[done:])
+            say(f"no time left for {len(faults) - done}: {left}")
+            break
         result = run_one(bench, fault, clean if fault.base == "echo" else None)
         results.append(result)
         redone = "-" if result.redone is None else result.redone

@@ -18,6 +18,9 @@ import yaml
 from gemma_batch.storage.fs import open_store
 
 ROOT = Path(__file__).parent.parent.parent
+# Whatever home a test gives its processes: without it vLLM is imported once more to learn of each
+# model class.
+CACHE = Path(os.environ.get("VLLM_CACHE_ROOT", "~/.cache/vllm")).expanduser()
 
 
 def program(name: str, *, package: str) -> str:
@@ -38,6 +41,7 @@ def environment(**extra: str) -> dict[str, str]:
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONPATH": str(ROOT),
+        "VLLM_CACHE_ROOT": str(CACHE),
         **extra,
     }
 

@@ -19,10 +19,11 @@ from gemma_batch.storage.fs import open_store
 from .helpers import assert_each_once, cli, command, environment, write_spec
 
 ROWS, SHARDS, GROUPS = 6000, 4, 200
+BAD = 7  # the line of each shard that is no JSON
 IDS = [f"{shard:05d}-{row:010d}" for shard in range(SHARDS) for row in range(ROWS // SHARDS)]
 
 
-def write_input(folder: Path, form: str) -> str:
+def write_input(folder: Path) -> str:
     """Rows of 200 groups at random, and some that fail: a value that is missing, a bad line."""
     chance = random.Random(11)
     folder.mkdir()
@@ -37,48 +38,81 @@ def write_input(folder: Path, form: str) -> str:
         ]
         for row in rows[::100]:
             row["group"] = None
-        if form == "parquet":
-            pq.write_table(pa.Table.from_pylist(rows), folder / f"{shard}.parquet")
-        else:
-            lines = [json.dumps(row) for row in rows]
-            lines[7] = "no json"
-            (folder / f"{shard}.jsonl").write_text("\n".join(lines) + "\n")
-    return f"{folder}/*.{form}"
+        lines = [json.dumps(row) for row in rows]
+        lines[BAD] = "no json"
+        (folder / f"{shard}.jsonl").write_text("\n".join(lines) + "\n")
+    return f"{folder}/*.jsonl"
 
 
-def job(folder: Path, path: str, model: str, output: str, **resources: Any) -> Path:
+def job(folder: Path, model: str, output: str) -> Path:
     """A third of the rows on a route in the input's order, the others on one that is sorted."""
     return write_spec(
         folder / "job.yaml",
         name="sorted",
-        input={"path": path},
+        input={"path": write_input(folder / "in")},
         prompt={"user": "{{ group }} {{ text }}"},
         routes=[
             {"name": "short", "when": "\"when\" = 'short'", "model": model},
-            {"name": "long", "model": model, "resources": {"sort": "always", **resources}},
+            {"name": "long", "model": model, "resources": {"sort": "always"}},
         ],
         sampling={"max_tokens": 8},
         output={"path": output, "keep": ["text", "group"]},
-        resources={"engine": "echo", "max_model_len": 512, "replicas": 1},
+        resources={
+            "engine": "echo",
+            "max_model_len": 512,
+            "replicas": 1,
+            "engine_args": {"rows_per_second": 800},
+        },
         policy={"unit_rows": 128, "max_failed": 100},
     )
 
 
-def test_the_same_data_set_in_another_order(
-    s3: Any, tiny: str, cluster: str, tmp_path: Path
-) -> None:
-    """Ids, kept values, failures and where they came from go by the input (promise 1)."""
-    path = write_input(tmp_path / "in", "jsonl")
+def test_sorted_killed_and_retried(s3: Any, tiny: str, cluster: str, tmp_path: Path) -> None:
+    """SIGKILL while it sorts, and again while it runs: the same data set, sorted once more only.
+
+    Ids, kept values, failures and where they came from go by the input, also in a retry
+    (promises 1 and 2).
+    """
     output = f"{s3.bucket('sorted')}/out"
-    done = cli("run", str(job(tmp_path, path, tiny, output)), RAY_ADDRESS=cluster)
+    spec, log = job(tmp_path, tiny, output), tmp_path / "driver.log"
+    store = open_store(output)
+
+    def kill_when(condition: Any) -> None:
+        with log.open("w") as err:
+            driver = subprocess.Popen(
+                command("run", str(spec)),
+                env=environment(RAY_ADDRESS=cluster),
+                stdout=subprocess.DEVNULL,
+                stderr=err,
+            )
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert time.monotonic() < deadline
+            assert driver.poll() is None, "the run ended before it was killed"
+            time.sleep(0.02)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+
+    def copies() -> list[str]:
+        return [key for key in store.list("_run") if "/sorted-" in f"/{key}"]
+
+    kill_when(copies)
+    assert not store.exists("_run/manifest.json"), "it was killed too late to mean anything"
+    kill_when(lambda: len(store.list("results")) >= 5)
+    assert "route 'long': 4,000 rows sorted by prefix in" in log.read_text()
+    manifest, before = store.read("_run/manifest.json"), copies()
+    assert len(json.loads(manifest)["staged"]) < len(before), "those of the first start are orphans"
+    parts = {key: store.etag(key) for key in store.list("results")}
+    done = cli("run", str(spec), RAY_ADDRESS=cluster)
     assert done.returncode == 0, done.stderr
-    assert "route 'long': 4,000 rows sorted by prefix in" in done.stderr
+    assert "sorted by prefix" not in done.stderr
+    assert (store.read("_run/manifest.json"), copies()) == (manifest, before)
+    assert parts.items() <= {key: store.etag(key) for key in store.list("results")}.items()
     results, _ = assert_each_once(output, IDS)
     for row in results:
         shard, number = map(int, row["id"].split("-"))
         assert row["text"] == f"{shard}.{number}"
         assert row["route"] == ("long" if number % 3 else "short")
-    store = open_store(output)
     changes = 0
     for key in store.list("results"):
         if "long" in key:
@@ -95,49 +129,7 @@ def test_the_same_data_set_in_another_order(
     for row in errors:
         shard, number = map(int, row["id"].split("-"))
         assert (Path(row["shard"]).name, row["row_number"]) == (f"{shard}.jsonl", number)
-        assert row["code"] == ("bad_row" if number == 7 else "null_value")
-        assert (row["text"] is None) == (number == 7)
-        if number != 7:
+        assert row["code"] == ("bad_row" if number == BAD else "null_value")
+        assert (row["text"] is None) == (number == BAD)
+        if number != BAD:
             assert json.loads(row["row"])["text"] == f"{shard}.{number}"
-
-
-def test_a_run_goes_on_from_its_copies(tiny: str, cluster: str, tmp_path: Path) -> None:
-    """SIGKILL while it sorts, and again while it runs: no row lost, and sorted only once more."""
-    path = write_input(tmp_path / "in", "parquet")
-    output = str(tmp_path / "out")
-    spec = job(tmp_path, path, tiny, output, engine_args={"rows_per_second": 800})
-    store = open_store(output)
-
-    def kill_when(condition: Any) -> None:
-        driver = subprocess.Popen(
-            command("run", str(spec)),
-            env=environment(RAY_ADDRESS=cluster),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 120
-        while not condition():
-            assert time.monotonic() < deadline
-            assert driver.poll() is None, "the run ended before it was killed"
-            time.sleep(0.02)
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-
-    def copies() -> list[str]:
-        return [key for key in store.list("_run") if "/sorted-" in f"/{key}"]
-
-    kill_when(copies)
-    assert not store.exists("_run/manifest.json"), "it was killed too late to mean anything"
-    kill_when(lambda: len(store.list("results")) >= 5)
-    manifest, before = store.read("_run/manifest.json"), copies()
-    assert len(json.loads(manifest)["staged"]) < len(before), "those of the first start are orphans"
-    parts = {key: store.etag(key) for key in store.list("results")}
-    done = cli("run", str(spec), "--json", RAY_ADDRESS=cluster)
-    assert done.returncode == 0, done.stderr
-    assert "sorted by prefix" not in done.stderr
-    assert (store.read("_run/manifest.json"), copies()) == (manifest, before)
-    assert parts.items() <= {key: store.etag(key) for key in store.list("results")}.items()
-    _, errors = assert_each_once(output, IDS)
-    assert {(Path(row["shard"]).name, row["row_number"] % 100) for row in errors} == {
-        (f"{shard}.parquet", 0) for shard in range(SHARDS)
-    }

@@ -11,7 +11,7 @@ from ..scenarios import fault
 GRACE = 15.0  # seconds that a stop may take; Kubernetes gives 30, `ray job stop` 3 by default
 
 
-@fault("driver dies", "SIGKILL at a random moment of the run, started again", quick=True)
+@fault("driver dies", "SIGKILL at a random moment of the run, started again")
 def driver_killed(bench: Bench) -> Job:
     """A new start redoes the units in flight and nothing else."""
     job = bench.job("driver-killed")

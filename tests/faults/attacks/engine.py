@@ -113,12 +113,14 @@ def vllm_tp_worker_and_actor(bench: Bench) -> Job:
     (worker,) = driver.until_workers()
     _engines(worker, "VLLM::Worker")[0].kill()
     driver.until_parts(3, timeout=180)
-    # What would stay behind holds the memory of the GPUs.
-    engines = _engines(worker, "VLLM::Worker") + _engines(worker, "EngineCore")
+    if len(_engines(worker, "VLLM::Worker") + _engines(worker, "EngineCore")) < 3:
+        raise Lost("the engine's processes were not found")
+    # What would stay behind holds the memory of the GPUs; the template, some of the host's.
+    engines = worker.children(recursive=True)
     worker.kill()
     killed = time.monotonic()
     _, alive = psutil.wait_procs(engines, timeout=20)
-    if alive or len(engines) < 3:
+    if alive:
         raise Lost(
             f"engine processes {alive} of {len(engines)} outlived their actor by "
             f"{time.monotonic() - killed:.0f} s"

@@ -1,0 +1,137 @@
+"""Processes of an engine that are forked from a template, which has vLLM imported already.
+
+In a Ray actor vLLM can only spawn its processes: the core imports all of vLLM after this process
+has, and each worker after the core, seconds every time. A template imports it beside this process
+and is forked instead; the core then forks its workers, as vLLM does by itself outside of actors.
+An engine that is started again after a death finds the template there.
+
+The template is multiprocessing's fork server: one per process, without threads and without a
+context on a GPU, and gone when the last process that knows it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from types import ModuleType
+from typing import Any, TypeVar
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+METHOD, SPAWN = "VLLM_WORKER_MULTIPROC_METHOD", "spawn"
+CONTEXT = "get_mp_context"  # by which vLLM asks for the means to start a process
+THREADS = "OMP_NUM_THREADS"
+
+
+class TemplateProcess(ForkServerProcess):
+    """A process with this one's environment of the moment it starts, as if it were spawned."""
+
+    def start(self) -> None:
+        self._environment = {**os.environ}
+        super().start()
+
+    def run(self) -> None:
+        # Only what differs: names of processes are written over the environment as it was.
+        wanted, found = self._environment, {**os.environ}
+        for name in found.keys() - wanted.keys():
+            del os.environ[name]
+        changed = {name: value for name, value in wanted.items() if found.get(name) != value}
+        os.environ.update(changed)
+        os.environ.pop(METHOD, None)  # its own workers: forked, unless vLLM knows better
+        if threads := changed.get(THREADS):  # which torch has read when it was imported
+            import torch
+
+            torch.set_num_threads(int(threads))
+        super().run()
+
+
+class Template(ForkServerContext):
+    """The context that vLLM gets; `used` tells whether a process was made from it."""
+
+    used = False
+
+    def Process(  # type: ignore[override]  # noqa: N802  # multiprocessing's name
+        self, *args: Any, **kwargs: Any
+    ) -> TemplateProcess:
+        self.used = True
+        return TemplateProcess(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def no_main_module() -> Iterator[None]:
+    """Let processes that are started meanwhile do without this one's main module.
+
+    Python imports that first in each of them and in those that they spawn. It is Ray's worker
+    program here: seconds of imports, one process after the other, of which vLLM's need nothing.
+    """
+    main = sys.modules["__main__"]
+    kept = {name: vars(main).pop(name, None) for name in ("__file__", "__spec__")}
+    # `__spec__` must be there; a `__file__` of None would break `inspect`, which vLLM uses.
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(main).update((name, value) for name, value in kept.items() if value is not None)
+
+
+def start_template(modules: Sequence[str]) -> Template | None:
+    """Start the template, with this process's environment, unless it runs; returns at once.
+
+    It imports these modules, of which none may start a thread or use a GPU. None where the
+    environment names another method for vLLM to start processes by.
+    """
+    if os.environ.get(METHOD, SPAWN) != SPAWN:
+        return None
+    context = Template()
+    context.set_forkserver_preload(list(modules))
+    with no_main_module():
+        forkserver.ensure_running()
+    return context
+
+
+def helpers() -> set[int]:
+    """The process ids of the template and of multiprocessing's tracker, which outlive engines."""
+    trackers = (
+        (forkserver._forkserver, "_forkserver_pid"),
+        (resource_tracker._resource_tracker, "_pid"),
+    )
+    return {pid for owner, name in trackers if (pid := getattr(owner, name, None)) is not None}
+
+
+def build_engine(make: Callable[[], T], template: Template | None, launcher: ModuleType) -> T:
+    """What `make` returns, with vLLM's core forked from the template where there is one.
+
+    `launcher` is the module of vLLM that starts the core, with a context that it asks for; one
+    whose code is not as we know it spawns as ever. A start that fails after the fork is tried
+    once more with spawned processes, so that the template is never why an engine can't be had.
+    Raises what `make` raises.
+    """
+    with no_main_module():
+        if template is None:
+            return make()
+        try:
+            with _forked_from(template, launcher):
+                return make()
+        except Exception as err:  # vLLM raises whatever its many parts raise
+            if not template.used:
+                raise
+            logger.warning("vLLM did not start from a template, now without: %r", err)
+            return make()
+
+
+@contextlib.contextmanager
+def _forked_from(template: Template, launcher: ModuleType) -> Iterator[None]:
+    kept = vars(launcher).get(CONTEXT)
+    if kept is not None:
+        vars(launcher)[CONTEXT] = lambda: template
+    try:
+        yield
+    finally:
+        if kept is not None:
+            vars(launcher)[CONTEXT] = kept

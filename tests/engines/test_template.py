@@ -1,0 +1,134 @@
+"""Processes that are forked from a template: themselves, and never why an engine fails."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import multiprocessing.spawn
+import os
+import subprocess
+import sys
+import time
+import types
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
+
+import psutil
+
+from gemma_batch.engines.template import (
+    METHOD,
+    build_engine,
+    helpers,
+    no_main_module,
+    start_template,
+)
+from tests.integration.helpers import environment
+
+MODULE = "wave"  # of the standard library; nothing else imports it
+
+
+def tell(end: Connection) -> None:
+    """What the processes of these tests do: say what they find."""
+    found = {"parent": os.getppid(), "imported": MODULE in sys.modules}
+    end.send({**found, "later": os.environ.get("LATER"), "method": os.environ.get(METHOD)})
+
+
+def asked(context: Any) -> dict[str, Any]:
+    """What a process that is made by this context says."""
+    ours, theirs = get_context("spawn").Pipe()
+    process = context.Process(target=tell, args=(theirs,), name="one")
+    process.start()
+    theirs.close()
+    found: dict[str, Any] = ours.recv()
+    process.join()
+    return {**found, "pid": process.pid}
+
+
+def program() -> None:
+    """The whole life of a template in a process of its own; what was seen, as JSON."""
+    os.environ[METHOD] = "fork"
+    assert start_template([MODULE]) is None, "who chooses another method gets it"
+    os.environ[METHOD] = "spawn"
+    template = start_template([MODULE])
+    assert template is not None
+    os.environ["LATER"] = "after the template was started"
+    launcher = types.ModuleType("launcher")
+    vars(launcher)["get_mp_context"] = lambda: get_context("spawn")
+
+    def make() -> dict[str, Any]:
+        return asked(launcher.get_mp_context())
+
+    seen: dict[str, Any] = {"first": build_engine(make, template, launcher)}
+    seen["restart"] = build_engine(make, start_template([MODULE]), launcher)
+    seen["none"] = build_engine(make, None, launcher)
+
+    def fail_if_forked() -> dict[str, Any]:
+        found = asked(launcher.get_mp_context())
+        if found["parent"] != os.getpid():
+            raise RuntimeError("no engine from a template")
+        return found
+
+    seen["second try"] = build_engine(fail_if_forked, start_template([MODULE]), launcher)
+    tries = []
+
+    def fail_before() -> None:
+        tries.append(1)
+        raise ValueError("wrong arguments")
+
+    try:
+        build_engine(fail_before, start_template([MODULE]), launcher)
+    except ValueError as err:
+        seen["error"] = str(err)
+    other = types.ModuleType("a launcher of another vLLM")
+    build_engine(lambda: None, template, other)
+    seen |= {"tries": len(tries), "changed": len(vars(other)) != len(vars(types.ModuleType("x")))}
+    seen |= {"helpers": sorted(helpers()), "pid": os.getpid()}
+    print(json.dumps(seen))
+
+
+def test_a_template_from_its_start_to_its_end() -> None:
+    """Forks have its imports and the environment of now; a failure is tried without; then gone."""
+    code = "from tests.engines.test_template import program; program()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    for name in ("first", "restart"):
+        assert seen[name]["parent"] in seen["helpers"]
+        assert seen[name]["imported"]
+        assert seen[name]["method"] is None
+    assert seen["first"]["parent"] == seen["restart"]["parent"], "one template for all starts"
+    assert seen["first"]["pid"] != seen["restart"]["pid"]
+    for name in ("none", "second try"):
+        assert seen[name]["parent"] == seen["pid"]
+        assert not seen[name]["imported"]
+        assert seen[name]["method"] == "spawn"
+    assert {seen[name]["later"] for name in ("first", "none")} == {"after the template was started"}
+    assert (seen["error"], seen["tries"]) == ("wrong arguments", 1)
+    assert not seen["changed"]
+    deadline = time.monotonic() + 10
+    while any(psutil.pid_exists(pid) for pid in seen["helpers"]):
+        assert time.monotonic() < deadline, "the template outlived its owner"
+        time.sleep(0.1)
+
+
+def test_processes_of_the_engine_do_not_import_our_main_program() -> None:
+    """What Python would tell them of it is gone meanwhile, and there again whatever happens."""
+    main = sys.modules["__main__"]
+    before = (main.__file__, main.__spec__)
+    with contextlib.suppress(ZeroDivisionError), no_main_module():
+        told = multiprocessing.spawn.get_preparation_data("x")
+        assert not [key for key in told if key.startswith("init_main")]
+        assert inspect.getmodule(inspect.currentframe()) is sys.modules[__name__]
+        raise ZeroDivisionError
+    assert (main.__file__, main.__spec__) == before
+    told = multiprocessing.spawn.get_preparation_data("x")
+    assert [key for key in told if key.startswith("init_main")]
