@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 WINDOW = 20.0  # seconds over which speeds are averaged
+SETTLE = 3.0  # seconds of work before a speed, and the time that is left, can be told
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,20 +50,31 @@ class Progress(Protocol):
 
 
 class Speed:
-    """Rows and tokens per second over the last `WINDOW` seconds, and the time left."""
+    """Rows and tokens per second over the last `WINDOW` seconds of work, and the time left."""
 
     def __init__(self) -> None:
         self._points: deque[tuple[float, int, int]] = deque()
+        self._phase = ""
 
-    def add(self, snapshot: Snapshot) -> tuple[float, float, float | None]:
-        """(rows/s, output tokens/s, seconds left or None when that can't be said yet)."""
-        now = time.monotonic()
+    def add(
+        self, snapshot: Snapshot, now: float | None = None
+    ) -> tuple[float, float, float | None]:
+        """(rows/s, output tokens/s, seconds left or None when that can't be said yet).
+
+        `now` is of the monotonic clock, which is asked by default.
+        """
+        now = time.monotonic() if now is None else now
+        stands = self._points and snapshot.done <= self._points[0][1]
+        if stands or snapshot.phase != self._phase:
+            # Neither engines that start nor rows that were there already tell of the speed.
+            self._points.clear()
+        self._phase = snapshot.phase
         self._points.append((now, snapshot.done, snapshot.completion_tokens))
         while len(self._points) > 2 and now - self._points[0][0] > WINDOW:
             self._points.popleft()
         start, rows, tokens = self._points[0]
         passed = now - start
-        if passed < 1 or snapshot.done <= rows:
+        if passed < SETTLE or snapshot.done <= rows:
             return 0.0, 0.0, None
         speed = (snapshot.done - rows) / passed
         left = (snapshot.rows - snapshot.done) / speed

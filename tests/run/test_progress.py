@@ -6,7 +6,14 @@ import io
 
 from rich.console import Console
 
-from gemma_batch.run.progress import LogProgress, Snapshot, duration, make_progress
+from gemma_batch.run.progress import (
+    WINDOW,
+    LogProgress,
+    Snapshot,
+    Speed,
+    duration,
+    make_progress,
+)
 
 
 def test_durations_read_like_a_clock() -> None:
@@ -14,6 +21,26 @@ def test_durations_read_like_a_clock() -> None:
     assert [duration(s) for s in (None, 5, 65, 3600, 86_399.6)] == [
         "-", "0:05", "1:05", "1:00:00", "24:00:00",
     ]  # fmt: skip
+
+
+def test_the_time_left_is_told_by_work_alone() -> None:
+    """Neither the start of engines, nor what was committed before, nor a standstill counts."""
+    speed = Speed()
+
+    def at(now: float, done: int, phase: str = "running") -> tuple[float, float, float | None]:
+        state = Snapshot(phase=phase, rows=2000, done=done, completion_tokens=10 * done)
+        return speed.add(state, now)
+
+    unknown = (0.0, 0.0, None)
+    assert at(0, 0, "planning") == unknown
+    assert [at(now, 1000) for now in range(10, 100)] == [unknown] * 90, "1,000 were there before"
+    assert at(100, 1004) == at(101, 1020) == unknown, "too early to tell"
+    assert at(109, 1100) == (10.0, 100.0, 90.0)
+    for now in range(110, 110 + 2 * int(WINDOW)):  # an engine is lost
+        last = at(now, 1100)
+    assert last == unknown
+    assert at(150, 1105) == unknown
+    assert at(159, 1200) == (10.0, 100.0, 80.0)
 
 
 def test_a_log_gets_a_line_when_the_phase_changes_and_not_at_every_update() -> None:
