@@ -186,7 +186,8 @@ class VllmEngine:
             os.environ.update(_cpu_environment(config))
             os.sched_setaffinity(0, CORES)  # of this thread, which the engine's processes inherit
             return start_template([*FRONT_END, "vllm.v1.worker.cpu_worker"])
-        return start_template(FRONT_END)
+        # vLLM binds to NUMA nodes by the program that it spawns its processes with.
+        return None if config.args.get("numa_bind") else start_template(FRONT_END)
 
     def _build(self) -> Any:
         config = self._config

@@ -1,5 +1,5 @@
 """The attacks by subject; importing this puts every one of them into the table."""
 
-from . import driver, engine, node, rows, shards, storage
+from . import driver, engine, node, rows, shards, sort, storage
 
-__all__ = ["driver", "engine", "node", "rows", "shards", "storage"]
+__all__ = ["driver", "engine", "node", "rows", "shards", "sort", "storage"]
