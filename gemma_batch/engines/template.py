@@ -84,14 +84,18 @@ def start_template(modules: Sequence[str]) -> Template | None:
     """Start the template, with this process's environment, unless it runs; returns at once.
 
     It imports these modules, of which none may start a thread or use a GPU. None where the
-    environment names another method for vLLM to start processes by.
+    environment names another method for vLLM to start processes by, or it could not be started.
     """
     if os.environ.get(METHOD, SPAWN) != SPAWN:
         return None
     context = Template()
     context.set_forkserver_preload(list(modules))
-    with no_main_module():
-        forkserver.ensure_running()
+    try:
+        with no_main_module():
+            forkserver.ensure_running()
+    except OSError as err:
+        logger.warning("no template of vLLM's processes could be started: %r", err)
+        return None
     return context
 
 
