@@ -73,7 +73,7 @@ def test_submitting_twice_runs_once_and_the_log_can_be_followed(
     platform: Platform, tiny: str, tmp_path: Path
 ) -> None:
     """The second submit attaches; `logs -f` ends with the job; a third finds it finished."""
-    job = str(spec_at(tmp_path, tiny, rate=60))
+    job = str(spec_at(tmp_path, tiny, rate=30))
     # An address in the environment must not win over the one that was given.
     lost = {"RAY_ADDRESS": f"http://127.0.0.1:{free_port()}"}
     first = platform.cli("submit", job, "--json", **lost)
@@ -121,7 +121,7 @@ def test_a_cancelled_job_stops_in_order_and_its_successor_resumes(
     platform: Platform, tiny: str, tmp_path: Path
 ) -> None:
     """What was committed stays as it is; the next submit is attempt 2 and does only the rest."""
-    job = str(spec_at(tmp_path, tiny, rate=60))
+    job = str(spec_at(tmp_path, tiny, rate=10))  # a minute, and commands take seconds
     submitted = json.loads(platform.cli("submit", job, "--json").stdout)
     results = tmp_path / "out" / "results"
     deadline = time.monotonic() + 90
@@ -141,7 +141,8 @@ def test_a_cancelled_job_stops_in_order_and_its_successor_resumes(
     status = json.loads(cli("status", str(tmp_path / "out"), "--json").stdout)
     assert status["state"] == "stopped"
 
-    again = platform.cli("submit", job, "--wait", "--json")
+    faster = ("--set", "resources.engine_args.rows_per_second=1000")
+    again = platform.cli("submit", job, "--wait", "--json", *faster)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["id"] == submitted["id"].replace("-r1", "-r2")
     assert answered(tmp_path) == list(range(ROWS))

@@ -27,11 +27,14 @@ if TYPE_CHECKING:
 
 ROWS = 500
 RATE = 25.0  # rows per second: the job goes on long after its task was killed
+SLOW, FAST = 8.0, 1000.0  # of jobs that are stopped in mid-run, and then have to end
 
 
-def written(spec_of: SpecOf, folder: Path, *, deferrable: bool) -> tuple[str, dict[str, Any]]:
+def written(
+    spec_of: SpecOf, folder: Path, *, deferrable: bool, rate: float = RATE
+) -> tuple[str, dict[str, Any]]:
     """A spec that takes a while, as a file: its output, and the conf of a DAG run on it."""
-    spec = spec_of("long", rows=ROWS, rate=RATE)
+    spec = spec_of("long", rows=ROWS, rate=rate)
     path = folder / "spec.yaml"
     path.write_text(json.dumps(spec))
     return spec["output"]["path"], {"spec": str(path), "deferrable": deferrable}
@@ -106,7 +109,7 @@ def test_a_stopped_task_stops_its_job_and_a_retry_resumes(
 ) -> None:
     """SIGTERM is what Airflow sends to a task that a person ends: the job ends in order, keeps
     what is committed, and the task's next try is the job's next attempt on the same output."""
-    output, conf = written(spec_of, tmp_path, deferrable=False)
+    output, conf = written(spec_of, tmp_path, deferrable=False, rate=SLOW)
     log = tmp_path / "stopped.log"
     with task_of(airflow, conf, log) as process:
         wait_for(lambda: committed(output), log=log)
@@ -118,6 +121,9 @@ def test_a_stopped_task_stops_its_job_and_a_retry_resumes(
     assert before
     assert "interrupted" in platform.cli("logs", first["id"]).stdout, "it was not just killed"
 
+    spec = json.loads(Path(conf["spec"]).read_text())
+    spec["resources"]["engine_args"]["rows_per_second"] = FAST
+    Path(conf["spec"]).write_text(json.dumps(spec))
     run, again = airflow.dag_test("one", conf)
     assert run["tasks"]["here"]["state"] == "success", again
     tries = sorted(one["id"] for one in jobs_on(platform, output))
@@ -131,7 +137,7 @@ def test_ending_a_deferred_task_stops_its_job(
     airflow: Airflow, platform: Platform, spec_of: SpecOf, tmp_path: Path
 ) -> None:
     """What the triggerer calls when a person ends or clears a task that no worker holds."""
-    output, conf = written(spec_of, tmp_path, deferrable=True)
+    output, conf = written(spec_of, tmp_path, deferrable=True, rate=SLOW)
     submitted = platform.cli("submit", conf["spec"], "--json")
     job = json.loads(submitted.stdout)["id"]
     wait_for(lambda: committed(output), log=Path(conf["spec"]))
