@@ -117,7 +117,7 @@ def build_engine(make: Callable[[], T], template: Template | None, launcher: Mod
     Raises what `make` raises.
     """
     with no_main_module():
-        if template is None:
+        if template is None or CONTEXT not in vars(launcher):
             return make()
         try:
             with _forked_from(template, launcher):
@@ -131,11 +131,9 @@ def build_engine(make: Callable[[], T], template: Template | None, launcher: Mod
 
 @contextlib.contextmanager
 def _forked_from(template: Template, launcher: ModuleType) -> Iterator[None]:
-    kept = vars(launcher).get(CONTEXT)
-    if kept is not None:
-        vars(launcher)[CONTEXT] = lambda: template
+    kept = vars(launcher)[CONTEXT]
+    vars(launcher)[CONTEXT] = lambda: template
     try:
         yield
     finally:
-        if kept is not None:
-            vars(launcher)[CONTEXT] = kept
+        vars(launcher)[CONTEXT] = kept

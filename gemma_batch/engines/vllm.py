@@ -184,7 +184,7 @@ class VllmEngine:
         if config.device == "cpu":
             os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
             os.environ.update(_cpu_environment(config))
-            os.sched_setaffinity(0, CORES)  # of this thread, which the engine's processes inherit
+            os.sched_setaffinity(0, CORES)  # of this thread, which the template inherits
             return start_template([*FRONT_END, "vllm.v1.worker.cpu_worker"])
         # vLLM binds to NUMA nodes by the program that it spawns its processes with.
         return None if config.args.get("numa_bind") else start_template(FRONT_END)
@@ -192,7 +192,7 @@ class VllmEngine:
     def _build(self) -> Any:
         config = self._config
         if config.device == "cpu":
-            os.sched_setaffinity(0, CORES)
+            os.sched_setaffinity(0, CORES)  # of this thread, which spawned processes inherit
         try:
             import vllm.exceptions
             from vllm.engine.arg_utils import EngineArgs
