@@ -40,9 +40,9 @@ format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-# 40 to 75 minutes on 2 cores, by their speed; nothing else should run beside it.
+# 30 to 60 minutes on 2 cores, by their speed; nothing else should run beside it.
 bench: setup
-	$(PY) -m benchmarks.throughput --load equal --rounds 2 --rows 2000 --record
+	$(PY) -m benchmarks.throughput --load equal --rounds 2 --minutes 12 --rows 2000 --record
 	$(PY) -m benchmarks.throughput --load heavy --rounds 1 --rows 1000 --record
 	$(PY) -m benchmarks.throughput --load prefix --rounds 1 --rows 512 --record
 	$(PY) -m benchmarks.ceiling --rounds 1 --record

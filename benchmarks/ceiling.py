@@ -195,7 +195,7 @@ def one_length(options: argparse.Namespace, chars: int) -> None:
                     (Path(one) / shared).symlink_to(folder / shared)
                 return common.measure("benchmarks.ceiling", contender, Path(one))
 
-        found = common.in_turn(list(CONTENDERS), options.rounds, run)
+        found = common.in_turn(list(CONTENDERS), options.rounds, run, minutes=options.minutes)
     about = f"{options.rows:,} documents, {common.median(found['tokenizer'], 'tokens'):.0f} tokens."
     title = f"pipeline ceiling, echo engine, documents of {chars:,} characters"
     common.publish(options, title, table(found), found, about=about)

@@ -6,6 +6,7 @@ import argparse
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
@@ -111,11 +112,23 @@ def report_figures(folder: Path, figures: Figures) -> None:
 
 
 def in_turn(
-    names: Sequence[str], rounds: int, run: Callable[[str], Figures | None]
+    names: Sequence[str],
+    rounds: int,
+    run: Callable[[str], Figures | None],
+    *,
+    minutes: float = math.inf,
 ) -> dict[str, list[Figures]]:
-    """Every contender once per round, one after the other, so that drift hits all alike."""
+    """Every contender once per round, one after the other, so that drift hits all alike.
+
+    After the first, a round begins only if all rounds will be done after `minutes`, going by
+    those that are.
+    """
     results: dict[str, list[Figures]] = {name: [] for name in names}
+    begun = time.monotonic()
     for number in range(rounds):
+        spent = time.monotonic() - begun
+        if number and spent * (number + 1) / number > 60 * minutes:
+            break
         for name in names:
             figures = run(name)
             if figures is not None:
@@ -177,6 +190,9 @@ def parser(text: str | None, *, rounds: int = 3) -> argparse.ArgumentParser:
     """The options that all programs have; `--child`, `--folder`, `--started` are for `measure`."""
     options = argparse.ArgumentParser(description=(text or "").strip().splitlines()[0])
     options.add_argument("--rounds", type=int, default=rounds, help="runs per contender")
+    options.add_argument(
+        "--minutes", type=float, default=math.inf, help="fewer runs if they would take longer"
+    )
     options.add_argument("--json", type=Path, help="write all figures to this file")
     options.add_argument("--record", action="store_true", help="append the table to RESULTS.md")
     options.add_argument("--child", help=argparse.SUPPRESS)

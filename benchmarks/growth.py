@@ -123,7 +123,7 @@ def main() -> None:
                 )
                 return common.measure("benchmarks.growth", size, Path(one), timeout=7200)
 
-        found = common.in_turn(sizes, options.rounds, run)
+        found = common.in_turn(sizes, options.rounds, run, minutes=options.minutes)
     common.publish(options, "growth, echo engine", table(found), found)
 
 

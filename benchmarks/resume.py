@@ -233,7 +233,7 @@ def main() -> None:
             )
             return kinds[name](folder, options.parts)
 
-    found = common.in_turn(list(kinds), options.rounds, run)
+    found = common.in_turn(list(kinds), options.rounds, run, minutes=options.minutes)
     rows = [
         [
             name,

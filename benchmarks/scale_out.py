@@ -184,7 +184,9 @@ def main() -> None:
         def run(replicas: str) -> common.Figures | None:
             return common.measure(MODULE, replicas, folder, *arguments, RAY_worker_niceness="0")
 
-        found = common.in_turn([str(n) for n in options.replicas], options.rounds, run)
+        found = common.in_turn(
+            [str(n) for n in options.replicas], options.rounds, run, minutes=options.minutes
+        )
     runs = {int(name): figures for name, figures in found.items()}
     text = table(runs)
     title = f"scale-out, echo engines of {options.rate:g} rows/s, {options.seconds:g} s each"

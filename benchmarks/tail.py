@@ -181,7 +181,7 @@ def main() -> None:
             write_docs(folder, rows)
             return common.measure("benchmarks.tail", name, folder)
 
-    found = common.in_turn(list(CONTENDERS), options.rounds, run)
+    found = common.in_turn(list(CONTENDERS), options.rounds, run, minutes=options.minutes)
     about = (
         f"{rows:,} rows of {SHORT_TOKENS / SPEED:g} s, {LONG_ROWS} of them {TIMES} times as long, "
         f"{REPLICAS} replicas of {SEQUENCES} sequences."

@@ -162,7 +162,7 @@ def main() -> None:
                     "benchmarks.throughput", contender, folder, timeout=900, **setup.environment
                 )
 
-            every[name] = common.in_turn(names, options.rounds, run)
+            every[name] = common.in_turn(names, options.rounds, run, minutes=options.minutes)
         text = table(every[name]) + (cold_start(every[name]) if name == "equal" else "")
         common.publish(options, load.title, text, every, about=f"{load.rows:,} rows. {load.about}")
         sys.stdout.flush()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver, resource_tracker
@@ -27,6 +28,12 @@ T = TypeVar("T")
 METHOD, SPAWN = "VLLM_WORKER_MULTIPROC_METHOD", "spawn"
 CONTEXT = "get_mp_context"  # by which vLLM asks for the means to start a process
 THREADS = "OMP_NUM_THREADS"
+# Where and how vLLM lists a worker's cores, by OpenMP library: GNU's, Intel's, any other.
+CORES = {
+    "GOMP_CPU_AFFINITY": r"(\d+(?: \d+)*)",
+    "KMP_AFFINITY": r"granularity=fine,explicit,proclist=\[(\d+(?:,\d+)*)\]",
+    "OMP_PLACES": r"\{(\d+(?:,\d+)*)\}",
+}
 
 
 class TemplateProcess(ForkServerProcess):
@@ -44,11 +51,31 @@ class TemplateProcess(ForkServerProcess):
         changed = {name: value for name, value in wanted.items() if found.get(name) != value}
         os.environ.update(changed)
         os.environ.pop(METHOD, None)  # its own workers: forked, unless vLLM knows better
-        if threads := changed.get(THREADS):  # which torch has read when it was imported
-            import torch
-
-            torch.set_num_threads(int(threads))
+        take_threads()
+        os.register_at_fork(after_in_child=take_cores)
         super().run()
+
+
+# A process that is forked has its OpenMP library loaded, which reads these variables only then.
+
+
+def take_threads() -> None:
+    """Use as many threads as the environment says now."""
+    if threads := os.environ.get(THREADS):
+        import torch
+
+        torch.set_num_threads(int(threads))
+
+
+def take_cores() -> None:
+    """The same, and only the cores that vLLM names in the environment while it starts a worker.
+
+    Threads that are not bound to them stand in the core's way, and in that of other workers.
+    """
+    take_threads()
+    for name, form in CORES.items():
+        if found := re.fullmatch(form, os.environ.get(name, "")):
+            os.sched_setaffinity(0, {int(number) for number in re.findall(r"\d+", found[1])})
 
 
 class Template(ForkServerContext):

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -83,6 +84,26 @@ def test_contenders_alternate() -> None:
 
     assert common.in_turn(["a", "b"], 2, run) == {"a": [{"n": 1}, {"n": 3}], "b": []}
     assert asked == ["a", "b", "a", "b"]
+
+
+def test_rounds_that_take_too_long_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is always run, and the rounds that are left out are not begun."""
+    now = 0.0
+
+    def run(name: str) -> common.Figures:
+        nonlocal now
+        now += 30
+        return {"n": 1}
+
+    def rounds(minutes: float) -> list[int]:
+        found = common.in_turn(["a", "b"], 3, run, minutes=minutes)
+        return [len(figures) for figures in found.values()]
+
+    monkeypatch.setattr(common, "time", SimpleNamespace(monotonic=lambda: now))
+    assert rounds(0) == [1, 1]
+    assert rounds(1.9) == [1, 1]
+    assert rounds(2.5) == [2, 2]
+    assert rounds(60) == [3, 3]
 
 
 def test_results_are_appended_with_versions(

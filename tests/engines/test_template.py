@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import types
+from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -35,10 +36,27 @@ def tell(end: Connection) -> None:
     end.send({**found, "later": os.environ.get("LATER"), "method": os.environ.get(METHOD)})
 
 
-def asked(context: Any) -> dict[str, Any]:
+def tell_cores(end: Connection) -> None:
+    """What a worker says of its cores and threads."""
+    import torch
+
+    end.send({"cores": sorted(os.sched_getaffinity(0)), "threads": torch.get_num_threads()})
+
+
+def tell_of_workers(end: Connection) -> None:
+    """What a core's workers say: one with cores named as vLLM does it, one without."""
+    free = asked(get_context("fork"), tell_cores)
+    last = max(os.sched_getaffinity(0))
+    named = {"GOMP_CPU_AFFINITY": f"{last}", "OMP_NUM_THREADS": "1", "OMP_PLACES": "cores(2)"}
+    os.environ.update(named)
+    bound = asked(get_context("fork"), tell_cores)
+    end.send({"free": free["cores"], "bound": bound["cores"], "threads": bound["threads"]})
+
+
+def asked(context: Any, what: Callable[[Connection], None] = tell) -> dict[str, Any]:
     """What a process that is made by this context says."""
     ours, theirs = get_context("spawn").Pipe()
-    process = context.Process(target=tell, args=(theirs,), name="one")
+    process = context.Process(target=what, args=(theirs,), name="one")
     process.start()
     theirs.close()
     found: dict[str, Any] = ours.recv()
@@ -63,6 +81,7 @@ def program() -> None:
     seen: dict[str, Any] = {"first": build_engine(make, template, launcher)}
     seen["restart"] = build_engine(make, start_template([MODULE]), launcher)
     seen["none"] = build_engine(make, None, launcher)
+    seen["workers"] = asked(template, tell_of_workers)
 
     def fail_if_forked() -> dict[str, Any]:
         found = asked(launcher.get_mp_context())
@@ -114,6 +133,9 @@ def test_a_template_from_its_start_to_its_end() -> None:
     assert {seen[name]["later"] for name in ("first", "none")} == {"after the template was started"}
     assert (seen["error"], seen["tries"]) == ("wrong arguments", 1)
     assert not seen["changed"]
+    cores = sorted(os.sched_getaffinity(0))
+    assert seen["workers"]["free"] == cores
+    assert (seen["workers"]["bound"], seen["workers"]["threads"]) == (cores[-1:], 1)
     deadline = time.monotonic() + 10
     while any(psutil.pid_exists(pid) for pid in seen["helpers"]):
         assert time.monotonic() < deadline, "the template outlived its owner"
