@@ -120,8 +120,8 @@ def in_turn(
 ) -> dict[str, list[Figures]]:
     """Every contender once per round, one after the other, so that drift hits all alike.
 
-    After the first, a round begins only if all rounds will be done after `minutes`, going by
-    those that are.
+    After the first, a round begins only if it would end within `minutes` of the start, going by
+    the rounds before it.
     """
     results: dict[str, list[Figures]] = {name: [] for name in names}
     begun = time.monotonic()

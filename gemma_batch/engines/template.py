@@ -51,7 +51,8 @@ class TemplateProcess(ForkServerProcess):
         changed = {name: value for name, value in wanted.items() if found.get(name) != value}
         os.environ.update(changed)
         os.environ.pop(METHOD, None)  # its own workers: forked, unless vLLM knows better
-        take_threads()
+        if THREADS in changed:
+            take_threads()
         os.register_at_fork(after_in_child=take_cores)
         super().run()
 
@@ -61,7 +62,8 @@ class TemplateProcess(ForkServerProcess):
 
 def take_threads() -> None:
     """Use as many threads as the environment says now."""
-    if threads := os.environ.get(THREADS):
+    threads = os.environ.get(THREADS, "")
+    if threads.isdecimal():  # a list is for nested loops, of which torch has none
         import torch
 
         torch.set_num_threads(int(threads))
