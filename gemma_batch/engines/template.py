@@ -7,6 +7,10 @@ An engine that is started again after a death finds the template there.
 
 The template is multiprocessing's fork server: one per process, without threads and without a
 context on a GPU, and gone when the last process that knows it is.
+
+However they are made, an engine's processes end with the process that wanted them. Nobody else
+would end them when that is killed: Ray ends an actor's own children, and a forked core is the
+template's.
 """
 
 from __future__ import annotations
@@ -15,12 +19,22 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import forkserver, resource_tracker
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing import forkserver, parent_process, resource_tracker
+from multiprocessing.context import (
+    BaseContext,
+    ForkServerContext,
+    ForkServerProcess,
+    SpawnContext,
+    SpawnProcess,
+)
 from types import ModuleType
 from typing import Any, TypeVar
+
+import psutil
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,14 +50,23 @@ CORES = {
 }
 
 
+class SpawnedProcess(SpawnProcess):
+    """A spawned process that ends with the one that started it."""
+
+    def run(self) -> None:
+        end_with_parent()
+        super().run()
+
+
 class TemplateProcess(ForkServerProcess):
-    """A process with this one's environment of the moment it starts, as if it were spawned."""
+    """The same, with its parent's environment of the moment it starts, as if it were spawned."""
 
     def start(self) -> None:
         self._environment = {**os.environ}
         super().start()
 
     def run(self) -> None:
+        end_with_parent()
         # Only what differs: names of processes are written over the environment as it was.
         wanted, found = self._environment, {**os.environ}
         for name in found.keys() - wanted.keys():
@@ -55,6 +78,25 @@ class TemplateProcess(ForkServerProcess):
             take_threads()
         os.register_at_fork(after_in_child=take_cores)
         super().run()
+
+
+def end_with_parent() -> None:
+    """Have this process and all below it killed once the one that started it is gone.
+
+    That is told by a pipe that only the parent has the other end of, which the operating system
+    closes however it ends. A fork server does not count as a parent.
+    """
+    parent = parent_process()
+    assert parent is not None, "not a process of multiprocessing's"
+
+    def watch() -> None:
+        parent.join()
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
 # A process that is forked has its OpenMP library loaded, which reads these variables only then.
@@ -90,6 +132,15 @@ class Template(ForkServerContext):
     ) -> TemplateProcess:
         self.used = True
         return TemplateProcess(*args, **kwargs)
+
+
+class Spawning(SpawnContext):
+    """The context that vLLM gets where there is no template."""
+
+    def Process(  # type: ignore[override]  # noqa: N802
+        self, *args: Any, **kwargs: Any
+    ) -> SpawnedProcess:
+        return SpawnedProcess(*args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -141,27 +192,29 @@ def build_engine(make: Callable[[], T], template: Template | None, launcher: Mod
     """What `make` returns, with vLLM's core forked from the template where there is one.
 
     `launcher` is the module of vLLM that starts the core, with a context that it asks for; one
-    whose code is not as we know it spawns as ever. A start that fails after the fork is tried
-    once more with spawned processes, so that the template is never why an engine can't be had.
-    Raises what `make` raises.
+    whose code is not as we know it spawns as ever, as does one that the environment names another
+    method for. A start that fails after the fork is tried once more with spawned processes, so
+    that the template is never why an engine can't be had. Raises what `make` raises.
     """
     with no_main_module():
-        if template is None or CONTEXT not in vars(launcher):
+        if os.environ.get(METHOD, SPAWN) != SPAWN or CONTEXT not in vars(launcher):
             return make()
-        try:
-            with _forked_from(template, launcher):
-                return make()
-        except Exception as err:  # vLLM raises whatever its many parts raise
-            if not template.used:
-                raise
-            logger.warning("vLLM did not start from a template, now without: %r", err)
+        if template is not None:
+            try:
+                with _started_by(template, launcher):
+                    return make()
+            except Exception as err:  # vLLM raises whatever its many parts raise
+                if not template.used:
+                    raise
+                logger.warning("vLLM did not start from a template, now without: %r", err)
+        with _started_by(Spawning(), launcher):
             return make()
 
 
 @contextlib.contextmanager
-def _forked_from(template: Template, launcher: ModuleType) -> Iterator[None]:
+def _started_by(context: BaseContext, launcher: ModuleType) -> Iterator[None]:
     kept = vars(launcher)[CONTEXT]
-    vars(launcher)[CONTEXT] = lambda: template
+    vars(launcher)[CONTEXT] = lambda: context
     try:
         yield
     finally:

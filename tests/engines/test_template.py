@@ -7,6 +7,7 @@ import inspect
 import json
 import multiprocessing.spawn
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,9 +18,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import psutil
+import pytest
 
 from gemma_batch.engines.template import (
     METHOD,
+    Spawning,
     build_engine,
     helpers,
     no_main_module,
@@ -51,6 +54,28 @@ def tell_of_workers(end: Connection) -> None:
     os.environ.update(named)
     bound = asked(get_context("fork"), tell_cores)
     end.send({"free": free["cores"], "bound": bound["cores"], "threads": bound["threads"]})
+
+
+def live_on(end: Connection) -> None:
+    """A core with a worker, both of which would live for ever; it tells their process ids."""
+    worker = get_context("fork").Process(target=time.sleep, args=(3600,))
+    worker.start()
+    end.send([os.getpid(), worker.pid])
+    time.sleep(3600)
+
+
+def owner() -> None:
+    """The owner of a forked and a spawned core: prints all process ids and waits to be killed."""
+    template = start_template([MODULE])
+    assert template is not None
+    pids = []
+    for context in (template, Spawning()):
+        ours, theirs = get_context("spawn").Pipe()
+        core = context.Process(target=live_on, args=(theirs,))
+        core.start()
+        pids += ours.recv()
+    print(json.dumps({"engines": pids, "helpers": sorted(helpers())}), flush=True)
+    core.join()
 
 
 def asked(context: Any, what: Callable[[Connection], None] = tell) -> dict[str, Any]:
@@ -136,10 +161,47 @@ def test_a_template_from_its_start_to_its_end() -> None:
     cores = sorted(os.sched_getaffinity(0))
     assert seen["workers"]["free"] == cores
     assert (seen["workers"]["bound"], seen["workers"]["threads"]) == (cores[-1:], 1)
+    wait_until_gone(seen["helpers"])
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    """Fails when one of these processes is still there after a while; a zombie is not."""
+
+    def alive(pid: int) -> bool:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return False
+
     deadline = time.monotonic() + 10
-    while any(psutil.pid_exists(pid) for pid in seen["helpers"]):
-        assert time.monotonic() < deadline, "the template outlived its owner"
+    while left := [pid for pid in pids if alive(pid)]:
+        assert time.monotonic() < deadline, f"{left} outlived their owner"
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("template_first", [False, True])
+def test_no_process_of_an_engine_outlives_the_one_that_wanted_it(template_first: bool) -> None:
+    """However that ends, and though Ray kills an actor's own children, the template, before it: a
+    core that lived on would hold its GPU for ever."""
+    code = "from tests.engines.test_template import owner; owner()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    pids: dict[str, list[int]] = json.loads(process.stdout.readline())
+    try:
+        assert all(psutil.pid_exists(pid) for pid in pids["engines"])
+        for pid in pids["helpers"] if template_first else []:
+            os.kill(pid, signal.SIGKILL)
+        assert all(psutil.pid_exists(pid) for pid in pids["engines"]), "their owner still lives"
+        process.kill()
+        process.wait()
+        wait_until_gone(pids["engines"] + pids["helpers"])
+    finally:
+        process.kill()
+        for pid in pids["engines"]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.communicate()
 
 
 def test_processes_of_the_engine_do_not_import_our_main_program() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -80,6 +82,20 @@ def assert_greedy(model: str, rows: dict[str, str], results: list[dict[str, Any]
     assert ties <= len(results) // 20, "so many ties are no coincidence"
 
 
+def engines() -> set[int]:
+    """The ids of vLLM's processes on this machine."""
+    found = psutil.process_iter(["cmdline"])
+    return {p.pid for p in found if "".join(p.info["cmdline"] or ()).startswith("VLLM::")}
+
+
+def assert_gone_but(before: set[int]) -> None:
+    """Fails when other engines than those `before` are there after a while."""
+    deadline = time.monotonic() + 20
+    while left := engines() - before:
+        assert time.monotonic() < deadline, f"engines are left: {left}"
+        time.sleep(0.2)
+
+
 def test_two_models_in_one_run_one_of_them_tensor_parallel(
     s3: Any,
     tiny: str,
@@ -90,7 +106,8 @@ def test_two_models_in_one_run_one_of_them_tensor_parallel(
 ) -> None:
     """Each row goes to exactly one model and gets transformers' greedy answer, over several units
     and two shards: from Gemma 3 with TP 2 from disk, or from Gemma 4 whose weights are streamed
-    from S3 and never copied."""
+    from S3 and never copied. No engine outlives the run, on a cluster that does."""
+    before = engines()
     path, rows = documents
     name = f"streamed-{uuid.uuid4().hex}"
     store = open_store(f"{s3.bucket('models')}/{name}")
@@ -116,6 +133,7 @@ def test_two_models_in_one_run_one_of_them_tensor_parallel(
     )
     done = cli("run", str(job), RAY_ADDRESS=cluster, timeout=400)
     assert done.returncode == 0, done.stderr
+    assert_gone_but(before)
     results, errors = assert_each_once(str(tmp_path / "out"), [row["id"] for row in rows])
     assert errors == []
     docs = {row["id"]: row["doc"] for row in rows}
@@ -131,9 +149,11 @@ def test_two_models_in_one_run_one_of_them_tensor_parallel(
 
 
 def test_every_kind_of_bad_row_costs_itself_alone(
-    tiny: str, cluster: str, tmp_path: Path, texts: list[str]
+    tiny: str, tmp_path: Path, texts: list[str]
 ) -> None:
-    """Promise 3, with the engine really dying on one of the rows."""
+    """Promise 3, with the engine really dying on one of the rows. No engine outlives the run, of
+    which the cluster is part here."""
+    before = engines()
     marker = "zq zq zq poison zq"
     bad = {
         "null": ({"doc": None, "kind": "x"}, "null_value"),
@@ -170,8 +190,9 @@ def test_every_kind_of_bad_row_costs_itself_alone(
             },
         },
     )
-    done = cli("run", str(job), "--json", RAY_ADDRESS=cluster, timeout=500)
+    done = cli("run", str(job), "--json", timeout=500)
     assert done.returncode == 3, done.stderr  # max_failed is 0
+    assert_gone_but(before)
     broken_at = lines.index("{not json")
     keys = {**{key: code for key, (_, code) in bad.items()}}
     keys[f"00000-{broken_at:010d}"] = keys.pop("broken")
