@@ -54,7 +54,10 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def render(self, template: jinja2.Template, values: dict[str, Any]) -> str:
         """The template's text for these values, with a budget of its own for `range`."""
         _left.set(RANGES)
-        return template.render(values)
+        # As `Template.render` does, which merges the globals of several places for every row.
+        row = {**self.globals, **values}
+        context = self.context_class(self, row, template.name, template.blocks)
+        return self.concat(template.root_render_func(context))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str | bytes):

@@ -11,9 +11,7 @@ output would escape that bookkeeping.
 from __future__ import annotations
 
 import functools
-import itertools
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +26,6 @@ from gemma_batch.prompts.sandbox import BoundedEnvironment, BoundedGenerator, bo
 
 MAX_INDENT = 100
 START, END = "\ufdd0", "\ufdd1"
-MARKS = re.compile(f"[{START}{END}]")
 FUNCTIONS = {"range": bounded_range, "namespace": Namespace}
 REFUSED: dict[type[nodes.Node], str] = {
     nodes.FilterBlock: "{% filter %}",
@@ -271,18 +268,19 @@ def _columns(tree: nodes.Template, env: _Environment) -> set[str]:
 
 
 def _split(text: str) -> list[Segment]:
-    marks = MARKS.findall(text)
-    if marks != [START, END] * (len(marks) // 2):
+    first, *parts = text.split(START)
+    if END in first or any(part.count(END) != 1 for part in parts):
         # A filter tore the marks apart: treat everything as the row's, which is the safe side.
         return [Segment(text.replace(START, "").replace(END, ""), True)]
-    first, *parts = text.split(START)
-    pieces = [Segment(first, False)]
+    runs: list[tuple[bool, list[str]]] = []
+    pieces = [(False, first)]
     for part in parts:
         value, _, literal = part.partition(END)
-        pieces += [Segment(value, True), Segment(literal, False)]
-    # An empty document stays: that it is empty is worth knowing.
-    pieces = [piece for piece in pieces if piece.text or piece.document]
-    return [
-        Segment("".join(piece.text for piece in group), document)
-        for document, group in itertools.groupby(pieces, key=lambda piece: piece.document)
-    ]
+        pieces += [(True, value), (False, literal)]
+    for document, piece in pieces:
+        # An empty document stays: that it is empty is worth knowing.
+        if piece or document:
+            if not runs or runs[-1][0] != document:
+                runs.append((document, []))
+            runs[-1][1].append(piece)
+    return [Segment("".join(texts), document) for document, texts in runs]
