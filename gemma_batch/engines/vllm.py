@@ -46,7 +46,6 @@ CORES = os.sched_getaffinity(0)
 # What vLLM's own front end has imported by the time it forks, so safe to fork after.
 FRONT_END = ["vllm.engine.arg_utils", "vllm.v1.engine.llm_engine", "vllm.v1.engine.core"]
 RETENTION = "prefix_cache_retention_interval"
-WORKER_NICENESS = -10  # ten times the share of what everybody has
 DEATH_SECONDS = 0.25  # between two looks at whether the core's processes live
 
 
@@ -71,27 +70,19 @@ def _cpu_environment(config: EngineConfig) -> dict[str, str]:
 
 
 def _leave_workers_alone(children: list[psutil.Process]) -> None:
-    """Keep this process off the cores that the engine's workers are bound to, and others back.
+    """Keep this process off the cores that the engine's workers are bound to.
 
     Each of those computes in step with the others: taken from one for a moment, all of them wait.
-    Ray's processes of a node take 5% of such a core, in hundreds of moments per second, unless its
-    worker has the higher priority, which only root may give. Nothing is done where workers are
-    bound to every core, since Ray and the engine's core process have to run somewhere.
     """
-    bound: dict[psutil.Process, set[int]] = {}
+    bound: set[int] = set()
     for child in children:
         with contextlib.suppress(psutil.Error):
             cores = set(child.cpu_affinity() or ())
-            if cores < CORES:
-                bound[child] = cores
-    if free := CORES.difference(*bound.values()):
+            bound |= cores if cores < CORES else set()
+    if free := CORES - bound:
         for thread in psutil.Process().threads():
             with contextlib.suppress(ProcessLookupError):
                 os.sched_setaffinity(thread.id, free)
-        for worker in bound:
-            with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
-                for thread in worker.threads():
-                    os.setpriority(os.PRIO_PROCESS, thread.id, WORKER_NICENESS)
 
 
 def _compiled_mark(config: EngineConfig) -> Path:

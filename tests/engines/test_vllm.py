@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import os
 import subprocess
 import sys
-from typing import Any
 
-import psutil
 import pytest
 
 from gemma_batch.engines.base import EngineConfig, check_args
-from gemma_batch.engines.vllm import (
-    CORES,
-    WORKER_NICENESS,
-    VllmEngine,
-    _cpu_environment,
-    _leave_workers_alone,
-)
+from gemma_batch.engines.vllm import VllmEngine, _cpu_environment
 from gemma_batch.engines.vllm_args import available_args, streams_weights
 from gemma_batch.errors import SpecError
 
@@ -48,51 +38,6 @@ def test_a_person_who_sets_the_size_of_the_cache_gets_it() -> None:
     assert _cpu_environment(config)["VLLM_CPU_KVCACHE_SPACE"] == "2"
     theirs = dataclasses.replace(config, args={"kv_cache_memory_bytes": 2**24})
     assert "VLLM_CPU_KVCACHE_SPACE" not in _cpu_environment(theirs)
-
-
-def alone(*cores: set[int]) -> dict[str, Any]:
-    """What `_leave_workers_alone` makes of workers that are bound to `cores`: this process's own
-    cores, and the workers' niceness. To be run in a process of its own."""
-    workers = [psutil.Process(subprocess.Popen(["sleep", "60"]).pid) for _ in cores]
-    try:
-        for worker, mine in zip(workers, cores, strict=True):
-            worker.cpu_affinity(sorted(mine))
-        _leave_workers_alone(workers)
-        niceness = [worker.nice() for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    return {"cores": sorted(os.sched_getaffinity(0)), "niceness": niceness}
-
-
-def may_go_first() -> bool:
-    """Whether this user may raise a priority; in a container not even root always may."""
-    with subprocess.Popen(["sleep", "60"]) as process:
-        try:
-            os.setpriority(os.PRIO_PROCESS, process.pid, WORKER_NICENESS)
-        except PermissionError:
-            return False
-        finally:
-            process.kill()
-    return True
-
-
-@pytest.mark.skipif(len(CORES) < 2, reason="one core cannot be left alone")
-def test_workers_have_the_cores_that_they_are_bound_to_for_themselves() -> None:
-    """Unless that is all there are: then nobody else could run."""
-    first, *others = sorted(CORES)
-    seen = []
-    for cores in ([{first}], [CORES], [{core} for core in CORES]):
-        code = f"from tests.engines.test_vllm import alone; print(repr(alone(*{cores})))"
-        out = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        )
-        seen.append(ast.literal_eval(out.stdout))
-    bound, free, full = seen
-    usual = os.getpriority(os.PRIO_PROCESS, 0)
-    assert bound == {"cores": others, "niceness": [WORKER_NICENESS if may_go_first() else usual]}
-    assert free == {"cores": sorted(CORES), "niceness": [usual]}
-    assert full == {"cores": sorted(CORES), "niceness": [usual] * len(CORES)}
 
 
 def test_weights_are_streamed_from_object_storage_where_vllm_can() -> None:
