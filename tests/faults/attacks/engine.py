@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 
 from ..cluster import stop
-from ..harness import Bench, Job, Lost
+from ..harness import Bench, Driver, Job, Lost
 from ..scenarios import fault
 
 HANG = 10  # seconds
@@ -61,6 +61,13 @@ def _engines(worker: psutil.Process, name: str) -> list[psutil.Process]:
     return found
 
 
+def _until_engine(driver: Driver, worker: psutil.Process, name: str) -> psutil.Process:
+    """The first of the engine's processes of that name, once it is there."""
+    found = driver.until(lambda: _engines(worker, name), f"{name} below {worker}", 30)
+    first: psutil.Process = found[0]
+    return first
+
+
 @fault("engine process dies or hangs", "SIGKILL, then SIGSTOP, of the echo engine's process")
 def engine_killed(bench: Bench) -> Job:
     """The actor lives and starts the engine anew."""
@@ -91,9 +98,9 @@ def vllm_core(bench: Bench) -> Job:
     driver = job.start()
     driver.until_parts(1, timeout=180)
     (worker,) = driver.until_workers()
-    _engines(worker, "EngineCore")[0].kill()
+    _until_engine(driver, worker, "EngineCore").kill()
     driver.until_parts(3, timeout=180)
-    stop(_engines(worker, "EngineCore")[0])
+    stop(_until_engine(driver, worker, "EngineCore"))
     driver.expect(0)
     if (starts := max(receipt["engine_starts"] for receipt in job.receipts)) != 3:
         raise Lost(f"the engine was started {starts} times, not 3")
@@ -111,7 +118,7 @@ def vllm_tp_worker_and_actor(bench: Bench) -> Job:
     driver = job.start()
     driver.until_parts(1, timeout=240)
     (worker,) = driver.until_workers()
-    _engines(worker, "VLLM::Worker")[0].kill()
+    _until_engine(driver, worker, "VLLM::Worker").kill()
     driver.until_parts(3, timeout=180)
     if len(_engines(worker, "VLLM::Worker") + _engines(worker, "EngineCore")) < 3:
         raise Lost("the engine's processes were not found")
