@@ -191,10 +191,10 @@ def helpers() -> set[int]:
 def build_engine(make: Callable[[], T], template: Template | None, launcher: ModuleType) -> T:
     """What `make` returns, with vLLM's core forked from the template where there is one.
 
-    `launcher` is the module of vLLM that starts the core, with a context that it asks for; one
-    whose code is not as we know it spawns as ever, as does one that the environment names another
-    method for. A start that fails after the fork is tried once more with spawned processes, so
-    that the template is never why an engine can't be had. Raises what `make` raises.
+    `launcher` is the module of vLLM that starts the core, with a context that it asks for; where
+    its code is not as we know it, or the environment names another method, it does as ever. A
+    start that fails after the fork is tried once more with spawned processes, so that the template
+    is never why an engine can't be had. Raises what `make` raises.
     """
     with no_main_module():
         if os.environ.get(METHOD, SPAWN) != SPAWN or CONTEXT not in vars(launcher):
