@@ -160,13 +160,18 @@ def no_main_module() -> Iterator[None]:
         vars(main).update((name, value) for name, value in kept.items() if value is not None)
 
 
+def _spawns() -> bool:
+    # Whoever names another method for vLLM to start processes by gets that one.
+    return os.environ.get(METHOD, SPAWN) == SPAWN
+
+
 def start_template(modules: Sequence[str]) -> Template | None:
     """Start the template, with this process's environment, unless it runs; returns at once.
 
     It imports these modules, of which none may start a thread or use a GPU. None where the
     environment names another method for vLLM to start processes by, or it could not be started.
     """
-    if os.environ.get(METHOD, SPAWN) != SPAWN:
+    if not _spawns():
         return None
     context = Template()
     context.set_forkserver_preload(list(modules))
@@ -197,7 +202,7 @@ def build_engine(make: Callable[[], T], template: Template | None, launcher: Mod
     is never why an engine can't be had. Raises what `make` raises.
     """
     with no_main_module():
-        if os.environ.get(METHOD, SPAWN) != SPAWN or CONTEXT not in vars(launcher):
+        if not _spawns() or CONTEXT not in vars(launcher):
             return make()
         if template is not None:
             try:
