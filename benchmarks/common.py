@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,22 +117,33 @@ def in_turn(
     run: Callable[[str], Figures | None],
     *,
     minutes: float = math.inf,
+    spare: Collection[str] = (),
 ) -> dict[str, list[Figures]]:
     """Every contender once per round, one after the other, so that drift hits all alike.
 
     After the first, a round begins only if it would end within `minutes` of the start, going by
-    the rounds before it.
+    the rounds before it. One of the `spare` contenders is left out from where it would not end by
+    then if it took as long as the slowest; where it never ran, it is not in what is returned.
     """
-    results: dict[str, list[Figures]] = {name: [] for name in names}
-    begun = time.monotonic()
+    results: dict[str, list[Figures]] = {}
+    left_out: set[str] = set()
+    begun, slowest, limit = time.monotonic(), 0.0, 60 * minutes
     for number in range(rounds):
         spent = time.monotonic() - begun
-        if number and spent * (number + 1) / number > 60 * minutes:
+        if number and spent * (number + 1) / number > limit:
             break
         for name in names:
+            before = time.monotonic()
+            if name in spare and before - begun + slowest > limit:
+                left_out.add(name)
+            if name in left_out:
+                print(f"no time for {name} in round {number + 1}", file=sys.stderr, flush=True)
+                continue
             figures = run(name)
+            slowest = max(slowest, time.monotonic() - before)
+            runs = results.setdefault(name, [])
             if figures is not None:
-                results[name].append(figures)
+                runs.append(figures)
                 print(f"round {number + 1} {name}: {figures}", file=sys.stderr, flush=True)
     return results
 

@@ -31,8 +31,8 @@ def cost_of(receipts: Iterable[Receipt]) -> Cost:
     hours = {name: (r["finished"] - r["born"]) / 3600 for name, r in last.items()}
     priced = [name for name, receipt in last.items() if receipt["price"] is not None]
     return Cost(
-        hours=round(sum(hours[name] * last[name]["devices"] for name in last), 4),
-        price=round(sum(hours[name] * last[name]["price"] for name in priced), 4)
+        hours=round(sum(hours[name] * last[name]["devices"] for name in last), 6),
+        price=round(sum(hours[name] * last[name]["price"] for name in priced), 6)
         if priced
         else None,
     )

@@ -189,8 +189,8 @@ class Session:
     ) -> Report:
         """Run what of `work` is not committed, settle `errors/`, and report on `every` unit."""
         ledger = Ledger(self.store)
-        remaining = ledger.remaining(work)
-        if remaining:
+        done = ledger.committed()
+        if remaining := ledger.remaining(work, done):
             try:
                 self._run(manifest, work, remaining)
             except LeaseError:
@@ -202,14 +202,15 @@ class Session:
                     manifest, self._report(manifest, every, receipts, started), receipts
                 )
                 raise
-            if left := ledger.remaining(work):
+            done = ledger.committed()
+            if left := ledger.remaining(work, done):
                 raise GemmaBatchError(
                     f"{len(left)} of {len(work)} units are not committed although every pipeline "
                     f"ended, for example {left[0].name!r}: start again, the rest is safe"
                 )
         self.show.update(Snapshot(phase="writing the report"))
         self._log.save()
-        receipts = ledger.receipts()
+        receipts = ledger.receipts(done)
         survey = self._plan.survey
         settle_errors(
             self.store, manifest.shards, every, receipts, survey.columns, survey.keep_schema

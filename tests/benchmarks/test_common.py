@@ -106,6 +106,28 @@ def test_rounds_that_take_too_long_are_left_out(monkeypatch: pytest.MonkeyPatch)
     assert rounds(60) == [3, 3]
 
 
+def test_spare_contenders_are_left_out_where_there_is_no_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The others are always run; one that had no time has none in later rounds, so pairs match."""
+    now = 0.0
+
+    def run(name: str) -> common.Figures:
+        nonlocal now
+        now += {"a": 60, "b": 30, "c": 10}[name]
+        return {"n": 1}
+
+    def in_turn(minutes: float, rounds: int = 1) -> dict[str, int]:
+        found = common.in_turn(["a", "b", "c"], rounds, run, minutes=minutes, spare=("b", "c"))
+        return {name: len(figures) for name, figures in found.items()}
+
+    monkeypatch.setattr(common, "time", SimpleNamespace(monotonic=lambda: now))
+    assert in_turn(0) == {"a": 1}
+    assert in_turn(2) == {"a": 1, "b": 1}
+    assert in_turn(2.5) == {"a": 1, "b": 1, "c": 1}
+    assert in_turn(3.4, rounds=3) == {"a": 2, "b": 1, "c": 1}
+
+
 def test_results_are_appended_with_versions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from gemma_batch.run.cost import cost_of
 
 
@@ -32,3 +34,10 @@ def test_without_a_price_only_the_hours_are_known() -> None:
     assert cost_of([]).price is None
     free = cost_of([receipt("a", 0, 3600, 1.0, 0.0)])
     assert (free.hours, free.price) == (1.0, 0.0)
+
+
+def test_hours_of_a_short_run_agree_with_its_price() -> None:
+    """Seventeen seconds are 0.0047 hours: rounded like that, the price would seem 1% wrong."""
+    found = cost_of([receipt("a", 0, 17.09, 1.0, 36.0)])
+    assert found.price == pytest.approx(36.0 * found.hours, rel=1e-3)
+    assert found.price == pytest.approx(0.1709, rel=1e-3)
