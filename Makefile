@@ -43,7 +43,7 @@ format: setup
 # Under 45 minutes on 2 cores; on slow ones with fewer rounds and contenders. Nothing else should
 # run beside it.
 bench: setup
-	$(PY) -m benchmarks.throughput --load equal --rounds 2 --minutes 10 --rows 2000 --record
+	$(PY) -m benchmarks.throughput --load equal --rounds 2 --minutes 9 --rows 2000 --record
 	$(PY) -m benchmarks.throughput --load heavy --rounds 1 --minutes 9 --rows 1000 --record
 	$(PY) -m benchmarks.throughput --load prefix --rounds 1 --minutes 7 --rows 512 --record
 	$(PY) -m benchmarks.ceiling --rounds 1 --record

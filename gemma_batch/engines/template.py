@@ -42,6 +42,7 @@ T = TypeVar("T")
 METHOD, SPAWN = "VLLM_WORKER_MULTIPROC_METHOD", "spawn"
 CONTEXT = "get_mp_context"  # by which vLLM asks for the means to start a process
 THREADS = "OMP_NUM_THREADS"
+BUILDING = threading.Lock()  # held while vLLM's module and our main module are changed for a start
 # Where and how vLLM lists a worker's cores, by OpenMP library: GNU's, Intel's, any other.
 CORES = {
     "GOMP_CPU_AFFINITY": r"(\d+(?: \d+)*)",
@@ -193,15 +194,24 @@ def helpers() -> set[int]:
     return {pid for owner, name in trackers if (pid := getattr(owner, name, None)) is not None}
 
 
-def build_engine(make: Callable[[], T], template: Template | None, launcher: ModuleType) -> T:
+def build_engine(
+    make: Callable[[], T],
+    template: Template | None,
+    launcher: ModuleType,
+    given_up: threading.Event,
+) -> T:
     """What `make` returns, with vLLM's core forked from the template where there is one.
 
     `launcher` is the module of vLLM that starts the core, with a context that it asks for; where
     its code is not as we know it, or the environment names another method, it does as ever. A
     start that fails after the fork is tried once more with spawned processes, so that the template
-    is never why an engine can't be had. Raises what `make` raises.
+    is never why an engine can't be had; but not when nobody waits for it any more, which
+    `given_up` says. One start at a time: a later one waits for one that was given up to end.
+    Raises what `make` raises, and `TimeoutError` when it was given up before it began.
     """
-    with no_main_module():
+    with BUILDING, no_main_module():
+        if given_up.is_set():
+            raise TimeoutError("given up before it began")
         if not _spawns() or CONTEXT not in vars(launcher):
             return make()
         if template is not None:
@@ -209,7 +219,7 @@ def build_engine(make: Callable[[], T], template: Template | None, launcher: Mod
                 with _started_by(template, launcher):
                     return make()
             except Exception as err:  # vLLM raises whatever its many parts raise
-                if not template.used:
+                if not template.used or given_up.is_set():
                     raise
                 logger.warning("vLLM did not start from a template, now without: %r", err)
         with _started_by(Spawning(), launcher):

@@ -23,6 +23,7 @@ import logging
 import math
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -142,10 +143,12 @@ class VllmEngine:
         before = {p.pid for p in psutil.Process().children(recursive=True)}
         others = multiprocessing.active_children()
         loop = asyncio.get_running_loop()
-        task = loop.run_in_executor(None, self._build)
+        given_up = threading.Event()
+        task = loop.run_in_executor(None, self._build, given_up)
         try:
             self._engine = await asyncio.wait_for(task, self._config.start_timeout)
         except TimeoutError:
+            given_up.set()  # the thread goes on, and must not leave an engine behind
             self._remember_children(before)
             await self.stop()
             raise EngineStartError(
@@ -189,7 +192,7 @@ class VllmEngine:
         # vLLM binds to NUMA nodes by the program that it spawns its processes with.
         return None if config.args.get("numa_bind") else start_template(FRONT_END)
 
-    def _build(self) -> Any:
+    def _build(self, given_up: threading.Event) -> Any:
         config = self._config
         if config.device == "cpu":
             os.sched_setaffinity(0, CORES)  # of this thread, which spawned processes inherit
@@ -204,7 +207,10 @@ class VllmEngine:
             make = functools.partial(
                 LLMEngine.from_engine_args, args, usage_context=UsageContext.LLM_CLASS
             )
-            engine = build_engine(make, self._template, utils)
+            engine = build_engine(make, self._template, utils, given_up)
+            if given_up.is_set():
+                engine.engine_core.shutdown()
+                raise TimeoutError("it came up after it was given up")
         except Exception as err:  # vLLM raises whatever its many parts raise
             raise EngineStartError(f"vLLM did not start: {type(err).__name__}: {err}") from err
         # The scheduler's numbers, and none of those that are kept per token and request.

@@ -10,9 +10,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -103,9 +105,10 @@ def program() -> None:
     def make() -> dict[str, Any]:
         return asked(launcher.get_mp_context())
 
-    seen: dict[str, Any] = {"first": build_engine(make, template, launcher)}
-    seen["restart"] = build_engine(make, start_template([MODULE]), launcher)
-    seen["none"] = build_engine(make, None, launcher)
+    wanted = threading.Event()
+    seen: dict[str, Any] = {"first": build_engine(make, template, launcher, wanted)}
+    seen["restart"] = build_engine(make, start_template([MODULE]), launcher, wanted)
+    seen["none"] = build_engine(make, None, launcher, wanted)
     seen["workers"] = asked(template, tell_of_workers)
 
     def fail_if_forked() -> dict[str, Any]:
@@ -114,7 +117,7 @@ def program() -> None:
             raise RuntimeError("no engine from a template")
         return found
 
-    seen["second try"] = build_engine(fail_if_forked, start_template([MODULE]), launcher)
+    seen["second try"] = build_engine(fail_if_forked, start_template([MODULE]), launcher, wanted)
     tries = []
 
     def fail_before() -> None:
@@ -122,11 +125,11 @@ def program() -> None:
         raise ValueError("wrong arguments")
 
     try:
-        build_engine(fail_before, start_template([MODULE]), launcher)
+        build_engine(fail_before, start_template([MODULE]), launcher, wanted)
     except ValueError as err:
         seen["error"] = str(err)
     other = types.ModuleType("a launcher of another vLLM")
-    build_engine(lambda: None, template, other)
+    build_engine(lambda: None, template, other, wanted)
     seen |= {"tries": len(tries), "changed": len(vars(other)) != len(vars(types.ModuleType("x")))}
     seen |= {"helpers": sorted(helpers()), "pid": os.getpid()}
     print(json.dumps(seen))
@@ -196,6 +199,63 @@ def test_no_process_of_an_engine_outlives_the_one_that_wanted_it(template_first:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.communicate()
+
+
+def given_up() -> None:
+    """A start that is given up, and the next, which comes while that still waits for its core."""
+    launcher = types.ModuleType("launcher")
+    vars(launcher)["get_mp_context"] = real = lambda: get_context("spawn")
+    first, forgotten = threading.Event(), threading.Event()
+    contexts: list[Any] = []
+    pids: list[int] = []
+
+    def hang() -> None:
+        contexts.append(launcher.get_mp_context())
+        ours, theirs = get_context("spawn").Pipe()
+        core = contexts[-1].Process(target=live_on, args=(theirs,))
+        core.start()
+        pids.extend(ours.recv())
+        first.set()
+        core.join()
+        raise RuntimeError("the core died")
+
+    def make() -> dict[str, Any]:
+        return asked(launcher.get_mp_context())
+
+    with ThreadPoolExecutor() as pool:
+        old = pool.submit(build_engine, hang, start_template([MODULE]), launcher, forgotten)
+        first.wait()
+        forgotten.set()
+        new = pool.submit(build_engine, make, start_template([MODULE]), launcher, threading.Event())
+        late = pool.submit(build_engine, hang, None, launcher, forgotten)
+        time.sleep(0.5)
+        assert not new.done(), "two starts at once would take each other's changes back"
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        errors = [str(future.exception()) for future in (old, late)]
+        seen = {"errors": errors, "tries": len(contexts), "new": new.result()}
+    same = launcher.get_mp_context is real
+    print(json.dumps({**seen, "same": same, "helpers": sorted(helpers())}))
+
+
+def test_a_start_that_was_given_up_leaves_no_engine_behind() -> None:
+    """It is not tried again without the template: that engine would be nobody's, beside the next
+    one's, on the same GPU. The next start finds everything as it should be."""
+    code = "from tests.engines.test_template import given_up; given_up()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["errors"] == ["the core died", "given up before it began"]
+    assert seen["tries"] == 1
+    assert seen["new"]["parent"] in seen["helpers"]
+    assert seen["same"]
 
 
 def test_processes_of_the_engine_do_not_import_our_main_program() -> None:
