@@ -135,11 +135,11 @@ def program() -> None:
     print(json.dumps(seen))
 
 
-def test_a_template_from_its_start_to_its_end() -> None:
-    """Forks have its imports and the environment of now; a failure is tried without; then gone."""
-    code = "from tests.engines.test_template import program; program()"
+def seen_by(what: Callable[[], None]) -> dict[str, Any]:
+    """What this function of ours prints as JSON, run in a process of its own."""
+    name = what.__name__
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", f"from {__name__} import {name}; {name}()"],
         env=environment(),
         capture_output=True,
         text=True,
@@ -147,7 +147,13 @@ def test_a_template_from_its_start_to_its_end() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_template_from_its_start_to_its_end() -> None:
+    """Forks have its imports and the environment of now; a failure is tried without; then gone."""
+    seen = seen_by(program)
     for name in ("first", "restart"):
         assert seen[name]["parent"] in seen["helpers"]
         assert seen[name]["imported"]
@@ -241,17 +247,7 @@ def given_up() -> None:
 def test_a_start_that_was_given_up_leaves_no_engine_behind() -> None:
     """It is not tried again without the template: that engine would be nobody's, beside the next
     one's, on the same GPU. The next start finds everything as it should be."""
-    code = "from tests.engines.test_template import given_up; given_up()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
+    seen = seen_by(given_up)
     assert seen["errors"] == ["the core died", "given up before it began"]
     assert seen["tries"] == 1
     assert seen["new"]["parent"] in seen["helpers"]
