@@ -142,13 +142,9 @@ class VllmEngine:
     async def _start(self) -> None:
         before = {p.pid for p in psutil.Process().children(recursive=True)}
         others = multiprocessing.active_children()
-        loop = asyncio.get_running_loop()
-        given_up = threading.Event()
-        task = loop.run_in_executor(None, self._build, given_up)
         try:
-            self._engine = await asyncio.wait_for(task, self._config.start_timeout)
+            self._engine = await self._built()
         except TimeoutError:
-            given_up.set()  # the thread goes on, and must not leave an engine behind
             self._remember_children(before)
             await self.stop()
             raise EngineStartError(
@@ -165,6 +161,15 @@ class VllmEngine:
             _leave_workers_alone(self._children)
         self._stepper = Stepper(self._engine, getattr(self._engine, "is_sleeping", _no_question))
         self._watch = asyncio.create_task(self._watch_for_death(self._stepper))
+
+    async def _built(self) -> Any:
+        """What `_build` returns; when this ends before it, it leaves no engine behind."""
+        given_up = threading.Event()
+        task = asyncio.get_running_loop().run_in_executor(None, self._build, given_up)
+        try:
+            return await asyncio.wait_for(task, self._config.start_timeout)
+        finally:
+            given_up.set()
 
     def _remember_children(self, before: set[int]) -> None:
         before = before | helpers()

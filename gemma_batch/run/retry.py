@@ -66,12 +66,13 @@ def retry(
     check_same(manifest, plan.fingerprint(), output)
     units = manifest.units(store)
     with leased(store, show) as lost:
-        if left := Ledger(store).remaining(units):
+        done = Ledger(store).committed()
+        if left := Ledger(store).remaining(units, done):
             raise OutputError(
                 f"the run in {output!r} is not finished ({len(left)} of {len(units)} units are "
                 "missing): run it to its end first"
             )
-        generation, work = _generation(store, units, chosen)
+        generation, work = _generation(store, units, chosen, done)
         if work:
             rows = sum(unit.expected for unit in work)
             show.say(f"retry {generation}: {rows:,} rows in {len(work):,} units")
@@ -105,7 +106,9 @@ def _key(generation: int) -> str:
     return f"_run/retry-{generation}.parquet"
 
 
-def _generation(store: Store, units: Sequence[Unit], codes: set[str]) -> tuple[int, list[Unit]]:
+def _generation(
+    store: Store, units: Sequence[Unit], codes: set[str], done: Mapping[PartKey, str]
+) -> tuple[int, list[Unit]]:
     """The retry to work on: the last one when it is unfinished, else a new one."""
     last = 0
     while store.exists(_key(last + 1)):
@@ -113,9 +116,9 @@ def _generation(store: Store, units: Sequence[Unit], codes: set[str]) -> tuple[i
     ledger = Ledger(store)
     if last:
         open_units = read_units(store.read(_key(last)), last)
-        if ledger.remaining(open_units):
+        if ledger.remaining(open_units, done):
             return last, open_units
-    receipts = ledger.receipts()
+    receipts = ledger.receipts(done)
     work = _failed_units(ledger, units, receipts, codes, last + 1)
     if work:
         store.create(_key(last + 1), write_units(work))

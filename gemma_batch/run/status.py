@@ -151,8 +151,9 @@ def _current(output: str, store: Store) -> tuple[Report, Mapping[PartKey, Receip
     if manifest is None:
         raise OutputError(f"{output!r} holds no run (there is no _run/manifest.json)")
     ledger, saved = Ledger(store), load_report(store)
-    if saved is not None and saved.complete and len(ledger.committed()) == saved.parts:
+    done = ledger.committed()
+    if saved is not None and saved.complete and len(done) == saved.parts:
         return saved, {}
-    receipts = ledger.receipts()
+    receipts = ledger.receipts(done)
     units = len(manifest.units(store))
     return make_report(manifest, output, units, receipts, alerts=load_alerts(store)), receipts

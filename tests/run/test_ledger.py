@@ -36,7 +36,7 @@ def test_what_is_left_is_what_has_no_part(store: Store) -> None:
     assert ledger.receipts().keys() == {unit.key for unit in UNITS[:2]}
 
 
-def test_a_listing_at_hand_spares_another(store: Store, tmp_path: Path) -> None:
+def test_a_listing_at_hand_spares_another(store: Store) -> None:
     """A start on an output that is complete lists its parts once, which is most of what it does."""
     ledger = Ledger(store)
     done = ledger.committed()
