@@ -97,13 +97,13 @@ def copy(folder: Path) -> common.Figures:
 
 def stages(folder: Path) -> common.Figures:
     """Seconds of CPU per 1,000 rows, stage by stage."""
-    from gemma_batch.run.commit import commit_unit
-    from gemma_batch.run.feed import Feed
-    from gemma_batch.run.payload import decode, encode
-    from gemma_batch.run.plan import Hardware, make_plan
-    from gemma_batch.run.prepare import Preparer
-    from gemma_batch.run.source import unit_rows
+    from gemma_batch.answering.feed import Feed
+    from gemma_batch.committing.commit import commit_unit
+    from gemma_batch.planning.plan import Hardware, make_plan
+    from gemma_batch.reading.prepare import Preparer
+    from gemma_batch.reading.source import unit_rows
     from gemma_batch.storage.fs import open_store
+    from gemma_batch.units.payload import decode, encode
 
     ready = make_plan(spec_of(folder)).placed(Hardware(gpu=None, cpus=2))
     job = ready.job(ready.routes[0])

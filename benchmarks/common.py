@@ -40,7 +40,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 def receipts_of(output: str) -> list[Figures]:
     """What the workers wrote down of each unit of a finished run."""
-    from gemma_batch.run.ledger import Ledger
+    from gemma_batch.committing.ledger import Ledger
     from gemma_batch.storage.fs import open_store
 
     return list(Ledger(open_store(output)).receipts().values())

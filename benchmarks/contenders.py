@@ -79,8 +79,8 @@ def prepare(folder: Path, docs: Sequence[Doc], setup: Setup, model: dict[str, An
     import yaml
 
     from gemma_batch.family.tiny import build_tiny_gemma
-    from gemma_batch.run.plan import Hardware, make_plan
-    from gemma_batch.run.prepare import Preparer
+    from gemma_batch.planning.plan import Hardware, make_plan
+    from gemma_batch.reading.prepare import Preparer
     from gemma_batch.spec import JobSpec
 
     folder.mkdir(parents=True, exist_ok=True)

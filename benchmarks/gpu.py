@@ -13,7 +13,7 @@ whose invocations each take less than ten minutes on a data-centre GPU:
     python -m benchmarks.gpu --models 4b --loads tail,long --keep-engine --seconds 20
 
 llm           every prompt in one call of `LLM.generate`
-feed          `gemma_batch.run.feed.Feed` over the vLLM engine, as in the GPU actor but without Ray:
+feed          `answering.feed.Feed` over the vLLM engine, as in the GPU actor but without Ray:
               all rows as one unit, in the order that the feed chooses
 feed-input    the same, in the order of the rows: what the order alone brings
 echo          the feed over an engine without a model: what the feed itself can do

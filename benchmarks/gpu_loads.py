@@ -30,7 +30,7 @@ from gemma_batch.rows import Failure, Request
 
 BOS = 2
 FIRST_WORD = 256  # ids from here on are words, below are special and unused ones
-FEED_FACTOR = 2.0  # that of run/plan.py, which needs more packages than this program may
+FEED_FACTOR = 2.0  # that of planning/plan.py, which needs more packages than this program may
 WARM_ROWS, WARM_TOKENS, WARM_SEED = 64, 16, 1_000_000
 Scale = Literal["full", "tiny"]
 
@@ -214,9 +214,9 @@ def llm_engine(job: dict[str, Any]) -> Iterator[Answer]:
 
 @contextlib.contextmanager
 def feed_engine(job: dict[str, Any]) -> Iterator[Answer]:
-    """The feed on an event loop of its own, as in run/worker.py."""
+    """The feed on an event loop of its own, as in cluster/worker.py."""
+    from gemma_batch.answering.feed import Feed
     from gemma_batch.engines.base import EngineConfig, make_engine
-    from gemma_batch.run.feed import Feed
 
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="engine", daemon=True).start()

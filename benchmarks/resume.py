@@ -26,7 +26,7 @@ BUCKET = "resume"
 
 def plan(folder: Path, output: str, parts: int) -> Any:
     """The plan of a job with one row per unit."""
-    from gemma_batch.run.plan import Hardware, make_plan
+    from gemma_batch.planning.plan import Hardware, make_plan
     from gemma_batch.spec import JobSpec
 
     spec = JobSpec.from_dict(
@@ -46,9 +46,9 @@ def plan(folder: Path, output: str, parts: int) -> Any:
 
 def first_part(ready: Any, units: list[Any]) -> tuple[bytes, dict[str, Any]]:
     """The bytes of one committed part, and its receipt."""
+    from gemma_batch.committing.commit import commit_unit
+    from gemma_batch.reading.prepare import Preparer
     from gemma_batch.rows import Completion
-    from gemma_batch.run.commit import commit_unit
-    from gemma_batch.run.prepare import Preparer
     from gemma_batch.storage.fs import open_store
 
     with tempfile.TemporaryDirectory() as name:
@@ -64,8 +64,8 @@ def first_part(ready: Any, units: list[Any]) -> tuple[bytes, dict[str, Any]]:
 
 def fill(folder: Path, output: str, parts: int, put: Any) -> None:
     """Make the output; `put(key, bytes)` stores an object below it."""
-    from gemma_batch.run.ledger import RESULTS, Ledger
-    from gemma_batch.run.manifest import create_manifest
+    from gemma_batch.committing.ledger import RESULTS, Ledger
+    from gemma_batch.committing.manifest import create_manifest
     from gemma_batch.storage.fs import open_store
 
     ready = plan(folder, output, parts)

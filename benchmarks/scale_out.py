@@ -33,7 +33,7 @@ from benchmarks import common, inputs
 
 MODULE = "benchmarks.scale_out"
 READERS = 3  # CPUs of Ray's left for tasks that read
-ENGINE_CPUS = 0.9  # what a replica reserves at most, see gemma_batch.run.pool
+ENGINE_CPUS = 0.9  # what a replica reserves at most, see gemma_batch.planning.pool
 UNIT_SECONDS = 5
 SHARD_ROWS, GROUP_ROWS = 25_000, 1_000
 

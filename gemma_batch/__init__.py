@@ -6,10 +6,11 @@ The public API, loaded on first use so that importing the package costs nothing.
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gemma_batch.driver.retry import retry
+    from gemma_batch.driver.run import run
     from gemma_batch.errors import (
         EngineError,
         FailureCode,
@@ -25,18 +26,11 @@ if TYPE_CHECKING:
         StorageError,
         UserError,
     )
-    from gemma_batch.run.driver import run
-    from gemma_batch.run.plan import Plan
-    from gemma_batch.run.plan import make_plan as plan
-    from gemma_batch.run.report import Report
-    from gemma_batch.run.retry import retry
-    from gemma_batch.run.status import Status, status
+    from gemma_batch.planning.plan import Plan
+    from gemma_batch.planning.plan import make_plan as plan
+    from gemma_batch.reporting.report import Report
+    from gemma_batch.reporting.status import Status, status
     from gemma_batch.spec import JobSpec
-
-# The room is named `run`, and so is the function that people call. Loading the (empty) room now
-# lets the name be taken away from it for good: submodules loaded later do not set it again.
-importlib.import_module("gemma_batch.run")
-delattr(sys.modules[__name__], "run")
 
 _WHERE = {
     "EngineError": "errors",
@@ -49,17 +43,17 @@ _WHERE = {
     "ModelError": "errors",
     "OutputError": "errors",
     "PlacementError": "errors",
-    "Plan": "run.plan",
-    "Report": "run.report",
+    "Plan": "planning.plan",
+    "Report": "reporting.report",
     "SpecError": "errors",
-    "Status": "run.status",
+    "Status": "reporting.status",
     "StoppedError": "errors",
     "StorageError": "errors",
     "UserError": "errors",
-    "plan": "run.plan:make_plan",
-    "retry": "run.retry",
-    "run": "run.driver",
-    "status": "run.status",
+    "plan": "planning.plan:make_plan",
+    "retry": "driver.retry",
+    "run": "driver.run",
+    "status": "reporting.status",
 }
 
 __all__ = [

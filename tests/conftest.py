@@ -75,6 +75,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> str:
     return str(build_tiny_gemma(tmp_path_factory.mktemp("model") / "tiny", texts=texts))
 
 
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with an even smaller one, for planning and preparing without engines."""
+    words = "the quick brown fox jumps over the lazy dog while five wizards box a hundred times"
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    return str(build_tiny_gemma(folder, texts=[words] * 50, vocab=600))
+
+
 def free_port() -> int:
     """A TCP port that is free now."""
     with socket.socket() as probe:

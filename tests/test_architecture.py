@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gemma_batch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-RAY = {"run/exchange.py", "run/pipeline.py", "run/worker.py"}
+RAY = {"cluster/exchange.py", "cluster/pipeline.py", "cluster/worker.py"}
 FILE_SYSTEMS = {"fsspec", "s3fs", "boto3", "botocore", "huggingface_hub"}
 
 
@@ -50,7 +50,7 @@ def test_house_rules(path: Path) -> None:
         allowed = ("gemma_batch.family", "gemma_batch.errors")
         assert all(m.startswith(allowed) for m in ours), ours
     if room in {"storage", "prompts", "engines", "family"}:
-        assert not any(m.startswith("gemma_batch.run") for m in imports(path))
+        assert not any(m.startswith("gemma_batch.driver") for m in imports(path))
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), "no module docstring"
 
@@ -76,6 +76,6 @@ def test_the_public_api_is_what_it_says() -> None:
     assert sorted(gemma_batch.__all__) == gemma_batch.__all__
     for name in gemma_batch.__all__:
         assert getattr(gemma_batch, name) is not None
-    import gemma_batch.run.driver
+    import gemma_batch.driver.run
 
     assert callable(gemma_batch.run)

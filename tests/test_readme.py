@@ -10,9 +10,9 @@ import pytest
 import typer.main
 import yaml
 
-from gemma_batch.cli import app
+from gemma_batch.cli.commands import app
+from gemma_batch.driver.retry import WORTH_A_RETRY
 from gemma_batch.errors import FAILURE_MEANING
-from gemma_batch.run.retry import WORTH_A_RETRY
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.parts import ERROR_COLUMNS, RESULT_COLUMNS
 

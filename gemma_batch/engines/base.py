@@ -62,7 +62,7 @@ class Engine(Protocol):
         ...
 
     def numbers(self) -> dict[str, float]:
-        """What the engine says about itself, by the names in `run/metrics.py`; from any thread."""
+        """What the engine tells of itself, by the names in `reporting/metrics.py`; any thread."""
         ...
 
     async def ping(self) -> None:

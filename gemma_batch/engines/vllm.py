@@ -32,9 +32,9 @@ from typing import Any
 import psutil
 
 from gemma_batch.engines.base import EngineConfig
+from gemma_batch.engines.forking import Template, build_engine, helpers, start_template
 from gemma_batch.engines.numbers import SchedulerNumbers
 from gemma_batch.engines.stepper import Stepper
-from gemma_batch.engines.template import Template, build_engine, helpers, start_template
 from gemma_batch.engines.turns import turn
 from gemma_batch.engines.vllm_args import STREAMING, check_args
 from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, RowTransient

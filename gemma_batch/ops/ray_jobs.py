@@ -30,8 +30,8 @@ from gemma_batch.errors import (
     UserError,
 )
 from gemma_batch.ops.dashboard import asking, connect, dashboard_url, last_line
-from gemma_batch.run.plan import Plan, make_plan
-from gemma_batch.run.status import current_report
+from gemma_batch.planning.plan import Plan, make_plan
+from gemma_batch.reporting.status import current_report
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.fs import is_s3
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gemma_batch.errors import OutputError
-from gemma_batch.storage.retry import with_retries
+from gemma_batch.storage.patience import with_retries
 
 __all__ = ["Source", "Store", "is_s3", "local_path", "open_source", "open_store", "with_retries"]
 

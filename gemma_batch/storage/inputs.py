@@ -20,7 +20,7 @@ from gemma_batch.errors import InputError, StorageError
 from gemma_batch.storage.fs import is_s3, local_path
 
 if TYPE_CHECKING:
-    from gemma_batch.storage.readers.base import Reader
+    from gemma_batch.storage.readers.reader import Reader
 
 T = TypeVar("T")
 Format = Literal["parquet", "jsonl", "csv", "openai"]

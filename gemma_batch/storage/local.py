@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from gemma_batch.errors import StorageError
 from gemma_batch.storage.fs import Source, Store
-from gemma_batch.storage.retry import explain, with_retries
+from gemma_batch.storage.patience import explain, with_retries
 
 T = TypeVar("T")
 TEMP = "_run/tmp"

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from gemma_batch.errors import StorageError
 from gemma_batch.storage.fs import Source, Store
-from gemma_batch.storage.retry import (
+from gemma_batch.storage.patience import (
     connection_errors,
     endpoint_url,
     explain,

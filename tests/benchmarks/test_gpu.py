@@ -17,7 +17,7 @@ from benchmarks.gpu_loads import LOADS, make_requests, output_tokens
 from gemma_batch.family.card import card_from_config
 from gemma_batch.family.catalog import find_model
 from gemma_batch.family.gpus import find_gpu
-from gemma_batch.run.plan import FEED_FACTOR
+from gemma_batch.planning.plan import FEED_FACTOR
 
 ROOT = Path(gpu.__file__).parent.parent
 ALL = [(scale, name) for scale, loads in LOADS.items() for name in loads]
@@ -138,7 +138,7 @@ def test_engines_side_by_side_count_until_the_last_answer() -> None:
 def test_it_works_from_a_bare_checkout() -> None:
     """With vLLM's own dependencies and nothing else: no Ray, nothing that reads specs or files."""
     code = (
-        "import sys, benchmarks.gpu, gemma_batch.run.feed, gemma_batch.engines.vllm; "
+        "import sys, benchmarks.gpu, gemma_batch.answering.feed, gemma_batch.engines.vllm; "
         "print(sorted({m.split('.')[0] for m in sys.modules} & "
         "{'ray', 'pyarrow', 'pydantic', 'duckdb', 'fsspec', 'jinja2', 'yaml', 'rich'}))"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 from gemma_batch.engines.numbers import SchedulerNumbers
-from gemma_batch.run.metrics import COUNTERS, GAUGES
+from gemma_batch.reporting.metrics import COUNTERS, GAUGES
 
 
 def test_vllms_own_statistics_are_added_up() -> None:

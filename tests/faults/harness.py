@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from gemma_batch.committing.ledger import Ledger
 from gemma_batch.prompts.tokens import Tokenizer
-from gemma_batch.run.ledger import Ledger
 from gemma_batch.storage.fs import Store, open_store
 from gemma_batch.storage.parts import read_receipt
 from tests.integration.helpers import command, environment

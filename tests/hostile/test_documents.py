@@ -21,8 +21,8 @@ from gemma_batch.errors import SpecError
 from gemma_batch.prompts.render import Renderer
 from gemma_batch.prompts.template import RowProblem, Template
 from gemma_batch.prompts.tokens import Tokenizer
+from gemma_batch.reading.prepare import check_params, keep_table
 from gemma_batch.rows import Failure, Request, Row
-from gemma_batch.run.prepare import check_params, keep_table
 from gemma_batch.storage.inputs import expand, formats_of, reader_for
 from gemma_batch.storage.keep import check_keep
 from gemma_batch.storage.parts import build_errors

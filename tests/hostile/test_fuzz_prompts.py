@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from gemma_batch.errors import FailureCode, SpecError
 from gemma_batch.prompts.render import Overlong, Renderer
 from gemma_batch.prompts.tokens import Tokenizer
+from gemma_batch.reading.prepare import check_params
 from gemma_batch.rows import Failure, Row
-from gemma_batch.run.prepare import check_params
 
 FUZZ = settings(
     deadline=None,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gemma_batch.errors import SpecError
 from gemma_batch.spec import JobSpec
-from gemma_batch.spec_text import apply_overrides, parse_yaml
+from gemma_batch.spec.yaml_text import apply_overrides, parse_yaml
 from gemma_batch.storage.keep import as_json, check_keep, keep_column, keep_value
 
 FUZZ = settings(

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from gemma_batch.errors import SpecError
+from gemma_batch.planning.routing import Router, _connect
 from gemma_batch.prompts.template import RowProblem, Template
-from gemma_batch.run.routing import Router, _connect
 from gemma_batch.spec import JobSpec, Route
-from gemma_batch.spec_text import MAX_CHARS, MAX_DEPTH, apply_overrides, parse_yaml
+from gemma_batch.spec.yaml_text import MAX_CHARS, MAX_DEPTH, apply_overrides, parse_yaml
 from gemma_batch.storage.inputs import reader_for, stat
 from gemma_batch.storage.keep import check_keep, keep_column
 

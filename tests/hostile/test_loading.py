@@ -15,7 +15,7 @@ import yaml
 
 from gemma_batch.errors import ModelError, SpecError
 from gemma_batch.spec import JobSpec
-from gemma_batch.spec_text import apply_overrides, parse_yaml
+from gemma_batch.spec.yaml_text import apply_overrides, parse_yaml
 from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.models import fetch_weights, model_files
 

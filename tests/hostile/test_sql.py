@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from gemma_batch.errors import SpecError
+from gemma_batch.planning.routing import Router
 from gemma_batch.rows import Row
-from gemma_batch.run.routing import Router
 from gemma_batch.spec import Route
 
 SCHEMA = pa.schema([("body", pa.string()), ("n", pa.int64())])

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gemma_batch.cli.starter import starter_spec
 from gemma_batch.errors import InputError
 from gemma_batch.prompts.template import Template
 from gemma_batch.spec import JobSpec
-from gemma_batch.spec_text import parse_yaml
-from gemma_batch.starter import starter_spec
+from gemma_batch.spec.yaml_text import parse_yaml
 
 MODEL = "google/gemma-3-4b-it"
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gemma_batch.cli import main
-from gemma_batch.run.lease import Lease
+from gemma_batch.cli.commands import main
+from gemma_batch.committing.lease import Lease
 from gemma_batch.storage.fs import open_store
 
 from .helpers import cli, command, environment, write_spec

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gemma_batch.cli import main
+from gemma_batch.cli.commands import main
 from gemma_batch.spec import JobSpec
 
 ROOT = Path(__file__).parent.parent.parent

@@ -19,7 +19,7 @@ import pytest
 from gemma_batch.errors import StorageError
 from gemma_batch.storage.fs import open_source, open_store
 from gemma_batch.storage.inputs import detect_format, expand, reader_for
-from gemma_batch.storage.retry import QUICK_SECONDS, set_patience
+from gemma_batch.storage.patience import QUICK_SECONDS, set_patience
 from tests.faults.proxy import FaultProxy
 
 if TYPE_CHECKING:

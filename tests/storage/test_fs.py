@@ -15,7 +15,7 @@ import pytest
 
 from gemma_batch.errors import OutputError, StorageError
 from gemma_batch.storage.fs import open_source, open_store, with_retries
-from gemma_batch.storage.retry import QUICK_SECONDS, TELL_AFTER, set_patience
+from gemma_batch.storage.patience import QUICK_SECONDS, TELL_AFTER, set_patience
 
 if TYPE_CHECKING:
     from tests.conftest import S3Server

@@ -17,7 +17,7 @@ def facts_of(output: str, submission_id: str) -> dict[str, Any]:
     Blocks, and needs to read the output but no cluster. `cost` is None unless the spec has a price.
     Raises `OutputError` when there is no run.
     """
-    from gemma_batch.run.status import current_report
+    from gemma_batch.reporting.status import current_report
 
     report = dataclasses.asdict(current_report(output))
     return {

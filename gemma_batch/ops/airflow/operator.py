@@ -82,7 +82,7 @@ class GemmaBatchOperator(BaseOperator):
     def job_spec(self) -> JobSpec:
         """The validated spec. Raises `SpecError`."""
         from gemma_batch.spec import JobSpec
-        from gemma_batch.spec_text import apply_overrides
+        from gemma_batch.spec.yaml_text import apply_overrides
 
         if isinstance(self.spec, Mapping):
             return JobSpec.from_dict(apply_overrides(dict(self.spec), self.overrides))

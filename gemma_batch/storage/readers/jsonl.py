@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from gemma_batch.rows import Row
-from gemma_batch.storage.readers.base import Cutter, Span, bad_row
+from gemma_batch.storage.readers.reader import Cutter, Span, bad_row
 from gemma_batch.storage.readers.text import LINE_LIMIT, codec, lines, opened, reading
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from gemma_batch.errors import InputError
 from gemma_batch.rows import Row
 from gemma_batch.storage.fs import open_source
-from gemma_batch.storage.readers.base import Span, bad_row
+from gemma_batch.storage.readers.reader import Span, bad_row
 from gemma_batch.storage.readers.text import reading
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gemma_batch.rows import Failure, Origin, Row
-from gemma_batch.storage.readers.base import Span
 from gemma_batch.storage.readers.parquet import ParquetReader
+from gemma_batch.storage.readers.reader import Span
 
 if TYPE_CHECKING:
     from gemma_batch.storage.inputs import InputFile

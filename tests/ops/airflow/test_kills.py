@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gemma_batch.run.ledger import Ledger
+from gemma_batch.committing.ledger import Ledger
 from gemma_batch.storage.fs import open_store
 from tests.integration.helpers import assert_each_once
 

@@ -1,0 +1,1 @@
+"""Answering: the feed of one engine, its order, retries and isolation of bad rows (GPU actor)."""

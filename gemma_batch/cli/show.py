@@ -1,0 +1,181 @@
+"""What people read: the texts and tables of the command line. Facts in, words out."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING, Any
+
+from gemma_batch.reporting.alerts import Alert
+from gemma_batch.reporting.progress import duration, failures_text, moment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from gemma_batch.ops.ray_jobs import Job
+    from gemma_batch.reporting.report import Report
+    from gemma_batch.reporting.status import Status
+
+ALERTS_SHOWN = 3
+
+
+def report_text(report: Report) -> str:
+    """The summary at the end of a run."""
+    head = "complete" if report.complete else "not complete"
+    share = report.cached_tokens / max(report.prompt_tokens, 1)
+    cached = f" ({100 * share:.0f}% cached)"
+    lines = [
+        f"{report.name}: {head}",
+        f"  rows     {report.answered:,} answered of {report.rows:,}"
+        + (f"; {failures_text(report.failures)}" if report.failed else "; none failed"),
+        f"  tokens   {report.prompt_tokens:,} in{cached if report.cached_tokens else ''}, "
+        f"{report.completion_tokens:,} out",
+    ]
+    if report.run_rows:
+        first = (
+            f", first commit after {duration(report.first_commit)}" if report.first_commit else ""
+        )
+        lines.append(
+            f"  speed    {report.tokens_per_second:,.0f} output tokens/s, "
+            f"{report.rows_per_second:,.1f} rows/s over {duration(report.seconds)} with start-up "
+            f"({report.steady_rows_per_second:,.1f} rows/s once running{first})"
+        )
+        lines += _account_lines(report)
+    elif report.complete:
+        lines.append("  speed    nothing was left to do")
+    if report.cost is not None:
+        lines.append(
+            f"  cost     {report.cost:,.2f} for {report.device_hours:,.2f} hours of GPUs "
+            "(of engines, where there are none), all runs together"
+        )
+    for alert in report.alerts[-ALERTS_SHOWN:]:
+        lines.append(f"  alert    {alert_text(alert)}")
+    if len(report.routes) > 1:
+        for name, route in report.routes.items():
+            lines.append(f"  route    {name}: {route['answered']:,} answered by {route['model']}")
+    results = f"{report.output}/results"
+    lines.append(f"  results  {results}/")
+    if report.failed:
+        lines.append(f"  errors   {report.output}/errors/")
+    lines += [
+        f"  DuckDB   duckdb -c \"SELECT * FROM '{results}/*.parquet' LIMIT 5\"",
+        f"  pandas   python -c \"import pandas as pd; print(pd.read_parquet('{results}').head())\"",
+    ]
+    return "\n".join(lines)
+
+
+def _account_lines(report: Report) -> list[str]:
+    lines = []
+    if report.engine_time:
+        parts = [f"{name} {100 * share:.0f}%" for name, share in report.engine_time.items()]
+        limit = (
+            f"; {100 * report.limit_share:.1f}% of the hardware's limit once ready"
+            if report.limit_share is not None
+            else ""
+        )
+        lines.append(f"  engines  {', '.join(parts)}{limit}")
+    if report.predicted and report.run_rows == report.rows:
+        seconds = report.predicted["seconds"]
+        lines.append(f"  planned  {duration(seconds)} at most, took {duration(report.seconds)}")
+    return lines
+
+
+def alert_text(alert: Mapping[str, Any]) -> str:
+    """One event: when, what, and the rule."""
+    return f"{moment(alert['time'])} UTC: {Alert(**alert).text}"
+
+
+def status_text(status: Status) -> str:
+    """A few lines on how an output stands."""
+    share = 100 * status.committed / status.rows if status.rows else 100.0
+    state = {
+        "complete": "complete",
+        "held": f"a driver works on it ({status.holder}), or died without a word",
+        "stopped": "stopped; run it again to go on",
+    }[status.state]
+    lines = [
+        f"{status.name}: {state}",
+        f"  rows     {status.committed:,} of {status.rows:,} committed ({share:.1f}%)",
+        f"  units    {status.units_committed:,} of {status.units:,}",
+    ]
+    if status.rows_per_second:
+        left = f", {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
+        last = f"; last commit {status.last_commit} UTC" if status.last_commit else ""
+        lines.append(
+            f"  speed    {status.rows_per_second:,.1f} rows/s, {status.tokens_per_second:,.0f} "
+            f"output tokens/s{left}{last}"
+        )
+    if status.cost is not None:
+        lines.append(f"  cost     {status.cost:,.2f} so far")
+    for alert in status.alerts[-ALERTS_SHOWN:]:
+        lines.append(f"  alert    {alert_text(alert)}")
+    if status.failed:
+        lines.append(f"  failed   {failures_text(status.failures)}")
+    if status.open_retry:
+        lines.append(
+            f"  retry    {status.open_retry['generation']} is open: "
+            f"{status.open_retry['rows']:,} rows; run `gemma-batch retry` to go on"
+        )
+    return "\n".join(lines)
+
+
+def models_rows() -> list[dict[str, Any]]:
+    """The catalog as plain rows. Weights are of the language model alone, in GiB at bf16."""
+    from gemma_batch.family.catalog import load_catalog
+    from gemma_batch.family.memory import weights_bytes
+
+    return [
+        {
+            "id": card.id,
+            "parameters": card.params,
+            "context": card.context,
+            "weights_gib_bf16": round(weights_bytes(card, text_only=True) / 2**30, 1),
+            "modalities": list(card.modalities),
+            "licence": card.licence,
+            "gated": card.gated,
+        }
+        for card in load_catalog().values()
+        if card.variant_of is None
+    ]
+
+
+def print_models(rows: list[dict[str, Any]]) -> None:
+    """The catalog as a table on stderr that fits 80 columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("id", "params", "context", "GiB bf16", "inputs", "licence"):
+        right = name in {"params", "context", "GiB bf16"}
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row["id"],
+            f"{row['parameters'] / 1e9:.2f}B",
+            f"{row['context'] // 1024}K",
+            f"{row['weights_gib_bf16']:.1f}",
+            " ".join(modality[0].upper() for modality in row["modalities"]),
+            row["licence"] + (" (gated)" if row["gated"] else ""),
+        )
+    console = Console(stderr=True)
+    console.print(table)
+    console.print(
+        "inputs: Text, Image, Video, Audio; a local or s3:// folder works as well as a name",
+        style="dim",
+        highlight=False,
+    )
+
+
+def jobs_text(jobs: Sequence[Job]) -> str:
+    """Submitted jobs, two lines each: ids and paths are there to be copied, so nothing is cut."""
+    if not jobs:
+        return "no jobs of this package on this cluster"
+    lines = []
+    now = datetime.datetime.now(datetime.UTC).timestamp()
+    for job in jobs:
+        begun = datetime.datetime.fromtimestamp(job.started or now, datetime.UTC)
+        took = duration((job.ended or now) - (job.started or now))
+        rows = f", {job.rows:,} rows" if job.rows is not None else ""
+        code = f" with exit code {job.exit_code}" if job.exit_code else ""
+        lines.append(f"{job.id}  {job.status.lower()}{code}")
+        lines.append(f"  {job.output}  since {begun:%Y-%m-%d %H:%M} UTC, {took}{rows}")
+    return "\n".join(lines)

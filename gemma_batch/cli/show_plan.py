@@ -1,0 +1,232 @@
+"""What `plan` shows: a job's facts as plain data, and the same for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gemma_batch.reporting.progress import duration, failures_text
+
+if TYPE_CHECKING:
+    from gemma_batch.planning.plan import RoutePlan
+    from gemma_batch.spec import JobSpec
+
+USUAL_CPUS_PER_GPU = 8  # of cloud instances, where no cluster was looked at
+PREVIEW_CHARS = 1200
+
+
+def plan_facts(
+    spec: JobSpec,
+    *,
+    gpu: str | None,
+    gpus: int,
+    price: float | None = None,
+    output_tokens: float | None = None,
+) -> dict[str, Any]:
+    """Everything `plan` prints, as plain data. Raises `UserError` as `make_plan` does.
+
+    `price` is per GPU and hour, `output_tokens` the mean answer to reckon with (None: the longest).
+    """
+    from gemma_batch.family.gpus import find_gpu
+    from gemma_batch.planning.estimate import estimate_routes, sort_facts, totals
+    from gemma_batch.planning.plan import Hardware, make_plan, rows_by_route
+    from gemma_batch.planning.pool import make_pool
+    from gemma_batch.planning.preview import first_prompt
+    from gemma_batch.planning.sample import sample_facts, sample_routes
+
+    hardware = None
+    if gpu or spec.resources.gpu:
+        hardware = Hardware(
+            gpu=find_gpu(gpu or spec.resources.gpu or ""),
+            gpus=gpus,
+            gpus_per_node=min(gpus, 8),
+            cpus=gpus * USUAL_CPUS_PER_GPU,
+        )
+    elif spec.resources.device == "cpu" or spec.resources.engine == "echo":
+        hardware = Hardware(gpu=None)
+    plan = make_plan(spec, need_files=False)
+    samples = sample_routes(plan)
+    units, estimates = [], None
+    if hardware is not None:
+        plan = plan.placed(hardware, {name: one.mean_tokens for name, one in samples.items()})
+        units = plan.units(max(make_pool(route, hardware).most for route in plan.routes))
+    by_route = rows_by_route(units)
+    if hardware is not None:
+        answer = output_tokens or spec.sampling.max_tokens
+        estimates = totals(
+            estimate_routes(
+                plan.routes, samples, by_route, hardware, output_tokens=answer, price=price
+            )
+        )
+    return {
+        "name": spec.name,
+        "input": {
+            "files": len(plan.survey.shards),
+            "format": plan.survey.shards[0].format,
+            "bytes": sum(shard.size for shard in plan.survey.shards),
+            "columns": {field.name: str(field.type) for field in plan.survey.schema},
+            "reads": list(plan.survey.columns),
+        },
+        "routes": [
+            {
+                **_route_facts(route, by_route),
+                "sample": sample_facts(samples[route.route.name]),
+                "sort": sort_facts(
+                    route,
+                    samples[route.route.name],
+                    by_route.get(route.route.name, 0),
+                    hardware,
+                    output_tokens=output_tokens or spec.sampling.max_tokens,
+                ),
+            }
+            for route in plan.routes
+        ],
+        "estimate": estimates,
+        "longest_answers": output_tokens is None,
+        "units": len(units),
+        "rows": sum(by_route.values()) or None,
+        "output": spec.output.path,
+        "fingerprint": plan.fingerprint().digest,
+        "notes": [
+            *plan.notes,
+            *(
+                []
+                if hardware
+                else [
+                    "no hardware was named: add --gpu (for example --gpu H100-80) to see the "
+                    "placement and the units"
+                ]
+            ),
+        ],
+        "prompt": first_prompt(plan),
+    }
+
+
+def _route_facts(route: RoutePlan, rows: dict[str, int]) -> dict[str, Any]:
+    placement = route.placement
+    facts: dict[str, Any] = {
+        "name": route.route.name,
+        "when": route.route.when,
+        "model": route.route.model,
+        "parameters": route.card.params,
+        "licence": route.card.licence,
+        "max_model_len": route.max_model_len,
+        "rows": rows.get(route.route.name),
+    }
+    if placement is not None:
+        facts["placement"] = {
+            "tensor_parallel": placement.tensor_parallel,
+            "engines_per_gpu": placement.engines_per_gpu,
+            "dtype": placement.dtype,
+            "max_num_seqs": placement.max_num_seqs,
+            "max_num_batched_tokens": placement.max_num_batched_tokens,
+            "kv_gib": round(placement.kv_gib, 1),
+            "concurrency": placement.concurrency,
+            "reason": placement.reason,
+        }
+    return facts
+
+
+def print_plan(facts: dict[str, Any]) -> None:
+    """The plan, for people, on stderr."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    given = facts["input"]
+    rows = f"{facts['rows']:,} rows in {facts['units']:,} units" if facts["rows"] else "not counted"
+    console.print(f"{facts['name']}: nothing was started", style="bold")
+    console.print(f"  input    {given['files']:,} {given['format']} files, {_size(given['bytes'])}")
+    console.print(f"  columns  {', '.join(f'{k} ({v})' for k, v in given['columns'].items())}")
+    console.print(f"  reads    {', '.join(given['reads'])}")
+    console.print(f"  work     {rows}")
+    for route in facts["routes"]:
+        when = f" when {route['when']}" if route["when"] else ""
+        count = f", {route['rows']:,} rows" if route["rows"] is not None else ""
+        console.print(f"  route    {route['name']}: {route['model']}{when}{count}")
+        if placement := route.get("placement"):
+            console.print(
+                f"           tensor parallel {placement['tensor_parallel']}, "
+                f"{placement['dtype']}, up to {placement['max_num_seqs']} sequences of "
+                f"{route['max_model_len']:,} tokens, {placement['max_num_batched_tokens']:,} "
+                "tokens per step"
+            )
+            console.print(f"           {placement['reason']}")
+        for line in _sample_lines(route["sample"]):
+            console.print(f"           {line}")
+        if (sort := route["sort"]) and sort["whole"] - sort["window"] >= 0.01:
+            console.print(f"           {_sort_line(sort)}")
+    for line in _estimate_lines(facts):
+        console.print(line)
+    console.print(f"  output   {facts['output']}")
+    for note in facts["notes"]:
+        console.print(f"  note     {note}", style="yellow")
+    prompt = facts["prompt"]
+    if prompt["text"] is not None:
+        tokens = f"{prompt['tokens']:,} tokens" if prompt["tokens"] else "tokens not counted"
+        console.print(f"  first prompt ({tokens}):", style="bold")
+        text = prompt["text"]
+        shown = text if len(text) <= PREVIEW_CHARS else text[:PREVIEW_CHARS] + " ..."
+        for line in shown.splitlines():
+            console.print(f"    {line}", style="cyan")
+    if prompt["note"]:
+        console.print(f"  note     {prompt['note']}", style="yellow")
+
+
+def _sample_lines(sample: dict[str, Any]) -> list[str]:
+    if not sample["rows"]:
+        return ["no row of the sample takes this route"]
+    about = "" if sample["exact"] else "about (4 characters each, without the tokenizer) "
+    lines = [
+        f"prompts of {about}{sample['mean']:,.0f} tokens on average in {sample['rows']:,} sampled "
+        f"rows (median {sample['p50']:,}, 95% up to {sample['p95']:,}, longest {sample['max']:,})"
+    ]
+    if sample["failures"]:
+        share = 100 * sum(sample["failures"].values()) / sample["rows"]
+        lines.append(f"{share:.1f}% of them will fail: {failures_text(sample['failures'])}")
+    if sample["shared"] >= 0.05:
+        sorting = f", {100 * sample['gain']:.0f}% thanks to ordering" if sample["gain"] > 0 else ""
+        lines.append(
+            f"{100 * sample['shared']:.0f}% of prompt tokens or more can come from the prefix "
+            f"cache{sorting}"
+        )
+    if sample["hint"]:
+        lines.append(f"hint: {sample['hint']}")
+    return lines
+
+
+def _sort_line(sort: dict[str, Any]) -> str:
+    verdict = "it will be done" if sort["planned"] else "it will not be done"
+    return (
+        f"sorted as a whole first (resources.sort), {100 * sort['whole']:.0f}% instead of "
+        f"{100 * sort['window']:.0f}%: saves {duration(sort['saved_seconds'])} and takes "
+        f"{duration(sort['sort_seconds'])}, {verdict}"
+    )
+
+
+def _estimate_lines(facts: dict[str, Any]) -> list[str]:
+    estimate = facts["estimate"]
+    if not estimate or not estimate["routes"]:
+        return []
+    worst = "at most, with the longest answers: " if facts["longest_answers"] else ""
+    gpus = f", {estimate['gpu_hours']:,.1f} GPU-hours" if estimate["gpu_hours"] else ""
+    cost = f", cost {estimate['cost']:,.2f}" if estimate["cost"] is not None else ""
+    lines = [
+        f"  estimate {worst}{duration(estimate['seconds'])}{gpus}{cost}; good to a factor of 2"
+    ]
+    for one in estimate["routes"]:
+        limit = ""
+        if one["limit_rows_per_second"]:
+            share = 100 * one["rows_per_second"] / one["limit_rows_per_second"]
+            limit = f", {share:.0f}% of the hardware's limit ({one['bound']})"
+        lines.append(
+            f"           {one['route']}: {one['engines']} engines, "
+            f"{one['rows_per_second']:,.1f} rows/s{limit}"
+        )
+    return lines
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"

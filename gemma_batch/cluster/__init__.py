@@ -1,0 +1,1 @@
+"""Cluster: all of Ray: pipelines, the GPU actor, the exchange of a sort, the board."""

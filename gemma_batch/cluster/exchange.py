@@ -1,0 +1,136 @@
+"""The exchange of a distributed sort: chunks of rows in, sorted files out, by Ray Data.
+
+ChunkSource (read and render, one CPU task per chunk)
+    → Ray Data's sort, by the text of the prompts
+    → a file per block, put by its task; only its description comes back
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from gemma_batch.cluster.pipeline import answer, make_board, stop_dataset
+from gemma_batch.driver.sorting import KEY, Chunk, Sorting, describe, read_chunk
+from gemma_batch.errors import GemmaBatchError
+from gemma_batch.planning.pool import READ_CPUS
+from gemma_batch.prompts.render import Renderer
+from gemma_batch.reading.prepare import make_renderer
+from gemma_batch.storage.fs import open_store
+from gemma_batch.storage.inputs import stat
+from gemma_batch.storage.patience import set_patience
+from gemma_batch.storage.readers.staged import staged_file
+
+
+class BoardLog:
+    """A `ReadLog` on a board: Ray runs a task again for ever when its process dies."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+
+    def begin(self, unit: str) -> bool:
+        """See `ReadLog`."""
+        return bool(answer(self._board.begin_read.remote(unit), default=True))
+
+    def end(self, unit: str) -> None:
+        """See `ReadLog`."""
+        self._board.end_read.remote(unit)
+
+
+class ChunkSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy's reading
+    """One read task per chunk of rows that are to be sorted."""
+
+    def __init__(self, sorting: Sorting, work: Sequence[Chunk]) -> None:
+        super().__init__()
+        self._sorting = ray.put(sorting)
+        self._log = BoardLog(make_board())
+        self._work = work
+
+    def get_name(self) -> str:
+        """The stage's name in Ray's own displays."""
+        return "ReadToSort"
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Bytes of all rows as they are in the input."""
+        return sum(unit.bytes for chunk in self._work for unit in chunk.units)
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: DataContext | None = None,
+    ) -> list[ReadTask]:
+        """One task per chunk, whatever parallelism is asked for."""
+        return [
+            ReadTask(
+                functools.partial(_read_chunk, self._sorting, self._log, chunk),
+                BlockMetadata(
+                    num_rows=sum(unit.expected for unit in chunk.units),
+                    size_bytes=max(1, sum(unit.bytes for unit in chunk.units)),
+                    input_files=None,
+                    exec_stats=None,
+                ),
+            )
+            for chunk in self._work
+        ]
+
+
+_renderers: dict[str, Renderer] = {}
+
+
+def _read_chunk(sorting_ref: Any, log: BoardLog, chunk: Chunk) -> list[pa.Table]:
+    key, sorting = sorting_ref.hex(), ray.get(sorting_ref)
+    if key not in _renderers:
+        set_patience(sorting.job.storage_patience)
+        _renderers.clear()
+        _renderers[key] = make_renderer(sorting.job)
+    return [read_chunk(sorting, _renderers[key], chunk, log)]
+
+
+def _write_piece(table: pa.Table, sorting: Sorting) -> pa.Table:
+    pieces: list[str] = []
+    if table.num_rows:
+        set_patience(sorting.job.storage_patience)
+        store = open_store(sorting.job.output)
+        # Under a name of its own: a task that Ray runs again writes another file, and the one that
+        # is reported is the one that counts.
+        name = f"{sorting.folder}/{uuid.uuid4().hex}.parquet"
+        store.create(name, staged_file(table.drop_columns([KEY])))
+        pieces = [json.dumps(describe(table, stat(f"{store.url}/{name}")))]
+    return pa.table({"piece": pa.array(pieces, pa.string())})
+
+
+def exchange(sorting: Sorting, work: Sequence[Chunk]) -> Iterator[dict[str, Any]]:
+    """Sort the rows of all chunks across the cluster; yields what `describe` says of each piece.
+
+    Raises `GemmaBatchError` when a task fails.
+    """
+    dataset = (
+        ray.data.read_datasource(
+            ChunkSource(sorting, work), override_num_blocks=len(work), num_cpus=READ_CPUS
+        )
+        .sort(KEY)
+        .map_batches(
+            _write_piece,
+            fn_kwargs={"sorting": sorting},
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=READ_CPUS,
+        )
+    )
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from map(json.loads, batch["piece"].to_pylist())
+    except (ray.exceptions.RayError, ray.data.exceptions.UserCodeException) as err:
+        raise GemmaBatchError(f"sorting the input by prefix failed: {err}") from err
+    finally:
+        stop_dataset(dataset)

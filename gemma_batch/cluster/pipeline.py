@@ -1,0 +1,312 @@
+"""The only Ray Data wiring: one pipeline per route, units in, receipts out.
+
+    UnitSource (read + render, one CPU task and one block per unit)
+        → Worker (GPU actor pool: infer and commit)
+        → receipts, to the driver
+
+A unit is one row in a block of its own, so that Ray Data can neither split nor merge it, and
+the two stages ask for different resources so that they never fuse.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+import ray.util.metrics
+from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from gemma_batch.answering.order import SORTED_ROWS
+from gemma_batch.cluster.board import Board
+from gemma_batch.cluster.worker import BOARD_SECONDS, Worker
+from gemma_batch.errors import GemmaBatchError, UserError
+from gemma_batch.family.gpus import GPU, gpu_from_device
+from gemma_batch.planning.plan import Hardware
+from gemma_batch.planning.pool import READ_CPUS, Pool
+from gemma_batch.reading.prepare import Preparer
+from gemma_batch.reporting.metrics import RunMetrics
+from gemma_batch.storage.patience import set_patience
+from gemma_batch.units.payload import encode, encode_error
+from gemma_batch.units.route_job import RouteJob
+from gemma_batch.units.unit import Shard, Unit
+
+logger = logging.getLogger(__name__)
+PROBE_SECONDS = 10
+UNITS_IN_FLIGHT = (2, 32)
+
+
+def connect(address: str | None, *, verbose: bool = False) -> None:
+    """Join the cluster at `address` (or RAY_ADDRESS), or start a local one."""
+    if ray.is_initialized():
+        return
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.WARNING}
+    if target == "local":
+        options["include_dashboard"] = False
+        os.environ.setdefault("RAY_worker_niceness", "0")  # see worker._ask_for_normal_priority
+    _probe(target)
+    if not verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        with contextlib.nullcontext() if verbose else _quiet():
+            ray.init(address=target, **options)
+    except (ConnectionError, RuntimeError, ValueError) as err:
+        raise UserError(
+            f"no Ray cluster could be reached at {target!r}: {err}. Check the address, or leave "
+            "it out to run on this machine"
+        ) from err
+
+
+def _probe(target: str) -> None:
+    # Ray itself would wait for minutes for a cluster that is not there.
+    host, found, port = target.removeprefix("ray://").rpartition(":")
+    if not found or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS).close()
+    except OSError as err:
+        raise UserError(
+            f"no Ray cluster answers at {target!r} ({err}): check --address or RAY_ADDRESS, or "
+            "leave both out to run on this machine"
+        ) from err
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # Ray's native code writes to file descriptor 2 while it starts; what goes wrong is raised.
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def disconnect() -> None:
+    """Leave the cluster; a local one ends."""
+    ray.shutdown()
+
+
+def cluster_hardware() -> Hardware:
+    """What the connected cluster has, read from Ray and, for the kind of GPU, from one node."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    total = ray.cluster_resources()
+    gpus = int(total.get("GPU", 0))
+    per_node = int(max((node["Resources"].get("GPU", 0) for node in nodes), default=0))
+    cpus = [node["Resources"].get("CPU", 0) for node in nodes]
+    memory = min((node["Resources"].get("memory", 8 * 2**30) for node in nodes), default=0)
+    gpu: GPU | None = None
+    if gpus:
+        name, mib, capability = ray.get(
+            ray.remote(_query_gpu).options(num_gpus=0.01, num_cpus=0).remote()
+        )
+        gpu = gpu_from_device(name, memory_mib=mib, compute_capability=capability)
+    return Hardware(
+        gpu=gpu,
+        gpus=gpus,
+        gpus_per_node=per_node,
+        cpus=max(1, int(total.get("CPU", 1))),
+        cpus_per_node=max(1, int(min(filter(None, cpus), default=1))),
+        memory_gib=memory / 2**30,
+    )
+
+
+def _query_gpu() -> tuple[str, int, float]:
+    answer = subprocess.run(
+        [
+            "nvidia-smi",
+            "--query-gpu=name,memory.total,compute_cap",
+            "--format=csv,noheader,nounits",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()[0]
+    name, mib, capability = (part.strip() for part in answer.split(","))
+    return name, int(mib), float(capability)
+
+
+def make_metrics(run: str) -> RunMetrics:
+    """The driver's own metrics."""
+    return RunMetrics(ray.util.metrics, run=run)
+
+
+def make_board() -> Any:
+    """The actor that workers tell how things are, on the driver's own node if there is room."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+    return ray.remote(Board).options(**options).remote()
+
+
+def read_board(board: Any) -> dict[str, Any] | None:
+    """The board's state; None when it can't be had in a moment."""
+    try:
+        state: dict[str, Any] = ray.get(board.state.remote(), timeout=2)
+    except (ray.exceptions.RayError, TimeoutError):
+        return None
+    return state
+
+
+class UnitSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy's reading
+    """One read task per unit: reads and renders it into one row in a block of its own."""
+
+    def __init__(self, job: RouteJob, work: Sequence[tuple[Shard, Unit]], board: Any) -> None:
+        super().__init__()
+        self._job = ray.put(job)
+        self._work = work
+        self._board = board
+
+    def get_name(self) -> str:
+        """The stage's name in Ray's own displays."""
+        return "ReadAndRender"
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Bytes of all units as they are in the input."""
+        return sum(unit.bytes for _, unit in self._work)
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: DataContext | None = None,
+    ) -> list[ReadTask]:
+        """One task per unit, whatever parallelism is asked for."""
+        return [
+            ReadTask(
+                functools.partial(_read, self._job, self._board, shard, unit),
+                BlockMetadata(
+                    num_rows=1, size_bytes=max(1, unit.bytes), input_files=None, exec_stats=None
+                ),
+            )
+            for shard, unit in self._work
+        ]
+
+
+_preparers: dict[str, Preparer] = {}
+
+
+def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
+    # Tokenizers are slow to load: one Preparer per process and job, not per unit.
+    key = job_ref.hex()
+    try:
+        if key not in _preparers:
+            job: RouteJob = ray.get(job_ref)
+            set_patience(job.storage_patience)
+            _preparers.clear()
+            _preparers[key] = Preparer(job)
+        # Ray runs a task again for ever when its process dies, whatever it was that it read.
+        if not answer(board.begin_read.remote(unit.name), default=True):
+            return [encode(_preparers[key].give_up(shard, unit))]
+        prepared = encode(_preparers[key].prepare(shard, unit))
+        board.end_read.remote(unit.name)
+    except GemmaBatchError as err:
+        return [encode_error(err)]
+    return [prepared]
+
+
+def answer(call: Any, *, default: Any) -> Any:
+    """What the board answers to a call, or `default` when it is gone or slow."""
+    try:
+        return ray.get(call, timeout=BOARD_SECONDS)
+    except (ray.exceptions.RayError, TimeoutError):
+        return default
+
+
+class RouteRun:
+    """The pipeline of one route over its units (at least one)."""
+
+    def __init__(
+        self, job: RouteJob, work: Sequence[tuple[Shard, Unit]], pool: Pool, board: Any
+    ) -> None:
+        self._route = job.route
+        flight = _units_in_flight(job, work)
+        self._dataset = ray.data.read_datasource(
+            UnitSource(job, work, board),
+            override_num_blocks=len(work),
+            num_cpus=READ_CPUS,
+        ).map_batches(
+            Worker,
+            fn_constructor_kwargs={"job": job, "board": board},
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(
+                min_size=pool.least,
+                max_size=pool.most,
+                max_concurrent_calls_per_actor=flight,
+                max_tasks_in_flight_per_actor=flight + 2,
+                enable_true_multi_threading=True,
+            ),
+            num_gpus=pool.num_gpus or None,
+            num_cpus=pool.num_cpus,
+        )
+
+    def receipts(self) -> Iterator[dict[str, Any]]:
+        """Run it, and yield each receipt as its part is committed.
+
+        Raises `GemmaBatchError` when engines or storage gave up; committed parts stay.
+        """
+        try:
+            for batch in self._dataset.iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            ):
+                for receipt in map(json.loads, batch["receipt"].to_pylist()):
+                    if "error" in receipt:
+                        raise GemmaBatchError(f"route {self._route!r} stopped: {receipt['error']}")
+                    yield receipt
+        except (ray.exceptions.RayError, ray.data.exceptions.UserCodeException) as err:
+            raise GemmaBatchError(f"route {self._route!r} stopped unexpectedly: {err}") from err
+
+    def stop(self) -> None:
+        """End it from another thread; whoever waits for `receipts` gets no more of them.
+
+        That consumer sleeps until a part is committed.
+        """
+        stop_dataset(self._dataset)
+
+
+def stop_dataset(dataset: Any) -> None:
+    """End a data set that may still be consumed.
+
+    Ray Data ends only with its consumer, and a pipeline that outlives the connection to the
+    cluster takes this process with it (exit code 1).
+    """
+    executor = dataset._current_executor
+    if executor is not None:
+        executor.shutdown(force=False)
+
+
+def _units_in_flight(job: RouteJob, work: Sequence[tuple[Shard, Unit]]) -> int:
+    # Enough units that the feed always has rows beyond those in the engine, across borders; of
+    # large ones, the feed lets in only as many as it needs.
+    rows = max(1, min(unit.expected for _, unit in work))
+    wanted = max(job.in_flight, SORTED_ROWS if job.order == "prefix" else 0)
+    least, most = UNITS_IN_FLIGHT
+    return int(min(max(wanted / rows + 2, least), most))
+
+
+def configure() -> None:
+    """Ray Data's own limits and noise, set for long loads of weights and quiet terminals."""
+    context = DataContext.get_current()
+    # Our own limits are policy.row_deadline, engine_start_timeout and stop.stalled_minutes: Ray
+    # Data's 30 minutes without a finished block would end a slow load or a long unit.
+    context.execution_no_progress_timeout_s = -1
+    context.max_consecutive_actor_init_deaths = 3
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

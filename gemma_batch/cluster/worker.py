@@ -1,0 +1,253 @@
+"""The GPU actor: feeds one engine with several units at once and commits their parts itself.
+
+Ray Data calls it in several threads, one unit per call. The engine lives on an event loop of
+its own, so that nothing Ray does on its threads can hold it up, and starts loading while the
+first units are still being read. Only receipts leave this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from gemma_batch.answering.feed import Feed
+from gemma_batch.answering.host_memory import memory_share
+from gemma_batch.cluster.board import Case
+from gemma_batch.committing.commit import commit_unit, committed_receipt
+from gemma_batch.engines.base import make_engine
+from gemma_batch.engines.vllm_args import streams_weights
+from gemma_batch.errors import EngineError, FailureCode, GemmaBatchError
+from gemma_batch.reporting.metrics import Metrics
+from gemma_batch.rows import Failure, Outcome, Request
+from gemma_batch.storage.fs import open_store
+from gemma_batch.storage.models import fetch_weights
+from gemma_batch.storage.patience import set_patience
+from gemma_batch.units.payload import Prepared, decode, decode_head
+from gemma_batch.units.route_job import RouteJob
+from gemma_batch.units.unit import Unit
+
+logger = logging.getLogger(__name__)
+REPORT_SECONDS = 1.0
+BOARD_SECONDS = 10.0
+CONDEMNED = "the worker's process died with this row alone in flight"
+T = TypeVar("T")
+
+
+class Gate:
+    """Units pass side by side, except one that has to be alone in the process."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside, self._alone_wanted = 0, 0
+
+    @contextlib.contextmanager
+    def pass_through(self, *, alone: bool) -> Iterator[None]:
+        """Be inside with others, or alone; one who wants to be alone lets nobody else in."""
+        with self._changed:
+            if alone:
+                self._alone_wanted += 1
+                self._changed.wait_for(lambda: self._inside == 0)
+                self._alone_wanted -= 1
+                self._inside = -1
+            else:
+                self._changed.wait_for(lambda: self._inside >= 0 and not self._alone_wanted)
+                self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside = 0 if alone else self._inside - 1
+                self._changed.notify_all()
+
+
+def _ask_for_normal_priority() -> None:
+    # Ray starts its workers with niceness 15. What paces a GPU, or is the engine on a CPU, must
+    # not stand behind every other process of the host; only root may change that.
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+
+
+class Worker:
+    """One replica of one route; the callable class of the pipeline's last stage."""
+
+    def __init__(self, job: RouteJob, board: Any = None) -> None:
+        set_patience(job.storage_patience)
+        self._born = time.time()
+        self._job = job
+        self._store = open_store(job.output)
+        self._board = board
+        _ask_for_normal_priority()
+        self._name = f"{os.uname().nodename}-{uuid.uuid4().hex[:8]}"
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
+        self._feed = Feed(
+            self._make_engine, in_flight=job.in_flight, policy=job.policy, order=job.order
+        )
+        self._config = job.engine
+        self._gate = Gate()
+        self._ready = self._submit(self._start())
+        self._closed = threading.Event()
+        self._metrics: Metrics | None = None
+        if board is not None:
+            import ray.util.metrics
+
+            self._metrics = Metrics(
+                ray.util.metrics,
+                run=job.name,
+                route=job.route,
+                replica=self._name,
+                devices=job.devices,
+                price=job.price,
+            )
+            threading.Thread(target=self._report, name="report", daemon=True).start()
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _make_engine(self) -> Any:
+        return make_engine(self._config)
+
+    async def _start(self) -> None:
+        job = self._job
+        try:
+            if job.engine.engine == "vllm":
+                streamed = streams_weights(job.model, job.engine.args)
+                path = await asyncio.to_thread(
+                    fetch_weights,
+                    job.model,
+                    job.revision,
+                    weights=job.engine.args.get("load_format") != "dummy",
+                    streamed=streamed,
+                )
+                weights = job.model if streamed else None
+                self._config = dataclasses.replace(job.engine, model=path, weights=weights)
+            await self._feed.start(on_ready=lambda: self._tell("ready", self._name))
+        except EngineError:
+            raise  # the feed has told the units that wait for it
+        except Exception as err:
+            cause = str(err) if isinstance(err, GemmaBatchError) else repr(err)
+            self._feed.fail(EngineError(f"the engine could not be started: {cause}"))
+            raise
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """One unit in, its receipt out; or `{"error": ...}` when engine or storage gave up."""
+        receipts = [
+            json.dumps(self._run_unit(unit.as_py(), rows))
+            for unit, rows in zip(batch["unit"], batch["rows"], strict=True)
+        ]
+        return pa.table({"receipt": pa.array(receipts, pa.string())})
+
+    def _run_unit(self, head: str, rows: Any) -> dict[str, Any]:
+        if not rows.is_valid:
+            return dict(json.loads(head))
+        unit = decode_head(head)[1]
+        case = self._tell("begin", self._name, unit.name) or Case()
+        try:
+            with self._gate.pass_through(alone=case.careful):
+                return self._outcomes(unit, case, head, rows.as_buffer())
+        except GemmaBatchError as err:
+            return {"error": str(err)}
+        finally:
+            self._tell("end", unit.name)
+
+    def _outcomes(self, unit: Unit, case: Case, head: str, rows: Any) -> dict[str, Any]:
+        started = time.time()
+        # Ray may hand out a unit again after a death between the commit and the receipt.
+        done = committed_receipt(self._store, unit)
+        if done is not None:
+            return done
+        if case.careful:
+            prepared = decode(head, rows)
+            answers = self._carefully(unit, case, prepared.requests)
+        else:
+            loaded: list[Prepared] = []
+
+            def load() -> list[Request]:
+                loaded.append(decode(head, rows))
+                return loaded[0].requests
+
+            answers = self._submit(self._feed.run_when_needed(load)).result()
+            (prepared,) = loaded
+        outcomes: dict[int, Outcome] = {**prepared.failures, **answers}
+        for failure in prepared.failures.values():
+            self._feed.stats.count(failure)
+        stats = self._feed.stats
+        facts = {
+            "started": started,
+            "worker": self._name,
+            "born": self._born,
+            "engine_ready": stats.ready_at,
+            "starved": round(stats.starved_seconds, 3),
+            "recovering": round(stats.recovering_seconds, 3),
+            "engine_starts": stats.engine_starts,
+            "devices": self._job.devices,
+            "price": None if (price := self._job.price) is None else price * self._job.devices,
+        }
+        receipt = commit_unit(self._store, self._job, prepared, outcomes, facts)
+        if self._metrics is not None:
+            self._metrics.unit(time.time() - started)
+        return receipt
+
+    def _carefully(self, unit: Unit, case: Case, requests: list[Request]) -> dict[int, Outcome]:
+        """The rows of a unit that workers died with, in the groups that the board asks for."""
+        logger.warning("unit %s saw %d workers die: taken apart", unit.name, case.deaths)
+        outcomes: dict[int, Outcome] = {}
+        for number in case.condemned:
+            outcomes[number] = Failure(FailureCode.ENGINE_CRASH.value, CONDEMNED, case.deaths)
+            self._feed.stats.count(outcomes[number])
+        groups = [set(group) for group in case.groups]
+        # Last, those that were tried already and are known to be harmless; or all, at first.
+        groups.append({r.number for r in requests}.difference(case.condemned, *groups))
+        for group in groups:
+            if mine := [request for request in requests if request.number in group]:
+                self._tell("trying", unit.name, [request.number for request in mine])
+                outcomes.update(self._submit(self._feed.run(mine)).result())
+        return outcomes
+
+    def _tell(self, method: str, *values: Any) -> Any:
+        """Call the board and wait for its answer; None when it is gone or slow."""
+        if self._board is None:
+            return None
+        import ray
+
+        try:
+            return ray.get(getattr(self._board, method).remote(*values), timeout=BOARD_SECONDS)
+        except (ray.exceptions.RayError, TimeoutError) as err:
+            logger.warning("the board did not answer %s: %s", method, err)
+            return None
+
+    def _report(self) -> None:
+        import ray
+
+        while not self._closed.wait(REPORT_SECONDS):
+            if self._metrics is not None:
+                self._metrics.update(
+                    self._feed.stats, time.time() - self._born, self._feed.engine_numbers()
+                )
+            numbers = {**self._feed.stats.numbers(), "memory_share": memory_share()}
+            numbers["route"] = self._job.route
+            try:
+                self._board.put.remote(self._name, numbers)
+            except ray.exceptions.RayError as err:
+                logger.debug("progress was not reported: %s", err)
+
+    def close(self) -> None:
+        """End the engine's processes."""
+        self._closed.set()
+        self._submit(self._feed.close()).result(timeout=60)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_closed") and not self._closed.is_set():
+            self.close()

@@ -1,0 +1,1 @@
+"""Committing: the output as state: parts, errors, ledger, manifest, lease, generations."""

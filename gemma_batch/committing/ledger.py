@@ -1,0 +1,91 @@
+"""The ledger: what is committed in an output, read from a listing and nothing else.
+
+A part's existence is the commit. Its footer holds the receipt and the failures of its unit; the
+file in `errors/` is derived from that footer and the input, so it can always be made again. The
+files in `_run/receipts/` are copies of receipts that spare reading footers, never the truth.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Container, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from gemma_batch.storage.fs import Store
+from gemma_batch.storage.parts import PartKey, parse_part_name, read_receipt, row_count
+from gemma_batch.units.unit import Unit
+
+RESULTS, ERRORS, RECEIPTS = "results", "errors", "_run/receipts"
+READERS = 32
+
+Receipt = dict[str, Any]
+
+
+class Ledger:
+    """The committed state of one output."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def _keys(self, prefix: str) -> dict[PartKey, str]:
+        found = {}
+        for path in self._store.list(prefix):
+            key = parse_part_name(path.rsplit("/", 1)[-1])
+            if key is not None:
+                found[key] = path
+        return found
+
+    def committed(self) -> dict[PartKey, str]:
+        """Key -> path of every committed part, of every generation."""
+        return self._keys(RESULTS)
+
+    def errors(self) -> dict[PartKey, str]:
+        """Key (generation 0) -> path of every errors file."""
+        return self._keys(ERRORS)
+
+    def remaining(
+        self, units: Iterable[Unit], done: Container[PartKey] | None = None
+    ) -> list[Unit]:
+        """The units that have no part yet, in order.
+
+        `done` is a listing by `committed` to go by instead of a new one: of 100,000 parts on S3
+        it takes 100 requests, one after the other.
+        """
+        done = self.committed() if done is None else done
+        return [unit for unit in units if unit.key not in done]
+
+    def receipts(self, done: Mapping[PartKey, str] | None = None) -> dict[PartKey, Receipt]:
+        """The receipt of every committed part; `done` as for `remaining`."""
+        done = self.committed() if done is None else done
+        known: dict[PartKey, Receipt] = {}
+        for path in self._store.list(RECEIPTS):
+            for line in self._store.read(path).decode().splitlines():
+                receipt = json.loads(line)
+                key = parse_part_name(receipt["part"])
+                if key is not None and key in done:
+                    known[key] = receipt
+        missing = [key for key in done if key not in known]
+        with ThreadPoolExecutor(READERS) as pool:
+            found = pool.map(lambda key: self.receipt(done[key]), missing)
+            known.update(zip(missing, found, strict=True))
+        return known
+
+    def receipt(self, path: str) -> Receipt:
+        """The receipt in one part's footer."""
+        return read_receipt(self._store.open(path))[0]
+
+    def failures(self, path: str) -> list[dict[str, Any]]:
+        """The failures in one part's footer."""
+        return read_receipt(self._store.open(path))[1]
+
+    def error_rows(self, path: str) -> int:
+        """Rows of one errors file, from its footer."""
+        return row_count(self._store.open(path))
+
+    def save_receipts(self, receipts: list[Receipt]) -> None:
+        """Keep copies of receipts that this run has seen (see the module's docstring)."""
+        if receipts:
+            lines = "\n".join(json.dumps(receipt) for receipt in receipts)
+            self._store.create(f"{RECEIPTS}/{uuid.uuid4().hex}.jsonl", lines.encode())

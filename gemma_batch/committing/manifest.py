@@ -1,0 +1,182 @@
+"""The manifest: what this run is, written once, create-only, before anything is computed.
+
+It holds the fingerprint (everything that can change a result, by name), the inputs as they
+were, and the name of the list of units. A later start compares and is refused with what differs.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from gemma_batch.errors import MismatchError, OutputError
+from gemma_batch.storage.fs import Store
+from gemma_batch.units.unit import Shard, Unit, read_units, write_units
+
+KEY = "_run/manifest.json"
+VERSION = 1
+SHOWN = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """`fields`: what a person set or the plan derived; `inputs`: url -> [size, etag]."""
+
+    fields: dict[str, Any]
+    inputs: dict[str, list[Any]]
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 over fields and inputs."""
+        text = json.dumps([self.fields, self.inputs], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """One phrase per thing that differs, from self (committed) to other (asked for)."""
+        phrases = []
+        for name in sorted(self.fields.keys() | other.fields.keys()):
+            old, new = self.fields.get(name), other.fields.get(name)
+            if old != new:
+                phrases.append(f"{name} was {_short(old)}, now {_short(new)}")
+        gone = sorted(self.inputs.keys() - other.inputs.keys())
+        new_ones = sorted(other.inputs.keys() - self.inputs.keys())
+        both = self.inputs.keys() & other.inputs.keys()
+        changed = sorted(url for url in both if self.inputs[url] != other.inputs[url])
+        for what, urls in (("missing", gone), ("new", new_ones), ("changed", changed)):
+            if urls:
+                more = f" and {len(urls) - SHOWN} more" if len(urls) > SHOWN else ""
+                named = ", ".join(repr(url) for url in urls[:SHOWN])
+                phrases.append(f"{len(urls)} input file(s) {what}: {named}{more}")
+        return phrases
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A run as it was planned. `rows` counts input rows, `spec` is plain data.
+
+    `shards` are the input files and, numbered on from those, the staged copies in another order.
+    """
+
+    name: str
+    created: str
+    fingerprint: Fingerprint
+    shards: tuple[Shard, ...]
+    units_key: str
+    rows: int
+    spec: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def units(self, store: Store) -> list[Unit]:
+        """The planned units of generation 0."""
+        try:
+            return read_units(store.read(self.units_key))
+        except FileNotFoundError:
+            raise OutputError(
+                f"{self.units_key!r} is missing from the output although its manifest names it: "
+                "restore it or use a new output path"
+            ) from None
+
+
+def now() -> str:
+    """The time of day in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def load_manifest(store: Store) -> Manifest | None:
+    """The manifest of an output, None when there is none. Raises `OutputError` when broken."""
+    try:
+        data = json.loads(store.read(KEY))
+    except FileNotFoundError:
+        return None
+    except ValueError as err:
+        raise OutputError(f"{KEY!r} in the output is not valid JSON: {err}") from None
+    if data.get("version") != VERSION:
+        raise OutputError(
+            f"the output was written by another version of the layout ({data.get('version')!r}, "
+            f"this software writes {VERSION})"
+        )
+    shards = tuple(Shard(**shard) for shard in data["shards"])
+    staged = tuple(Shard(**shard) for shard in data.get("staged", ()))
+    return Manifest(
+        name=data["name"],
+        created=data["created"],
+        fingerprint=Fingerprint(fields=data["fields"], inputs=_inputs(shards)),
+        shards=shards + staged,
+        units_key=data["units"],
+        rows=data["rows"],
+        spec=data["spec"],
+        facts=data.get("facts", {}),
+    )
+
+
+def _inputs(shards: Sequence[Shard]) -> dict[str, list[Any]]:
+    return {shard.url: [shard.size, shard.etag] for shard in shards}
+
+
+def fingerprint(fields: dict[str, Any], shards: Sequence[Shard]) -> Fingerprint:
+    """The fingerprint of a plan; `fields` must survive a JSON round trip."""
+    return Fingerprint(fields=json.loads(json.dumps(fields, default=str)), inputs=_inputs(shards))
+
+
+def check_same(manifest: Manifest, asked: Fingerprint, output: str) -> None:
+    """Raise `MismatchError` naming what differs between the output and the spec."""
+    differences = manifest.fingerprint.differences(asked)
+    if differences:
+        raise MismatchError(
+            f"{output!r} already holds a run of another configuration or input: "
+            + "; ".join(differences)
+            + ". Undo the change, or name a new output.path"
+        )
+
+
+def _units_digest(fingerprint: Fingerprint, staged: Sequence[Shard]) -> str:
+    # The units of staged shards belong to these very files, which each start writes anew.
+    if not staged:
+        return fingerprint.digest[:16]
+    text = json.dumps([fingerprint.digest, [asdict(shard) for shard in staged]])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def create_manifest(
+    store: Store,
+    *,
+    name: str,
+    fingerprint: Fingerprint,
+    shards: Sequence[Shard],
+    units: Sequence[Unit],
+    spec: dict[str, Any],
+    facts: dict[str, Any],
+    staged: Sequence[Shard] = (),
+) -> Manifest:
+    """Write units and manifest, create-only; when another driver was first, theirs stands."""
+    units_key = f"_run/units-{_units_digest(fingerprint, staged)}.parquet"
+    store.create(units_key, write_units(units))
+    # An earlier start may have left the list of units (and died): that one counts from now on.
+    settled = read_units(store.read(units_key))
+    record = {
+        "version": VERSION,
+        "name": name,
+        "created": now(),
+        "fingerprint": fingerprint.digest,
+        "fields": fingerprint.fields,
+        "rows": sum(unit.expected for unit in settled),
+        "units": units_key,
+        "facts": facts,
+        "spec": spec,
+        "shards": [asdict(shard) for shard in shards],
+        "staged": [asdict(shard) for shard in staged],
+    }
+    store.create(KEY, json.dumps(record, indent=1, default=str).encode())
+    manifest = load_manifest(store)
+    if manifest is None:
+        raise OutputError(f"{KEY!r} was written but cannot be read back: check the storage")
+    return manifest

@@ -1,0 +1,66 @@
+"""`errors/` made to agree with the parts: it is derived from their footers, never the truth.
+
+A process that dies after a part's commit leaves its errors file missing; a retry makes the
+files of earlier generations out of date. Both are settled here, by the driver, before a run
+ends. Files are replaced, never deleted, so that a late writer of the first generation, whose
+put is create-only, can never bring an old one back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pyarrow as pa
+
+from gemma_batch.committing.commit import errors_file
+from gemma_batch.committing.ledger import ERRORS, READERS, RESULTS, Ledger, Receipt
+from gemma_batch.storage.fs import Store
+from gemma_batch.storage.parts import PartKey
+from gemma_batch.units.unit import Shard, Unit
+
+
+def settle_errors(
+    store: Store,
+    shards: Sequence[Shard],
+    units: Sequence[Unit],
+    receipts: Mapping[PartKey, Receipt],
+    columns: Sequence[str],
+    keep_schema: pa.Schema,
+) -> int:
+    """Write the errors files that are missing or superseded; how many that were."""
+    ledger = Ledger(store)
+    present = ledger.errors()
+    latest = latest_generation(receipts)
+
+    def settle(unit: Unit) -> int:
+        key = latest[unit.key]
+        receipt = receipts[key]
+        if key.generation == 0 and (not receipt["failed"] or unit.key in present):
+            return 0
+        newest = replace(unit, generation=key.generation)
+        failures = ledger.failures(f"{RESULTS}/{newest.name}")
+        if key.generation and _settled(ledger, present.get(unit.key), len(failures)):
+            return 0
+        data = errors_file(shards[unit.shard], unit, columns, keep_schema, failures)
+        store.put(f"{ERRORS}/{unit.name}", data)
+        return 1
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return sum(pool.map(settle, [unit for unit in units if unit.key in latest]))
+
+
+def _settled(ledger: Ledger, path: str | None, expected: int) -> bool:
+    # A retry only ever removes rows, so equal counts mean equal files.
+    return path is not None and ledger.error_rows(path) == expected
+
+
+def latest_generation(receipts: Mapping[PartKey, Receipt]) -> dict[PartKey, PartKey]:
+    """Key of generation 0 -> key of the newest generation of the same unit."""
+    latest: dict[PartKey, PartKey] = {}
+    for key in receipts:
+        base = key.base
+        if base not in latest or latest[base].generation < key.generation:
+            latest[base] = key
+    return latest

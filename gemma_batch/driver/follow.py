@@ -1,0 +1,175 @@
+"""Following a run: receipts and live numbers in; progress, metrics, alerts and an end out.
+
+The driver's loop while pipelines run. It decides nothing about work: it ends when every lane has
+ended, or raises what ended one, what the breaker says, or that an alert was to stop the run.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gemma_batch.committing.ledger import Ledger, Receipt
+from gemma_batch.driver.breaker import Breaker
+from gemma_batch.driver.guard import check_not_interrupted
+from gemma_batch.errors import LeaseError, StoppedError, StorageError
+from gemma_batch.reporting.alerts import Watcher, save_alert
+from gemma_batch.reporting.metrics import RunMetrics
+from gemma_batch.reporting.progress import Progress, Snapshot
+from gemma_batch.spec import Policy
+from gemma_batch.storage.fs import Store
+
+logger = logging.getLogger(__name__)
+TICK = 0.5
+LOOK_SECONDS = 1.0
+WAITING_SECONDS = 180.0
+RECEIPTS_KEPT = 200  # receipts between two copies of them in the output
+_NOTHING = object()
+
+
+class ReceiptLog:
+    """The receipts of one run, copied to its output now and then."""
+
+    def __init__(self, store: Store) -> None:
+        self.receipts: list[Receipt] = []
+        self._store, self._saved = store, 0
+
+    def add(self, receipt: Receipt) -> None:
+        """One more."""
+        self.receipts.append(receipt)
+        if len(self.receipts) - self._saved >= RECEIPTS_KEPT:
+            self.save()
+
+    def save(self) -> None:
+        """Copy what is new; parts hold all of it anyway."""
+        try:
+            Ledger(self._store).save_receipts(self.receipts[self._saved :])
+        except StorageError as err:
+            logger.warning("copies of receipts were not saved, parts hold them anyway: %s", err)
+        else:
+            self._saved = len(self.receipts)
+
+
+class Follower:
+    """Follows one run, whose lanes may come in several groups.
+
+    `totals` are the planned rows by route and `before` those that were committed at the start;
+    `read_board` gives the board's state, or None while there is none.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        log: ReceiptLog,
+        *,
+        store: Store,
+        show: Progress,
+        lost: threading.Event,
+        metrics: RunMetrics,
+        read_board: Callable[[], Mapping[str, Any] | None],
+        totals: Mapping[str, int],
+        before: Mapping[str, int],
+    ) -> None:
+        self._log, self._store, self._show, self._lost = log, store, show, lost
+        self._metrics, self._read_board = metrics, read_board
+        self._totals, self._before = totals, before
+        self._breaker, self._watcher = Breaker(policy.stop), Watcher(policy.alerts)
+        done = sum(before.values())
+        self._snapshot = Snapshot(
+            phase="starting engines", rows=sum(totals.values()), committed=done, done=done
+        )
+        self._hinted = False
+
+    def follow(self, lanes: int, items: queue.Queue[Any]) -> None:
+        """Until so many lanes have ended; `items` are receipts, None for an end, or an error."""
+        ended, last, begun = 0, 0.0, time.monotonic()
+        while ended < lanes:
+            check_not_interrupted()
+            if self._lost.is_set():
+                raise LeaseError("the lease of this output was taken over by another driver")
+            try:
+                item = items.get(timeout=TICK)
+            except queue.Empty:
+                item = _NOTHING
+            if item is None:
+                ended += 1
+            elif isinstance(item, BaseException):
+                raise item
+            elif item is not _NOTHING:
+                self._log.add(item)
+                self._snapshot.committed += item["rows"]
+                self._breaker.receipt(item)
+            if time.monotonic() - last > LOOK_SECONDS or ended == lanes:
+                last = time.monotonic()
+                self._look(waited=last - begun)
+
+    def _look(self, *, waited: float) -> None:
+        snapshot, state = self._snapshot, self._read_board()
+        if state is not None:
+            self._breaker.engines(state)
+            fill(snapshot, state["workers"], self._log.receipts, self._totals, self._before)
+            self._alert(state["workers"])
+            if not (self._hinted or state["workers"] or waited < WAITING_SECONDS):
+                self._hinted = True
+                self._show.say(
+                    f"no worker has started for {WAITING_SECONDS / 60:g} minutes: is there "
+                    "room for an engine on the cluster? `ray status` shows what it has"
+                )
+        self._breaker.moving((snapshot.committed, snapshot.done, snapshot.engines))
+        self._metrics.update(snapshot)
+        self._show.update(snapshot)
+
+    def _alert(self, workers: Mapping[str, Mapping[str, Any]]) -> None:
+        ends = []
+        for alert in self._watcher.look(self._snapshot, workers):
+            self._show.say(f"alert: {alert.text}")
+            self._metrics.alert(alert.name)
+            try:
+                save_alert(self._store, alert)
+            except StorageError as err:
+                logger.warning("an alert was not kept in the output: %s", err)
+            if (text := self._watcher.stop_text(alert)) is not None:
+                ends.append(text)
+        if ends:
+            raise StoppedError(ends[0])
+
+
+def fill(
+    snapshot: Snapshot,
+    numbers: Mapping[str, Mapping[str, Any]],
+    receipts: Sequence[Receipt],
+    totals: Mapping[str, int],
+    before: Mapping[str, int],
+) -> None:
+    """Bring a snapshot up to the receipts and the workers' live numbers."""
+    # A worker that died takes its numbers to the board with it, rows it did not commit too;
+    # never show less than what is committed.
+    workers = list(numbers.values())
+    committed = {name: before.get(name, 0) for name in totals}
+    for receipt in receipts:
+        committed[receipt["route"]] += receipt["rows"]
+    live = dict(before)
+    for worker in workers:
+        live[worker["route"]] = live.get(worker["route"], 0) + worker["answered"] + worker["failed"]
+    routes = {
+        name: (min(total, max(committed[name], live.get(name, 0))), total)
+        for name, total in totals.items()
+    }
+    failures: dict[str, int] = {}
+    for worker in workers:
+        for code, count in worker["failures"].items():
+            failures[code] = failures.get(code, 0) + count
+    snapshot.routes = routes
+    snapshot.done = sum(done for done, _ in routes.values())
+    snapshot.failures = failures
+    snapshot.engines = sum(1 for worker in workers if worker["engine_starts"])
+    snapshot.completion_tokens = max(
+        sum(worker["completion_tokens"] for worker in workers),
+        sum(receipt["completion_tokens"] for receipt in receipts),
+    )
+    if snapshot.engines and snapshot.phase == "starting engines":
+        snapshot.phase = "running"

@@ -1,0 +1,80 @@
+"""An output while a driver works on it: opened, leased, and left in order when asked to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from gemma_batch.committing.lease import Lease
+from gemma_batch.committing.manifest import KEY as MANIFEST
+from gemma_batch.errors import OutputError, StorageError
+from gemma_batch.reporting.progress import Progress
+from gemma_batch.storage.fs import Store, open_store
+
+_asked_to_stop = threading.Event()
+
+
+def open_output(url: str) -> Store:
+    """The output's store. Raises `OutputError` when it can't even be looked at."""
+    store = open_store(url)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            store.read(MANIFEST)
+    except StorageError as err:
+        raise _unusable(store, err) from err
+    return store
+
+
+def _unusable(store: Store, err: StorageError) -> OutputError:
+    return OutputError(
+        f"output.path {store.url!r} cannot be used: {err}. Check the path and the permissions of "
+        "the credentials in use"
+    )
+
+
+@contextlib.contextmanager
+def leased(store: Store, show: Progress) -> Iterator[threading.Event]:
+    """Hold the output's lease, and turn SIGTERM into KeyboardInterrupt meanwhile."""
+    _asked_to_stop.clear()
+    lease = Lease(store, on_lost=show.say)
+    try:
+        lease.acquire(say=show.say)  # the first thing that is written, so it tells if we may
+    except StorageError as err:
+        raise _unusable(store, err) from err
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    ours = interruptible()
+    try:
+        yield lease.lost
+    finally:
+        if ours:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        lease.release()
+
+
+def interruptible() -> bool:
+    """Turn SIGTERM into KeyboardInterrupt, which only a process's main thread can ask for."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    signal.signal(signal.SIGTERM, _interrupt)
+    # Started in the background by a script, SIGINT is ignored and has to stay so.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupt)
+    return True
+
+
+def check_not_interrupted() -> None:
+    """Raise KeyboardInterrupt when one was asked for, however it was lost on its way.
+
+    An exception that a signal raises inside a destructor or a callback is only printed.
+    """
+    if _asked_to_stop.is_set():
+        raise KeyboardInterrupt
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    _asked_to_stop.set()
+    raise KeyboardInterrupt

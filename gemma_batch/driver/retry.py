@@ -1,0 +1,161 @@
+"""Retry: the failed rows of a finished run once more, into a new generation.
+
+A generation is settled create-only before it starts: which rows it takes is derived from the
+failures in the newest parts, and kept as a list of units. Its parts carry the answers, and in
+their footers every failure that is still open for the unit, so the newest part alone says what
+belongs into `errors/`. Killed half-way, the same command goes on with the same generation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from gemma_batch.committing.ledger import RESULTS, Ledger, Receipt
+from gemma_batch.committing.manifest import Manifest, check_same, load_manifest
+from gemma_batch.committing.repair import latest_generation
+from gemma_batch.driver.guard import leased, open_output
+from gemma_batch.driver.run import Session
+from gemma_batch.errors import FAILURE_MEANING, FailureCode, OutputError, SpecError
+from gemma_batch.planning.plan import make_plan
+from gemma_batch.reporting.progress import LogProgress, Progress, Snapshot
+from gemma_batch.reporting.report import Report
+from gemma_batch.spec import JobSpec
+from gemma_batch.spec.yaml_text import apply_overrides
+from gemma_batch.storage.fs import Store
+from gemma_batch.storage.parts import PartKey
+from gemma_batch.units.unit import Unit, make_mask, read_units, write_units
+
+# What may pass when it is tried again without changing the job; the others are facts of the row.
+WORTH_A_RETRY = (
+    FailureCode.ENGINE_CRASH,
+    FailureCode.ENGINE_ERROR,
+    FailureCode.ENGINE_REJECTED,
+    FailureCode.DEADLINE,
+    FailureCode.SHARD_UNREADABLE,
+)
+
+
+def retried_spec(output: str, overrides: Sequence[str] = ()) -> JobSpec:
+    """The spec that a retry of `output` works by. Raises `OutputError` and `SpecError`."""
+    return _settled(open_output(output), output, overrides)[1]
+
+
+def retry(
+    output: str,
+    *,
+    codes: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+    progress: Progress | None = None,
+    verbose: bool = False,
+) -> Report:
+    """Run the failed rows of `output` again; `codes` chooses which (default: `WORTH_A_RETRY`).
+
+    `overrides` may change what does not change results (resources, policy). Raises `OutputError`
+    when there is no finished run, and what `run` raises.
+    """
+    chosen = _codes(codes)
+    store = open_output(output)
+    manifest, spec = _settled(store, output, overrides)
+    show = progress or LogProgress(spec.policy.progress_seconds)
+    started = time.time()
+    show.update(Snapshot(phase="planning"))
+    plan = make_plan(spec)
+    check_same(manifest, plan.fingerprint(), output)
+    units = manifest.units(store)
+    with leased(store, show) as lost:
+        done = Ledger(store).committed()
+        if left := Ledger(store).remaining(units, done):
+            raise OutputError(
+                f"the run in {output!r} is not finished ({len(left)} of {len(units)} units are "
+                "missing): run it to its end first"
+            )
+        generation, work = _generation(store, units, chosen, done)
+        if work:
+            rows = sum(unit.expected for unit in work)
+            show.say(f"retry {generation}: {rows:,} rows in {len(work):,} units")
+        session = Session(plan, store, show, lost, address=address, verbose=verbose)
+        try:
+            return session.finish(manifest, units, work, started)
+        finally:
+            session.close()
+
+
+def _settled(store: Store, output: str, overrides: Sequence[str]) -> tuple[Manifest, JobSpec]:
+    manifest = load_manifest(store)
+    if manifest is None:
+        raise OutputError(f"{output!r} holds no run: there is nothing to retry")
+    return manifest, JobSpec.from_dict(apply_overrides(manifest.spec, overrides))
+
+
+def _codes(codes: Sequence[str]) -> set[str]:
+    if list(codes) == ["all"]:
+        return {code.value for code in FailureCode}
+    for code in codes:
+        if code not in FAILURE_MEANING:
+            raise SpecError(
+                f"--code {code!r} is no failure code; there are {', '.join(FAILURE_MEANING)}, "
+                "and 'all'"
+            )
+    return set(codes) or {code.value for code in WORTH_A_RETRY}
+
+
+def _key(generation: int) -> str:
+    return f"_run/retry-{generation}.parquet"
+
+
+def _generation(
+    store: Store, units: Sequence[Unit], codes: set[str], done: Mapping[PartKey, str]
+) -> tuple[int, list[Unit]]:
+    """The retry to work on: the last one when it is unfinished, else a new one."""
+    last = 0
+    while store.exists(_key(last + 1)):
+        last += 1
+    ledger = Ledger(store)
+    if last:
+        open_units = read_units(store.read(_key(last)), last)
+        if ledger.remaining(open_units, done):
+            return last, open_units
+    receipts = ledger.receipts(done)
+    work = _failed_units(ledger, units, receipts, codes, last + 1)
+    if work:
+        store.create(_key(last + 1), write_units(work))
+        work = read_units(store.read(_key(last + 1)), last + 1)
+    return last + 1, work
+
+
+def _failed_units(
+    ledger: Ledger,
+    units: Sequence[Unit],
+    receipts: Mapping[PartKey, Receipt],
+    codes: set[str],
+    generation: int,
+) -> list[Unit]:
+    latest = latest_generation(receipts)
+    work = []
+    for unit in units:
+        key = latest[unit.key]
+        if not codes & receipts[key]["failures"].keys():
+            continue
+        newest = replace(unit, generation=key.generation)
+        numbers = [
+            failure["number"]
+            for failure in ledger.failures(f"{RESULTS}/{newest.name}")
+            if failure["code"] in codes
+        ]
+        mask = make_mask(unit.first_row, unit.rows, numbers)
+        work.append(replace(unit, generation=generation, mask=mask, expected=len(numbers)))
+    return work
+
+
+def retry_summary(store: Store) -> dict[str, int]:
+    """Units and rows of the last retry that are still open; for `status`."""
+    last = 0
+    while store.exists(_key(last + 1)):
+        last += 1
+    if not last:
+        return {}
+    left = Ledger(store).remaining(read_units(store.read(_key(last)), last))
+    return {"generation": last, "units": len(left), "rows": sum(unit.expected for unit in left)}

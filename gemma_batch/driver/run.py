@@ -1,0 +1,369 @@
+"""The driver: plan, lease, manifest, pipelines, receipts, report.
+
+It is the whole job seen from outside: what is committed already is left alone, the rest is run,
+and at the end the output holds one outcome per row. It holds no state of its own; killed at any
+moment, the next start finds everything in the output.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from gemma_batch.answering.order import WORTH_SHARE
+from gemma_batch.committing.ledger import Ledger, Receipt
+from gemma_batch.committing.manifest import Manifest, check_same, create_manifest, load_manifest
+from gemma_batch.committing.repair import settle_errors
+from gemma_batch.driver.follow import Follower, ReceiptLog
+from gemma_batch.driver.guard import interruptible, leased, open_output
+from gemma_batch.driver.sorting import Stage
+from gemma_batch.errors import (
+    GemmaBatchError,
+    LeaseError,
+    OutputError,
+    StoppedError,
+    StorageError,
+)
+from gemma_batch.planning.estimate import estimate_routes, route_facts, totals
+from gemma_batch.planning.plan import Hardware, Plan, RoutePlan, make_plan, rows_by_route
+from gemma_batch.planning.pool import Pool, make_pool, not_more_than, with_cpu_threads
+from gemma_batch.planning.sample import sample_routes
+from gemma_batch.reporting.accounts import RouteFacts
+from gemma_batch.reporting.alerts import load_alerts
+from gemma_batch.reporting.page import save_page
+from gemma_batch.reporting.progress import LogProgress, Progress, Snapshot
+from gemma_batch.reporting.report import Report, RunFacts, make_report, save_report
+from gemma_batch.spec import JobSpec
+from gemma_batch.storage.fs import Store
+from gemma_batch.storage.parts import PartKey
+from gemma_batch.storage.patience import set_patience
+from gemma_batch.units.unit import Unit
+
+if TYPE_CHECKING:
+    from gemma_batch.cluster.pipeline import RouteRun
+    from gemma_batch.units.route_job import RouteJob
+
+logger = logging.getLogger(__name__)
+END_SECONDS = 10.0  # for a pipeline that was stopped to end
+
+
+@dataclass(slots=True, kw_only=True)
+class _Lane:
+    """One route's share of the run: what it needs and what it still has to do."""
+
+    plan: RoutePlan
+    job: RouteJob
+    pool: Pool
+    units: list[Unit]
+
+
+def run(
+    spec: JobSpec,
+    *,
+    address: str | None = None,
+    progress: Progress | None = None,
+    verbose: bool = False,
+) -> Report:
+    """Run a job to its end, or go on with one that was stopped.
+
+    `address` is a Ray cluster (default: RAY_ADDRESS, else a local one). Raises `UserError` before
+    anything is started, `LeaseError` when another driver works on the output, `GemmaBatchError`
+    when engines or storage gave up; whatever is committed stays. On KeyboardInterrupt and
+    SIGTERM everything is stopped and KeyboardInterrupt is raised.
+    """
+    show = progress or LogProgress(spec.policy.progress_seconds)
+    started = time.time()
+    show.update(Snapshot(phase="planning"))
+    plan = make_plan(spec)
+    store = open_output(spec.output.path)
+    manifest = load_manifest(store)
+    if manifest is not None:
+        check_same(manifest, plan.fingerprint(), spec.output.path)
+    with leased(store, show) as lost:
+        session = Session(plan, store, show, lost, address=address, verbose=verbose)
+        try:
+            if manifest is None:
+                manifest = session.create_manifest()
+            units = manifest.units(store)
+            return session.finish(manifest, units, units, started)
+        finally:
+            session.close()
+
+
+class Session:
+    """One driver's work on one leased output; shared by `run` and `retry`."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        show: Progress,
+        lost: threading.Event,
+        *,
+        address: str | None,
+        verbose: bool,
+    ) -> None:
+        self.store, self.show = store, show
+        self._plan, self._lost = plan, lost
+        self._address, self._verbose = address, verbose
+        self._joined = False
+        self._hardware: Hardware | None = None
+        self._engines: dict[str, int] = {}
+        self._log = ReceiptLog(store)
+        self._stop = threading.Event()
+        self._running: list[RouteRun] = []
+
+    def close(self) -> None:
+        """Leave the cluster; a local one ends with all its engines."""
+        if self._joined:
+            from gemma_batch.cluster import pipeline
+
+            pipeline.disconnect()
+
+    def _place(self, prompt_tokens: Mapping[str, float] | None = None) -> Hardware:
+        """Connect, look at the hardware and place every route on it."""
+        # Threads that outlive an interrupted run must not start a cluster of their own.
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+        from gemma_batch.cluster import pipeline
+
+        self.show.update(Snapshot(phase="connecting to Ray"))
+        self._joined = True
+        pipeline.connect(self._address, verbose=self._verbose)
+        interruptible()  # Ray has just put a handler of its own there, which exits with 15
+        pipeline.configure()
+        self._hardware = pipeline.cluster_hardware()
+        self._plan = self._plan.placed(self._hardware, prompt_tokens)
+        # From here on a stopped run costs more than waiting for a store that comes back.
+        set_patience(self._plan.spec.policy.storage_patience)
+        return self._hardware
+
+    def create_manifest(self) -> Manifest:
+        """Cut the input into units and settle them in the output."""
+        from gemma_batch.cluster.exchange import exchange
+
+        samples = sample_routes(self._plan)  # the same as `plan` looks at
+        hardware = self._place({name: sample.mean_tokens for name, sample in samples.items()})
+        self.show.update(Snapshot(phase="cutting the input into units"))
+        replicas = max(make_pool(route, hardware).most for route in self._plan.routes)
+        units = self._plan.units(replicas)
+        if not units:
+            raise OutputError("the input has files but not a single row: nothing was started")
+        rows = rows_by_route(units)
+        answer = self._plan.spec.sampling.max_tokens
+        sort = Stage(self._plan, samples, hardware, exchange, self.show)
+        units, staged, gains = sort.routes(units)
+        predicted = totals(
+            estimate_routes(self._plan.routes, samples, rows, hardware, output_tokens=answer)
+        )
+        manifest = create_manifest(
+            self.store,
+            name=self._plan.spec.name,
+            fingerprint=self._plan.fingerprint(),
+            shards=self._plan.survey.shards,
+            units=units,
+            spec=self._plan.spec.to_dict(),
+            facts={
+                "rows_by_route": rows,
+                "predicted": predicted if predicted["routes"] else None,
+                "sort": [
+                    name
+                    for name, sample in samples.items()
+                    if name in gains or sample.gain >= WORTH_SHARE
+                ],
+                "staged": gains,
+            },
+            staged=staged,
+        )
+        # Another driver may have been first; then its manifest counts, and has to be ours.
+        check_same(manifest, self._plan.fingerprint(), self._plan.spec.output.path)
+        return manifest
+
+    def finish(
+        self, manifest: Manifest, every: Sequence[Unit], work: Sequence[Unit], started: float
+    ) -> Report:
+        """Run what of `work` is not committed, settle `errors/`, and report on `every` unit."""
+        ledger = Ledger(self.store)
+        done = ledger.committed()
+        if remaining := ledger.remaining(work, done):
+            try:
+                self._run(manifest, work, remaining)
+            except LeaseError:
+                raise  # another driver writes here now
+            except StoppedError:
+                # Whoever comes to see why finds the page, with the alert on it.
+                receipts = ledger.receipts()
+                self._save_page(
+                    manifest, self._report(manifest, every, receipts, started), receipts
+                )
+                raise
+            done = ledger.committed()
+            if left := ledger.remaining(work, done):
+                raise GemmaBatchError(
+                    f"{len(left)} of {len(work)} units are not committed although every pipeline "
+                    f"ended, for example {left[0].name!r}: start again, the rest is safe"
+                )
+        self.show.update(Snapshot(phase="writing the report"))
+        self._log.save()
+        receipts = ledger.receipts(done)
+        survey = self._plan.survey
+        settle_errors(
+            self.store, manifest.shards, every, receipts, survey.columns, survey.keep_schema
+        )
+        report = self._report(manifest, every, receipts, started)
+        save_report(self.store, report)
+        self._save_page(manifest, report, receipts)
+        return report
+
+    def _report(
+        self,
+        manifest: Manifest,
+        every: Sequence[Unit],
+        receipts: Mapping[PartKey, Receipt],
+        started: float,
+    ) -> Report:
+        facts = RunFacts(
+            started=started,
+            finished=time.time(),
+            receipts=tuple(self._log.receipts),
+            routes=self._route_facts(),
+        )
+        return make_report(
+            manifest,
+            self._plan.spec.output.path,
+            len(every),
+            receipts,
+            facts,
+            alerts=load_alerts(self.store),
+        )
+
+    def _save_page(
+        self, manifest: Manifest, report: Report, receipts: Mapping[PartKey, Receipt]
+    ) -> None:
+        try:
+            save_page(self.store, report, list(receipts.values()), manifest.spec)
+        except StorageError as err:
+            logger.warning("report.html was not written, the report is complete: %s", err)
+
+    def _route_facts(self) -> dict[str, RouteFacts]:
+        """The engines of this run and the limits of the work that they did."""
+        facts = {}
+        for route in self._plan.routes:
+            name = route.route.name
+            mine = [r for r in self._log.receipts if r["route"] == name and r["answered"]]
+            if name in self._engines and mine and self._hardware is not None:
+                facts[name] = route_facts(route, self._engines[name], self._hardware, mine)
+        return facts
+
+    # -- running ----------------------------------------------------------------------------
+
+    def _run(self, manifest: Manifest, work: Sequence[Unit], remaining: Sequence[Unit]) -> None:
+        from gemma_batch.cluster import pipeline
+
+        hardware = self._hardware or self._place()
+        done = sum(unit.expected for unit in work) - sum(unit.expected for unit in remaining)
+        if done:
+            self.show.say(
+                f"resuming: {done:,} rows are committed already, "
+                f"{sum(unit.expected for unit in remaining):,} to go"
+            )
+        lanes = self._lanes(hardware, remaining, manifest.facts.get("sort", ()))
+        self._engines = {lane.job.route: lane.pool.most for lane in lanes}
+        board = pipeline.make_board()
+        receipts: queue.Queue[Receipt | BaseException | None] = queue.Queue()
+        groups = [lanes] if _side_by_side(lanes, hardware) else [[lane] for lane in lanes]
+        totals = rows_by_route(work)
+        before = {
+            name: total - rows_by_route(remaining).get(name, 0) for name, total in totals.items()
+        }
+        threads: list[threading.Thread] = []
+        follower = Follower(
+            self._plan.spec.policy,
+            self._log,
+            store=self.store,
+            show=self.show,
+            lost=self._lost,
+            metrics=pipeline.make_metrics(self._plan.spec.name),
+            read_board=lambda: pipeline.read_board(board),
+            totals=totals,
+            before=before,
+        )
+        try:
+            for group in groups:
+                threads = [
+                    threading.Thread(
+                        target=self._drive, args=(lane, manifest, board, receipts), daemon=True
+                    )
+                    for lane in group
+                ]
+                for thread in threads:
+                    thread.start()
+                follower.follow(len(threads), receipts)
+        finally:
+            self._end_pipelines(threads)
+            self._log.save()
+
+    def _end_pipelines(self, threads: Sequence[threading.Thread]) -> None:
+        """Leave none behind that still works when the cluster is left."""
+        self._stop.set()
+        for run in self._running:
+            run.stop()
+        for thread in threads:
+            thread.join(END_SECONDS)
+
+    def _lanes(
+        self, hardware: Hardware, remaining: Sequence[Unit], sort: Collection[str]
+    ) -> list[_Lane]:
+        """One lane per route with work left, the largest first; `sort` by prefix where auto."""
+        lanes = []
+        for route in self._plan.routes:
+            units = [unit for unit in remaining if unit.route == route.route.name]
+            if units:
+                job = self._plan.job(route)
+                if job.order == "auto" and job.route in sort:
+                    job = replace(job, order="prefix")
+                if job.order == "prefix":
+                    job = replace(job, engine=replace(job.engine, keep_prefixes=True))
+                pool = not_more_than(make_pool(route, hardware), len(units))
+                job = with_cpu_threads(job, hardware, pool)
+                lanes.append(_Lane(plan=route, job=job, pool=pool, units=units))
+
+        def work(lane: _Lane) -> float:
+            return sum(unit.expected for unit in lane.units) / lane.plan.rows_per_second
+
+        return sorted(lanes, key=work, reverse=True)
+
+    def _drive(
+        self, lane: _Lane, manifest: Manifest, board: Any, receipts: queue.Queue[Any]
+    ) -> None:
+        from gemma_batch.cluster import pipeline
+
+        try:
+            work = [(manifest.shards[unit.shard], unit) for unit in lane.units]
+            run = pipeline.RouteRun(lane.job, work, lane.pool, board)
+            self._running.append(run)
+            for receipt in run.receipts():
+                receipts.put(receipt)
+                if self._stop.is_set():
+                    return
+            receipts.put(None)
+        except BaseException as err:
+            receipts.put(err)
+
+
+def _side_by_side(lanes: Sequence[_Lane], hardware: Hardware) -> bool:
+    """Whether all routes' engines fit the cluster at once."""
+    if len(lanes) < 2:
+        return True
+    gpus = sum(lane.pool.most * lane.pool.num_gpus for lane in lanes)
+    cpus = sum(
+        lane.pool.most * lane.job.engine.tensor_parallel
+        for lane in lanes
+        if lane.job.engine.device == "cpu"
+    )
+    return bool(gpus <= hardware.gpus and cpus < hardware.cpus)

@@ -1,0 +1,339 @@
+"""The plan: everything that can be known and can be wrong before an engine starts.
+
+It puts together the survey of the input, each route's model and its placement on the hardware,
+and from them the units and the fingerprint. It starts nothing, writes nothing and needs neither
+Ray nor vLLM; what hardware there is, it is told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gemma_batch.answering.feed import RowPolicy
+from gemma_batch.committing.manifest import Fingerprint, fingerprint
+from gemma_batch.engines.base import EngineConfig, check_args
+from gemma_batch.errors import ModelError, PlacementError
+from gemma_batch.family.card import ModelCard, card_from_config
+from gemma_batch.family.catalog import find_model, load_catalog
+from gemma_batch.family.gpus import GPU
+from gemma_batch.family.placement import Placement, place, place_on_cpu
+from gemma_batch.family.speed import rows_per_second
+from gemma_batch.planning.survey import Survey, survey
+from gemma_batch.spec import JobSpec, Resources, Route
+from gemma_batch.storage.models import ModelFiles, model_files
+from gemma_batch.units.route_job import RouteJob
+from gemma_batch.units.unit import Unit, cut, unit_rows
+
+# What a job needs is rarely more; longer documents are asked for explicitly, because memory
+# profile, CUDA graphs and the number of sequences all follow from this length.
+DEFAULT_MODEL_LEN = 8192
+# Engine arguments that decide speed or memory but not what is answered.
+NEUTRAL_ARGS = {
+    "block_size", "enforce_eager", "kv_cache_memory_bytes", "max_cudagraph_capture_size",
+    "compilation_config", "optimization_level", "load_format", "distributed_executor_backend",
+    "enable_prefix_caching", "prefix_cache_retention_interval", "prefix_match_unit",
+    "rows_per_second", "delay", "tokens_per_second", "start_seconds", "async_scheduling",
+    "disable_log_stats",
+}  # fmt: skip
+QUANTIZATION = {"fp8": "fp8"}
+NO_LIMIT_GIB = 1e6
+USUAL_PROMPT = 512  # tokens, where no row was looked at
+FEED_FACTOR = 2.0  # requests in the engine, as a multiple of max_num_seqs (facts: 1.5 to 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """What engines can run on. `gpu` None means CPU; counts are of the whole cluster, those
+    `_per_node` of its smallest node with CPUs and of its largest with GPUs."""
+
+    gpu: GPU | None
+    gpus: int = 0
+    gpus_per_node: int = 0
+    cpus: int = 1
+    cpus_per_node: int = 1
+    memory_gib: float = 8.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutePlan:
+    """One route's model and where it runs; `files` is None when they could not be had."""
+
+    route: Route
+    resources: Resources
+    card: ModelCard
+    files: ModelFiles | None
+    max_model_len: int
+    placement: Placement | None = None
+    rows_per_second: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A job that is known to be startable. `notes` are sentences for people."""
+
+    spec: JobSpec
+    survey: Survey
+    routes: tuple[RoutePlan, ...]
+    notes: tuple[str, ...] = ()
+
+    def placed(self, hardware: Hardware, prompt_tokens: Mapping[str, float] | None = None) -> Plan:
+        """The same plan with every route placed. Raises `PlacementError`.
+
+        `prompt_tokens` are means by route, where a sample was taken.
+        """
+        known = prompt_tokens or {}
+        routes = tuple(
+            _placed(self.spec, route, hardware, known.get(route.route.name))
+            for route in self.routes
+        )
+        return replace(self, routes=routes)
+
+    def units(self, replicas: int = 1) -> list[Unit]:
+        """Cut the input; reads footers, and whole files of formats without them.
+
+        For `replicas` engines, units are small at both ends of the input.
+        """
+        slowest = min(route.rows_per_second for route in self.routes)
+        return cut(
+            self.survey.shards,
+            self.survey.router,
+            max_rows=unit_rows(self.spec.policy, slowest),
+            max_bytes=self.spec.policy.unit_bytes,
+            replicas=replicas if self.spec.policy.unit_rows is None else None,
+        )
+
+    def fingerprint(self) -> Fingerprint:
+        """Everything that can change a result, by the spec's own field names."""
+        spec = self.spec
+        fields: dict[str, Any] = {
+            "input.id": self.survey.id_column,
+            "output.keep": list(spec.output.keep),
+            **{f"prompt.{k}": v for k, v in self.survey.prompt.model_dump().items()},
+            **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items()},
+        }
+        for plan in self.routes:
+            where = f"routes.{plan.route.name}" if spec.routes else ""
+            fields.update(_route_fields(plan, f"{where}." if where else ""))
+        if spec.routes:
+            fields["routes"] = [route.name for route in spec.routes]
+        return fingerprint(fields, self.survey.shards)
+
+    def job(self, plan: RoutePlan, *, cpu_threads: int | None = None) -> RouteJob:
+        """What tasks and actors of one route need. The route must have a placement."""
+        spec, policy = self.spec, self.spec.policy
+        assert plan.placement is not None
+        sampling = spec.sampling.engine_params()
+        return RouteJob(
+            output=spec.output.path,
+            route=plan.route.name,
+            model=plan.route.model,
+            revision=plan.route.revision,
+            prompt=self.survey.prompt,
+            id_column=self.survey.id_column,
+            columns=self.survey.columns,
+            keep_schema=self.survey.keep_schema,
+            max_model_len=plan.max_model_len,
+            sampling=sampling,
+            engine=_engine_config(plan, plan.placement, sampling, spec, cpu_threads),
+            policy=RowPolicy(
+                max_attempts=policy.max_attempts,
+                deadline=policy.row_deadline,
+                hang=policy.engine_hang_timeout,
+            ),
+            in_flight=int(plan.placement.max_num_seqs * FEED_FACTOR),
+            storage_patience=policy.storage_patience,
+            order=plan.resources.order,
+            name=spec.name,
+            devices=_devices(plan.placement),
+            price=plan.resources.price_per_hour,
+        )
+
+
+def _devices(placement: Placement) -> float:
+    """The GPUs that one engine holds; an engine without a GPU counts as one."""
+    on_gpu = placement.gpu_memory_utilization > 0
+    return placement.tensor_parallel / placement.engines_per_gpu if on_gpu else 1.0
+
+
+def _route_fields(plan: RoutePlan, prefix: str) -> dict[str, Any]:
+    resources = plan.resources
+    fields: dict[str, Any] = {
+        f"{prefix}model": plan.route.model,
+        f"{prefix}revision": plan.files.revision if plan.files else plan.route.revision,
+        f"{prefix}model files": _files_digest(plan.files),
+        f"{prefix}resources.engine": resources.engine,
+        f"{prefix}resources.max_model_len": plan.max_model_len,
+        f"{prefix}resources.precision": resources.precision,
+    }
+    if plan.route.when is not None:
+        fields[f"{prefix}when"] = plan.route.when
+    for name, value in sorted(resources.engine_args.items()):
+        if name not in NEUTRAL_ARGS:
+            fields[f"{prefix}resources.engine_args.{name}"] = value
+    return fields
+
+
+def _files_digest(files: ModelFiles | None) -> str | None:
+    """SHA-256 over the small files that say what the model is."""
+    if files is None:
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(Path(files.path).glob("*.json")) + sorted(Path(files.path).glob("*.jinja")):
+        if not path.name.endswith(".index.json"):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _engine_config(
+    plan: RoutePlan,
+    placement: Placement,
+    sampling: dict[str, Any],
+    spec: JobSpec,
+    cpu_threads: int | None,
+) -> EngineConfig:
+    resources = plan.resources
+    on_gpu = placement.gpu_memory_utilization > 0
+    return EngineConfig(
+        engine=resources.engine,
+        model=plan.route.model,
+        revision=plan.files.revision if plan.files else plan.route.revision,
+        device="gpu" if on_gpu else "cpu",
+        tensor_parallel=placement.tensor_parallel,
+        engines_per_gpu=placement.engines_per_gpu,
+        dtype=placement.dtype,
+        quantization=QUANTIZATION.get(resources.precision or ""),
+        max_model_len=plan.max_model_len,
+        max_num_seqs=placement.max_num_seqs,
+        max_num_batched_tokens=placement.max_num_batched_tokens,
+        gpu_memory_utilization=placement.gpu_memory_utilization if on_gpu else None,
+        cpu_kv_cache_gib=resources.cpu_kv_cache_gib or placement.kv_gib,
+        cpu_threads=cpu_threads,
+        start_timeout=spec.policy.engine_start_timeout,
+        sampling=sampling,
+        args=dict(resources.engine_args),
+    )
+
+
+def make_plan(spec: JobSpec, *, need_files: bool = True) -> Plan:
+    """Plan a job as far as that is possible without knowing the hardware.
+
+    With `need_files` False, a catalog model whose files cannot be reached is planned from the
+    catalog alone. Raises a `UserError` that says what to change.
+    """
+    notes: list[str] = []
+    looked = survey(spec)
+    routes = tuple(
+        _plan_route(spec, route, need_files=need_files, notes=notes)
+        for route in spec.effective_routes
+    )
+    return Plan(spec=spec, survey=looked, routes=routes, notes=tuple(notes))
+
+
+def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[str]) -> RoutePlan:
+    resources = spec.resources_of(route)
+    check_args(resources.engine, resources.engine_args)
+    card, files = _model(route, need_files=need_files, notes=notes)
+    max_model_len = resources.max_model_len or min(card.context, DEFAULT_MODEL_LEN)
+    if max_model_len > card.context:
+        raise PlacementError(
+            f"resources.max_model_len={max_model_len} is above the context of {route.model!r}, "
+            f"{card.context} tokens"
+        )
+    if spec.sampling.max_tokens >= max_model_len:
+        raise PlacementError(
+            f"sampling.max_tokens={spec.sampling.max_tokens} leaves no room for a prompt in "
+            f"max_model_len={max_model_len}: lower it, or raise resources.max_model_len "
+            f"(the model's context is {card.context})"
+        )
+    return RoutePlan(
+        route=route, resources=resources, card=card, files=files, max_model_len=max_model_len
+    )
+
+
+def _placed(
+    spec: JobSpec, plan: RoutePlan, hardware: Hardware, prompt_tokens: float | None
+) -> RoutePlan:
+    placement = _place(plan.card, plan.resources, hardware, plan.max_model_len)
+    guess = min(USUAL_PROMPT, plan.max_model_len - spec.sampling.max_tokens)
+    speed = rows_per_second(
+        plan.card,
+        hardware.gpu if placement.gpu_memory_utilization else None,
+        prompt_tokens=prompt_tokens or guess,
+        output_tokens=spec.sampling.max_tokens,
+        tensor_parallel=placement.tensor_parallel,
+        precision=plan.resources.precision or "bf16",
+        engines_per_gpu=placement.engines_per_gpu,
+    )
+    return replace(plan, placement=placement, rows_per_second=speed)
+
+
+def _model(
+    route: Route, *, need_files: bool, notes: list[str]
+) -> tuple[ModelCard, ModelFiles | None]:
+    known = load_catalog().get(route.model)
+    if known is None and not _is_folder(route.model) and not _is_derivative(route.model):
+        known = find_model(route.model)  # raises with the nearest real ids
+    try:
+        files = model_files(route.model, route.revision)
+    except ModelError as err:
+        if need_files or known is None:
+            raise
+        notes.append(f"planned {route.model!r} from the catalog alone: {err}")
+        return known, None
+    config = json.loads((Path(files.path) / "config.json").read_text(encoding="utf-8"))
+    return card_from_config(route.model, config, weight_bytes=files.weight_bytes), files
+
+
+def _is_folder(model: str) -> bool:
+    return "://" in model or model.startswith((".", "/", "~")) or Path(model).is_dir()
+
+
+def _is_derivative(model: str) -> bool:
+    # Fine-tunes and quantised copies live under other organisations; their config decides.
+    return "/" in model and not model.startswith("google/")
+
+
+def _place(
+    card: ModelCard, resources: Resources, hardware: Hardware, max_model_len: int
+) -> Placement:
+    wants_gpu = resources.device == "gpu"
+    if hardware.gpu is None or resources.device == "cpu" or resources.engine == "echo":
+        if wants_gpu and resources.engine != "echo":
+            raise PlacementError(
+                "resources.device is 'gpu' but there is none here: connect to a cluster with GPUs "
+                "(--address), or set resources.device to cpu"
+            )
+        return place_on_cpu(
+            card,
+            max_model_len=max_model_len,
+            tensor_parallel=resources.tensor_parallel or 1,
+            max_num_seqs=resources.max_num_seqs,
+            max_num_batched_tokens=resources.max_num_batched_tokens,
+            # The echo engine loads no weights: a dry run of a 27B works on a laptop.
+            memory_gib=NO_LIMIT_GIB if resources.engine == "echo" else hardware.memory_gib,
+        )
+    return place(
+        card,
+        hardware.gpu,
+        gpus_per_node=hardware.gpus_per_node or 8,
+        max_model_len=max_model_len,
+        precision=resources.precision or "bf16",
+        engines_per_gpu=resources.engines_per_gpu,
+        tensor_parallel=resources.tensor_parallel,
+        max_num_seqs=resources.max_num_seqs,
+        max_num_batched_tokens=resources.max_num_batched_tokens,
+        gpu_memory_utilization=resources.gpu_memory_utilization or 0.90,
+    )
+
+
+def rows_by_route(units: Sequence[Unit]) -> dict[str, int]:
+    """Planned rows per route."""
+    totals: dict[str, int] = {}
+    for unit in units:
+        totals[unit.route] = totals.get(unit.route, 0) + unit.expected
+    return totals

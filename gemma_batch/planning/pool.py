@@ -1,0 +1,65 @@
+"""The pool of engines of one route: how many, and what each reserves of a cluster. No Ray here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from gemma_batch.errors import PlacementError
+from gemma_batch.planning.plan import Hardware, RoutePlan
+from gemma_batch.units.route_job import RouteJob
+
+READ_CPUS = 1.0  # of Ray's, for a task that reads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """How many engine actors, and what each reserves of Ray's resources."""
+
+    least: int
+    most: int
+    num_gpus: float
+    num_cpus: float
+
+
+def make_pool(route: RoutePlan, hardware: Hardware) -> Pool:
+    """The pool of a placed route. Raises `PlacementError` when there is no room for one engine."""
+    placement, replicas = route.placement, route.resources.replicas
+    assert placement is not None
+    if placement.gpu_memory_utilization > 0:
+        parallel = placement.tensor_parallel
+        share = parallel if parallel > 1 else 1 / placement.engines_per_gpu
+        room = int(hardware.gpus / share)
+        if room < 1:
+            raise PlacementError(
+                f"route {route.route.name!r} needs {parallel} GPUs for one engine and "
+                f"the cluster has {hardware.gpus}: add nodes or set resources.tensor_parallel"
+            )
+        least, most = _bounds(replicas, room)
+        return Pool(least=least, most=most, num_gpus=share, num_cpus=0)
+    least, most = _bounds(replicas, 1)
+    # Ray must be left one CPU to read with, also when all engines end up on one node because the
+    # others went away; what an engine really uses is its own affair.
+    spare = max(0.5, hardware.cpus_per_node - READ_CPUS)
+    return Pool(least=least, most=most, num_gpus=0, num_cpus=round(min(0.9, spare / most), 2))
+
+
+def _bounds(replicas: object, room: int) -> tuple[int, int]:
+    if replicas == "auto":
+        return room, room
+    if isinstance(replicas, int):
+        return replicas, replicas
+    return replicas.min, replicas.max  # type: ignore[attr-defined]
+
+
+def not_more_than(pool: Pool, engines: int) -> Pool:
+    """The pool without engines that would find no unit to work on."""
+    return replace(pool, least=min(pool.least, engines), most=min(pool.most, engines))
+
+
+def with_cpu_threads(job: RouteJob, hardware: Hardware, pool: Pool) -> RouteJob:
+    """Share the cores of a CPU node between the engines on it."""
+    engines = pool.most * job.engine.tensor_parallel
+    if job.engine.device != "cpu" or engines == 1:
+        return job
+    threads = max(1, hardware.cpus // engines)
+    return replace(job, engine=replace(job.engine, cpu_threads=threads))

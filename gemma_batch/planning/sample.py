@@ -1,0 +1,207 @@
+"""A sample of the input's rows, rendered: what a plan can know of lengths and prefixes.
+
+Rows from the start of shards spread over the whole input, so it is cheap for every format and
+wrong for inputs whose shards change along the way. With the model's files tokens are exact;
+without, four characters count as one.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gemma_batch.answering.order import CACHE_BLOCK, prefix_gain, shared_share
+from gemma_batch.errors import FailureCode
+from gemma_batch.planning.plan import Plan, RoutePlan
+from gemma_batch.planning.preview import offline_prompt, renderer_for
+from gemma_batch.planning.sharing import Sharing, measure
+from gemma_batch.prompts.template import RowProblem, Template
+from gemma_batch.prompts.tokens import Tokenizer
+from gemma_batch.rows import Failure, Request, Row
+from gemma_batch.storage.inputs import reader_for
+
+SAMPLE_ROWS, SAMPLE_SHARDS = 512, 16
+CHARACTERS_PER_TOKEN = 4
+REPEATS = 4  # a column repeats when it has at most 1 value in so many rows
+WORTH_A_HINT = 0.10  # of the prompt's characters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteSample:
+    """What the sampled rows of one route look like.
+
+    `prompt_tokens` is ascending, one number per row that renders; `failures` counts the others by
+    code. `shared` is the share of prompt tokens that a row has in common with its neighbour when
+    rows are sorted by prefix (the whole input has at least that much), `gain` what of it they do
+    not share as given, `sharing` the same for other numbers of rows. `hint` is a sentence for
+    people, or None. `exact` is False without a tokenizer.
+    """
+
+    rows: int
+    prompt_tokens: tuple[int, ...] = ()
+    failures: dict[str, int] = field(default_factory=dict)
+    shared: float = 0.0
+    gain: float = 0.0
+    sharing: Sharing = field(default_factory=Sharing)
+    hint: str | None = None
+    exact: bool = True
+
+    @property
+    def mean_tokens(self) -> float:
+        """Mean prompt tokens of a row."""
+        return statistics.fmean(self.prompt_tokens) if self.prompt_tokens else 0.0
+
+    @property
+    def over_context(self) -> float:
+        """Share of rows that do not fit the context."""
+        return self.failures.get(FailureCode.PROMPT_TOO_LONG.value, 0) / max(self.rows, 1)
+
+    def quantile(self, share: float) -> int:
+        """Prompt tokens that `share` of the rows do not exceed."""
+        if not self.prompt_tokens:
+            return 0
+        return self.prompt_tokens[min(int(share * len(self.prompt_tokens)), self.last)]
+
+    @property
+    def last(self) -> int:
+        """Index of the longest row."""
+        return len(self.prompt_tokens) - 1
+
+    def histogram(self) -> dict[int, int]:
+        """Rows by prompt tokens, in powers of two: upper bound -> rows."""
+        counts = Counter(1 << max(0, n - 1).bit_length() for n in self.prompt_tokens)
+        return dict(sorted(counts.items()))
+
+
+def sample_routes(plan: Plan, rows: int = SAMPLE_ROWS) -> dict[str, RouteSample]:
+    """A sample per route, from about `rows` rows of the whole input.
+
+    Raises `InputError` when one of the sampled files is corrupt.
+    """
+    found = sample_rows(plan, rows)
+    mine: dict[str, list[Row]] = {route.route.name: [] for route in plan.routes}
+    for row, name in zip(found, plan.survey.router.assign(found), strict=True):
+        mine[name].append(row)
+    return {route.route.name: _sample(plan, route, mine[route.route.name]) for route in plan.routes}
+
+
+def sample_rows(plan: Plan, rows: int) -> list[Row]:
+    """Readable rows from the start of up to `SAMPLE_SHARDS` shards, evenly spread."""
+    shards = plan.survey.shards
+    count = min(len(shards), SAMPLE_SHARDS)
+    found: list[Row] = []
+    for i in range(count):
+        shard = shards[i * len(shards) // count]
+        reader = reader_for(shard.format)
+        span = reader.head(shard.file, -(-(rows - len(found)) // (count - i)))
+        read = reader.read(shard.file, span, list(plan.survey.columns))
+        found += [row for row in read if row.values is not None]
+    return found
+
+
+def _sample(plan: Plan, route: RoutePlan, rows: list[Row]) -> RouteSample:
+    prompts, failures = _prompts(plan, route, rows)
+    tokens = sorted(map(len, prompts))
+    shared = shared_share(prompts, in_order=False)
+    return RouteSample(
+        rows=len(rows),
+        prompt_tokens=tuple(tokens),
+        failures=dict(failures),
+        shared=shared,
+        gain=prefix_gain(prompts),
+        sharing=measure(prompts),
+        hint=_hint(plan, rows, shared),
+        exact=route.files is not None,
+    )
+
+
+def _prompts(plan: Plan, route: RoutePlan, rows: list[Row]) -> tuple[list[list[int]], Counter[str]]:
+    failures: Counter[str] = Counter()
+    prompts: list[list[int]] = []
+    if route.files is not None:
+        tokenizer = Tokenizer.from_folder(route.files.path)
+        for answer in renderer_for(plan, route, tokenizer).render_rows(rows):
+            if isinstance(answer, Failure):
+                failures[answer.code] += 1
+            elif isinstance(answer, Request):
+                prompts.append(list(answer.token_ids))
+        return prompts, failures
+    room = route.max_model_len - plan.spec.sampling.max_tokens
+    for row in rows:
+        try:
+            ids = _pseudo_tokens(offline_prompt(plan, route, row))
+        except RowProblem as problem:
+            failures[problem.code] += 1
+            continue
+        if len(ids) > room and plan.survey.prompt.overlong == "fail":
+            failures[FailureCode.PROMPT_TOO_LONG.value] += 1
+        else:
+            prompts.append(ids[:room])
+    return prompts, failures
+
+
+def _pseudo_tokens(text: str) -> list[int]:
+    step = CHARACTERS_PER_TOKEN
+    return [zlib.crc32(text[i : i + step].encode()) for i in range(0, len(text), step)]
+
+
+def _hint(plan: Plan, rows: Sequence[Row], shared: float) -> str | None:
+    """Whether columns that repeat stand behind ones that do not, and what moving them is worth."""
+    user = plan.survey.prompt.user
+    if user is None or len(rows) < REPEATS * REPEATS:
+        return None
+    columns = _in_order(user)
+    values = {name: [str((row.values or {}).get(name) or "") for row in rows] for name in columns}
+    total = sum(len(text) for texts in values.values() for text in texts) + len(user) * len(rows)
+    repeating = [name for name in columns if len(set(values[name])) * REPEATS <= len(rows)]
+    unique_first = next((i for i, name in enumerate(columns) if name not in repeating), None)
+    if unique_first is None:
+        return None
+    late = [name for name in columns[unique_first:] if name in repeating]
+    characters = {name: sum(map(len, values[name])) for name in late}
+    least = CACHE_BLOCK * CHARACTERS_PER_TOKEN * len(rows)
+    late = [name for name in late if characters[name] >= least]
+    gain = sum(characters[name] for name in late) / max(total, 1)
+    if not late or gain < WORTH_A_HINT or gain <= shared:
+        return None
+    what = " and ".join(f"{{{{ {name} }}}}" for name in late)
+    seen = " and ".join(f"{len(set(values[name])):,}" for name in late)
+    return (
+        f"{what} took only {seen} values in {len(rows):,} rows but stands behind "
+        f"{{{{ {columns[unique_first]} }}}} in prompt.user: put in front, about {100 * gain:.0f}% "
+        "of the prompt tokens could come from the prefix cache"
+    )
+
+
+def _in_order(template: str) -> list[str]:
+    """The template's columns by their first mention."""
+    columns = Template(template, field="prompt.user").columns
+
+    def mention(name: str) -> int:
+        found = re.search(rf"\b{re.escape(name)}\b", template)
+        return found.start() if found else len(template)
+
+    return sorted(columns, key=lambda name: (mention(name), name))
+
+
+def sample_facts(sample: RouteSample) -> dict[str, Any]:
+    """The sample as plain data for `plan --json`."""
+    return {
+        "rows": sample.rows,
+        "exact": sample.exact,
+        "mean": round(sample.mean_tokens, 1),
+        "p50": sample.quantile(0.5),
+        "p95": sample.quantile(0.95),
+        "max": sample.prompt_tokens[-1] if sample.prompt_tokens else 0,
+        "histogram": sample.histogram(),
+        "over_context": round(sample.over_context, 4),
+        "failures": sample.failures,
+        "shared": round(sample.shared, 3),
+        "gain": round(sample.gain, 3),
+        "hint": sample.hint,
+    }

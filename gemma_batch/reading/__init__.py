@@ -1,0 +1,1 @@
+"""Reading: a row from its file to a request (Ray CPU task)."""

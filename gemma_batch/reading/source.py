@@ -1,0 +1,68 @@
+"""Reading one unit's rows from its shard, whatever state the shard is in.
+
+A shard that became unreadable, was replaced or lost rows since planning costs its own rows only:
+they come back as rows with a `Failure`. The number of rows is always the one planned. Storage that
+does not answer is another matter: `StorageError` ends the run, and the next start reads again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gemma_batch.errors import FailureCode, InputError
+from gemma_batch.rows import Failure, Row
+from gemma_batch.storage.inputs import reader_for, stat
+from gemma_batch.units.unit import Shard, Unit
+
+
+def unit_rows(shard: Shard, unit: Unit, columns: Sequence[str]) -> list[Row]:
+    """The unit's own rows, `unit.expected` of them, in order."""
+    rows = _span_rows(shard, unit, columns)
+    if unit.mask is None:
+        return rows
+    return [rows[number - unit.first_row] for number in unit.numbers]
+
+
+def given_up(shard: Shard, unit: Unit) -> list[Row]:
+    """The unit's rows, each failed, where whoever reads them dies; the shard is not looked at."""
+    text = f"every process that read rows {unit.first_row} ff. of {shard.url!r} died"
+    failure = Failure(FailureCode.SHARD_UNREADABLE.value, text)
+    return [Row(number, None, failure) for number in unit.numbers]
+
+
+def _span_rows(shard: Shard, unit: Unit, columns: Sequence[str]) -> list[Row]:
+    rows: list[Row] = []
+    try:
+        found = stat(shard.url)
+        if (found.size, found.etag) != (shard.size, shard.etag):
+            text = (
+                f"{shard.url!r} was replaced after the run was planned "
+                f"({shard.size} bytes then, {found.size} now)"
+            )
+            return _failed(rows, unit, FailureCode.SHARD_CHANGED, text)
+        for row in reader_for(shard.format).read(shard.file, unit.span, list(columns)):
+            rows.append(row)
+            if len(rows) == unit.rows:
+                break
+    except InputError as err:
+        return _failed(rows, unit, FailureCode.SHARD_UNREADABLE, str(err))
+    text = f"{shard.url!r} ended {unit.rows - len(rows)} rows early"
+    return (
+        rows if len(rows) == unit.rows else _failed(rows, unit, FailureCode.SHARD_UNREADABLE, text)
+    )
+
+
+def _failed(rows: list[Row], unit: Unit, code: FailureCode, message: str) -> list[Row]:
+    start = unit.first_row + len(rows)
+    missing = range(start, unit.first_row + unit.rows)
+    return rows + [Row(number, None, Failure(code.value, message)) for number in missing]
+
+
+def row_id(shard: int, row: Row, column: str | None) -> str:
+    """The row's key: the id column as text, or shard and row number where there is none."""
+    if column is not None and row.values is not None and row.values.get(column) is not None:
+        return str(row.values[column])
+    number = row.number
+    if row.origin is not None:
+        shard, number = row.origin.shard, row.origin.row
+    return f"{shard:05d}-{number:010d}"

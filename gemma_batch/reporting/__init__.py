@@ -1,0 +1,1 @@
+"""Reporting: what people see of a run: progress, alerts, metrics, report, page, status."""

@@ -1,0 +1,131 @@
+"""Where the engines' time went: from the receipts of one run, nothing else.
+
+Every engine-second from the start of the run to its last commit is booked once:
+
+    start    until its engine was ready: waiting for the cluster, loading, compiling
+    starved  ready, with nothing to do while work was left: our own cost
+    retries  restarting a dead engine and isolating the row that killed it
+    tail     nothing left for this engine while others still worked
+    prefill  } answering; split in proportion to what the roofline says each phase
+    decode   } costs, since both run in the same steps
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from gemma_batch.committing.ledger import Receipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteFacts:
+    """What the driver knows of a route's engines: how many, and the cost of its mean row.
+
+    `limit_tokens_per_second` is the physical limit of one engine in output tokens (None on a CPU),
+    `prefill_share` the share of prefill in the time of a row.
+    """
+
+    engines: int
+    prefill_share: float
+    limit_tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accounts:
+    """Engine-seconds of one run by what they were spent on."""
+
+    start: float = 0.0
+    starved: float = 0.0
+    retries: float = 0.0
+    tail: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return float(sum(asdict(self).values()))
+
+    def shares(self) -> dict[str, float]:
+        """The same as shares of all, empty when there was nothing."""
+        total = self.total
+        return {k: round(v / total, 4) for k, v in asdict(self).items()} if total > 0 else {}
+
+
+def make_accounts(
+    receipts: Sequence[Receipt], started: float, routes: Mapping[str, RouteFacts]
+) -> Accounts:
+    """Book the engine-seconds of a run that began at `started` (Unix time).
+
+    An engine whose process died and was replaced is booked until its last commit; one that died
+    before its first commit left no trace and its time is the successor's start.
+    """
+    booked = {"start": 0.0, "starved": 0.0, "retries": 0.0, "tail": 0.0}
+    busy = {"prefill": 0.0, "decode": 0.0}
+    for name, facts in routes.items():
+        mine = [r for r in receipts if r["route"] == name and "born" in r]
+        if not mine:
+            continue
+        end = max(receipt["finished"] for receipt in mine)
+        for worker in _workers(mine, facts.engines, started, end):
+            for key in booked:
+                booked[key] += worker[key]
+            busy["prefill"] += worker["busy"] * facts.prefill_share
+            busy["decode"] += worker["busy"] * (1 - facts.prefill_share)
+    return Accounts(**booked, **busy)
+
+
+def _workers(
+    receipts: Sequence[Receipt], engines: int, started: float, end: float
+) -> list[dict[str, float]]:
+    by_worker: dict[str, list[Receipt]] = {}
+    for receipt in receipts:
+        by_worker.setdefault(receipt["worker"], []).append(receipt)
+    born = sorted(by_worker, key=lambda name: by_worker[name][0]["born"])
+    first = set(born[:engines])
+    survivors = set(
+        sorted(by_worker, key=lambda name: _last(by_worker[name])["finished"])[-engines:]
+    )
+    result = []
+    for name, mine in by_worker.items():
+        last = _last(mine)
+        begin = started if name in first else last["born"]
+        ready = max(last["engine_ready"], begin)
+        starved, retries = last.get("starved", 0.0), last.get("recovering", 0.0)
+        result.append(
+            {
+                "start": ready - begin,
+                "starved": starved,
+                "retries": retries,
+                "tail": end - last["finished"] if name in survivors else 0.0,
+                "busy": max(0.0, last["finished"] - ready - starved - retries),
+            }
+        )
+    return result
+
+
+def _last(receipts: Sequence[Receipt]) -> Receipt:
+    return max(receipts, key=lambda receipt: receipt["finished"])
+
+
+def limit_share(
+    receipts: Sequence[Receipt], started: float, routes: Mapping[str, RouteFacts]
+) -> float | None:
+    """Output tokens over what the physical limit allows in the same time, engines once ready.
+
+    None when a route's engines have no known limit, or nothing was committed.
+    """
+    possible = made = 0.0
+    for name, facts in routes.items():
+        mine = [r for r in receipts if r["route"] == name and "born" in r]
+        if not mine:
+            continue
+        if facts.limit_tokens_per_second is None:
+            return None
+        end = max(receipt["finished"] for receipt in mine)
+        workers = _workers(mine, facts.engines, started, end)
+        seconds = sum(w["busy"] + w["starved"] + w["retries"] + w["tail"] for w in workers)
+        possible += seconds * facts.limit_tokens_per_second
+        made += sum(receipt["completion_tokens"] for receipt in mine)
+    return round(made / possible, 4) if possible > 0 else None

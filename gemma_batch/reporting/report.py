@@ -1,0 +1,169 @@
+"""The report: what a run did, from the receipts of its parts; the same for a resumed run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from gemma_batch.committing.ledger import Receipt
+from gemma_batch.committing.manifest import Manifest
+from gemma_batch.reporting.accounts import RouteFacts, limit_share, make_accounts
+from gemma_batch.reporting.alerts import Alert
+from gemma_batch.reporting.cost import cost_of
+from gemma_batch.storage.fs import Store
+from gemma_batch.storage.parts import PartKey
+
+KEY = "_run/report.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Totals of an output. `seconds` is wall time of the last run, `first_commit` since its start.
+
+    `rows` is what was planned, `answered` and `failed` what is committed now (after retries).
+    Speeds are per second of `seconds`; they are 0 when the last run had nothing to do. The steady
+    speed counts from the moment the first engine was ready. `engine_time` are shares of the last
+    run's engine-seconds (see `accounts`), `limit_share` is its speed over the hardware's limit;
+    `predicted` is the estimate that was made when the run was planned. `device_hours` are of GPUs
+    (of engines, where there are none); with `cost` and `alerts` they are of every run so far.
+    """
+
+    name: str
+    output: str
+    complete: bool
+    rows: int
+    answered: int
+    failed: int
+    failures: dict[str, int] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    routes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    units: int = 0
+    units_committed: int = 0
+    parts: int = 0
+    generations: int = 0
+    seconds: float = 0.0
+    first_commit: float | None = None
+    run_rows: int = 0
+    rows_per_second: float = 0.0
+    steady_rows_per_second: float = 0.0
+    tokens_per_second: float = 0.0
+    created: str = ""
+    engine_time: dict[str, float] = field(default_factory=dict)
+    limit_share: float | None = None
+    predicted: dict[str, Any] | None = None
+    device_hours: float = 0.0
+    cost: float | None = None
+    alerts: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """As the JSON that `report --json` prints."""
+        return json.dumps(asdict(self), indent=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What only the driver of a run knows: its wall time, and the receipts it received."""
+
+    started: float
+    finished: float
+    receipts: tuple[Receipt, ...] = ()
+    routes: Mapping[str, RouteFacts] = field(default_factory=dict)
+
+
+def make_report(
+    manifest: Manifest,
+    output: str,
+    units: int,
+    receipts: Mapping[PartKey, Receipt],
+    facts: RunFacts | None = None,
+    *,
+    alerts: Sequence[Alert] = (),
+) -> Report:
+    """Add up the receipts: a retry's part supersedes the failures of the part before it."""
+    latest: dict[tuple[int, int, str | None], PartKey] = {}
+    for key in receipts:
+        place = (key.shard, key.first_row, key.route)
+        if place not in latest or latest[place].generation < key.generation:
+            latest[place] = key
+    failures: Counter[str] = Counter()
+    for key in latest.values():
+        failures.update(receipts[key]["failures"])
+    seconds = facts.finished - facts.started if facts else 0.0
+    mine = facts.receipts if facts else ()
+    finished = [r["finished"] for r in mine]
+    spent = cost_of(receipts.values())
+    run_tokens = _sum(mine, "completion_tokens")
+    run_rows = _sum(mine, "rows")
+    return Report(
+        name=manifest.name,
+        output=output,
+        complete=sum(1 for key in receipts if key.generation == 0) == units,
+        rows=manifest.rows,
+        answered=_sum(receipts.values(), "answered"),
+        failed=sum(failures.values()),
+        failures=dict(failures.most_common()),
+        prompt_tokens=_sum(receipts.values(), "prompt_tokens"),
+        completion_tokens=_sum(receipts.values(), "completion_tokens"),
+        cached_tokens=_sum(receipts.values(), "cached_tokens"),
+        routes=_by_route(receipts.values()),
+        units=units,
+        units_committed=sum(1 for key in receipts if key.generation == 0),
+        parts=len(receipts),
+        generations=max((key.generation for key in receipts), default=0),
+        seconds=round(seconds, 3),
+        first_commit=round(min(finished) - facts.started, 3) if facts and finished else None,
+        run_rows=run_rows,
+        rows_per_second=round(run_rows / seconds, 2) if seconds else 0.0,
+        steady_rows_per_second=_steady(mine),
+        tokens_per_second=round(run_tokens / seconds, 1) if seconds else 0.0,
+        created=manifest.created,
+        engine_time=make_accounts(mine, facts.started, facts.routes).shares() if facts else {},
+        limit_share=limit_share(mine, facts.started, facts.routes) if facts else None,
+        predicted=manifest.facts.get("predicted"),
+        device_hours=spent.hours,
+        cost=spent.price,
+        alerts=[asdict(alert) for alert in alerts],
+    )
+
+
+def _steady(receipts: Sequence[Receipt]) -> float:
+    if not receipts:
+        return 0.0
+    ready = min(receipt["engine_ready"] for receipt in receipts)
+    passed = max(receipt["finished"] for receipt in receipts) - ready
+    return round(_sum(receipts, "rows") / passed, 2) if passed > 0 else 0.0
+
+
+def _sum(receipts: Iterable[Receipt], name: str) -> int:
+    return sum(int(receipt[name]) for receipt in receipts)
+
+
+def _by_route(receipts: Iterable[Receipt]) -> dict[str, dict[str, Any]]:
+    routes: dict[str, dict[str, Any]] = {}
+    for receipt in receipts:
+        route = routes.setdefault(
+            receipt["route"],
+            {"model": receipt["model"], "units": 0, "answered": 0, "completion_tokens": 0},
+        )
+        route["units"] += 1
+        route["answered"] += receipt["answered"]
+        route["completion_tokens"] += receipt["completion_tokens"]
+    return routes
+
+
+def save_report(store: Store, report: Report) -> None:
+    """Write `_run/report.json`, replacing that of an earlier run."""
+    store.put(KEY, report.to_json().encode())
+
+
+def load_report(store: Store) -> Report | None:
+    """The report of the last run that ended, None when there is none."""
+    try:
+        return Report(**json.loads(store.read(KEY)))
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,159 @@
+"""Status: how an output stands, from anywhere that can read its path; needs no cluster.
+
+Speeds come from the receipts of the last stretch without a standstill, by the workers' clocks
+alone: the reader's may be wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from gemma_batch.committing.lease import describe, read_lease
+from gemma_batch.committing.ledger import Ledger, Receipt
+from gemma_batch.committing.manifest import load_manifest
+from gemma_batch.driver.retry import retry_summary
+from gemma_batch.errors import OutputError
+from gemma_batch.reporting.alerts import load_alerts
+from gemma_batch.reporting.page import failure_samples, report_page
+from gemma_batch.reporting.progress import moment
+from gemma_batch.reporting.report import Report, load_report, make_report
+from gemma_batch.storage.fs import Store, open_store
+from gemma_batch.storage.parts import PartKey
+
+STANDSTILL = 5.0  # seconds without a unit on its way between two stretches of work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """`state`: complete, held (a driver has the lease) or stopped. Counts are of committed rows.
+
+    Speeds are those of the last stretch of work, of a finished run those of the last run;
+    `seconds_left` is known while a driver works on the output. `cost` and `alerts` are as in the
+    report.
+    """
+
+    name: str
+    output: str
+    state: Literal["complete", "held", "stopped"]
+    holder: str | None
+    rows: int
+    committed: int
+    answered: int
+    failed: int
+    failures: dict[str, int]
+    units: int
+    units_committed: int
+    open_retry: dict[str, int] = field(default_factory=dict)
+    rows_per_second: float = 0.0
+    tokens_per_second: float = 0.0
+    seconds_left: float | None = None
+    last_commit: str | None = None
+    device_hours: float = 0.0
+    cost: float | None = None
+    alerts: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _open(output: str) -> Store:
+    store = open_store(output)
+    if load_manifest(store) is None:
+        raise OutputError(f"{output!r} holds no run (there is no _run/manifest.json)")
+    return store
+
+
+def status(output: str) -> Status:
+    """How the output stands now. Raises `OutputError` when it holds no run."""
+    store = _open(output)
+    found, receipts = _current(output, store)
+    pace = _pace(receipts.values())
+    holder: dict[str, Any] = read_lease(store) or {}
+    held = bool(holder) and not holder.get("released")
+    pending = retry_summary(store)
+    done = found.complete and not pending.get("units")
+    left = pending.get("rows") or found.rows - found.answered - found.failed
+    return Status(
+        name=found.name,
+        output=output,
+        state="complete" if done else "held" if held else "stopped",
+        holder=describe(holder) if held and not done else None,
+        rows=found.rows,
+        committed=found.answered + found.failed,
+        answered=found.answered,
+        failed=found.failed,
+        failures=found.failures,
+        units=found.units,
+        units_committed=found.units_committed,
+        open_retry=pending if pending.get("units") else {},
+        rows_per_second=pace.rows_per_second or found.rows_per_second,
+        tokens_per_second=pace.tokens_per_second or found.tokens_per_second,
+        seconds_left=round(left * pace.seconds / pace.rows, 1)
+        if held and not done and pace.rows
+        else None,
+        last_commit=moment(pace.last) if pace.last else None,
+        device_hours=found.device_hours,
+        cost=found.cost,
+        alerts=found.alerts,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pace:
+    rows: int
+    tokens: int
+    seconds: float
+    last: float | None
+
+    @property
+    def rows_per_second(self) -> float:
+        return round(self.rows / self.seconds, 2) if self.seconds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return round(self.tokens / self.seconds, 1) if self.seconds else 0.0
+
+
+def _pace(receipts: Iterable[Receipt]) -> _Pace:
+    """The last stretch of work: backwards from the last commit to the first standstill."""
+    rows = tokens = 0
+    begin = last = None
+    known = [receipt for receipt in receipts if "started" in receipt]
+    for receipt in sorted(known, key=lambda one: float(one["finished"]), reverse=True):
+        if begin is not None and receipt["finished"] < begin - STANDSTILL:
+            break
+        last = receipt["finished"] if last is None else last
+        begin = receipt["started"] if begin is None else min(begin, receipt["started"])
+        rows += receipt["rows"]
+        tokens += receipt["completion_tokens"]
+    seconds = last - begin if last is not None and begin is not None else 0.0
+    return _Pace(rows=rows, tokens=tokens, seconds=seconds, last=last)
+
+
+def current_page(output: str) -> str:
+    """report.html as of now, also for a run that has not ended. Raises `OutputError`."""
+    store = _open(output)
+    found, read = _current(output, store)
+    ledger = Ledger(store)
+    receipts = list((read or ledger.receipts()).values())
+    manifest = load_manifest(store)
+    spec = manifest.spec if manifest is not None else {}
+    return report_page(found, receipts, failure_samples(ledger, receipts), spec)
+
+
+def current_report(output: str) -> Report:
+    """The report as of now: the last run's, or totals of what is committed so far."""
+    return _current(output, _open(output))[0]
+
+
+def _current(output: str, store: Store) -> tuple[Report, Mapping[PartKey, Receipt]]:
+    """The report as of now, and the receipts where they were needed for it."""
+    manifest = load_manifest(store)
+    if manifest is None:
+        raise OutputError(f"{output!r} holds no run (there is no _run/manifest.json)")
+    ledger, saved = Ledger(store), load_report(store)
+    done = ledger.committed()
+    if saved is not None and saved.complete and len(done) == saved.parts:
+        return saved, {}
+    receipts = ledger.receipts(done)
+    units = len(manifest.units(store))
+    return make_report(manifest, output, units, receipts, alerts=load_alerts(store)), receipts

@@ -1,1 +1,0 @@
-"""One job from its spec to its report: plan, units, feed, commit, resume."""

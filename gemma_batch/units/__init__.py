@@ -1,0 +1,1 @@
+"""Units: the nouns that travel between processes: Shard, Unit, RouteJob, the payload."""

@@ -1,0 +1,116 @@
+"""What travels from a CPU task to a GPU actor: one unit as one row of plain Arrow values.
+
+The rows of the unit are an Arrow IPC stream in a single binary value, so that Ray Data can
+neither split nor merge a unit. Errors that end a run travel as data too: their sentence reaches
+the driver whole, without the stack traces that Ray would wrap around it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from gemma_batch.rows import Failure, Request
+from gemma_batch.units.unit import Shard, Unit
+
+KEEP = "keep."
+
+
+@dataclass(slots=True, kw_only=True)
+class Prepared:
+    """A unit read and rendered: requests to run, failures already known, ids and kept values."""
+
+    shard: Shard
+    unit: Unit
+    numbers: list[int]
+    ids: list[str]
+    keep: pa.Table
+    requests: list[Request]
+    failures: dict[int, Failure]
+
+
+def encode_error(error: Exception) -> pa.Table:
+    """A unit that could not be prepared: the reason travels in its place and ends the run."""
+    message = json.dumps({"error": f"{error}"})
+    return pa.table(
+        {
+            "unit": pa.array([message], pa.string()),
+            "rows": pa.array([None], pa.large_binary()),
+        }
+    )
+
+
+def encode(prepared: Prepared) -> pa.Table:
+    """One row: `unit` (JSON) and `rows` (binary)."""
+    by_number = {request.number: request for request in prepared.requests}
+    failures = [prepared.failures.get(number) for number in prepared.numbers]
+    tokens = [by_number[n].token_ids if n in by_number else None for n in prepared.numbers]
+    sampling = [
+        json.dumps(by_number[n].sampling) if n in by_number and by_number[n].sampling else None
+        for n in prepared.numbers
+    ]
+    table = pa.table(
+        {
+            "number": pa.array(prepared.numbers, pa.int64()),
+            "id": pa.array(prepared.ids, pa.string()),
+            "token_ids": pa.array(tokens, pa.list_(pa.int32())),
+            "sampling": pa.array(sampling, pa.string()),
+            "code": pa.array([f.code if f else None for f in failures], pa.string()),
+            "message": pa.array([f.message if f else None for f in failures], pa.string()),
+        }
+    )
+    for name in prepared.keep.column_names:
+        table = table.append_column(KEEP + name, prepared.keep[name])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    head = encode_head(prepared.shard, prepared.unit)
+    return pa.table(
+        {
+            "unit": pa.array([head], pa.string()),
+            "rows": pa.array([sink.getvalue().to_pybytes()], pa.large_binary()),
+        }
+    )
+
+
+def decode(head: str, rows: bytes | memoryview) -> Prepared:
+    """The inverse of `encode`."""
+    shard, unit = decode_head(head)
+    table = pa.ipc.open_stream(rows).read_all()
+    keep_names = [name for name in table.column_names if name.startswith(KEEP)]
+    keep = table.select(keep_names).rename_columns([n.removeprefix(KEEP) for n in keep_names])
+    requests, failures = [], {}
+    fields = ("number", "token_ids", "sampling", "code", "message")
+    for number, ids, sampling, code, message in zip(
+        *(table[name].to_pylist() for name in fields), strict=True
+    ):
+        if code is not None:
+            failures[number] = Failure(code, message)
+        else:
+            requests.append(Request(number, ids, json.loads(sampling) if sampling else {}))
+    return Prepared(
+        shard=shard,
+        unit=unit,
+        numbers=table["number"].to_pylist(),
+        ids=table["id"].to_pylist(),
+        keep=keep,
+        requests=requests,
+        failures=failures,
+    )
+
+
+def encode_head(shard: Shard, unit: Unit) -> str:
+    """Shard and unit as JSON."""
+    mask = unit.mask.hex() if unit.mask is not None else None
+    return json.dumps({"shard": asdict(shard), "unit": {**asdict(unit), "mask": mask}})
+
+
+def decode_head(head: str) -> tuple[Shard, Unit]:
+    """The inverse of `encode_head`."""
+    data: dict[str, Any] = json.loads(head)
+    mask = data["unit"]["mask"]
+    unit = Unit(**{**data["unit"], "mask": bytes.fromhex(mask) if mask is not None else None})
+    return Shard(**data["shard"]), unit

@@ -1,0 +1,53 @@
+"""RouteJob: what a task or a GPU actor has to know of one route; plain data that Ray carries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from gemma_batch.answering.feed import RowPolicy
+from gemma_batch.answering.order import Order
+from gemma_batch.engines.base import EngineConfig
+from gemma_batch.spec import Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteJob:
+    """One route, ready to run.
+
+    `columns` are the input columns to read, `keep_schema` those copied to the output;
+    `in_flight` is the number of requests that the feed keeps in the engine, `storage_patience`
+    the seconds for which a failing object store is tried again. One engine holds `devices` GPUs
+    (1 where it has none), each at `price` per hour; `name` is the job's.
+    """
+
+    output: str
+    route: str
+    model: str
+    revision: str | None
+    prompt: Prompt
+    id_column: str | None
+    columns: tuple[str, ...]
+    keep_schema: pa.Schema
+    max_model_len: int
+    sampling: dict[str, Any]
+    engine: EngineConfig
+    policy: RowPolicy
+    in_flight: int
+    storage_patience: float = 300.0
+    order: Order = "auto"
+    name: str = "gemma-batch"
+    devices: float = 1.0
+    price: float | None = None
+
+    @property
+    def samples(self) -> int:
+        """Answers per row (`sampling.n`)."""
+        return int(self.sampling.get("n", 1))
+
+    @property
+    def logprobs(self) -> bool:
+        """Whether answers carry log probabilities."""
+        return self.sampling.get("logprobs") is not None

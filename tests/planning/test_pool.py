@@ -1,0 +1,52 @@
+"""The pool: how many engines a cluster has room for, and what each reserves."""
+
+from __future__ import annotations
+
+import pytest
+
+from gemma_batch.errors import PlacementError
+from gemma_batch.family.gpus import find_gpu
+from gemma_batch.planning.plan import Hardware
+from gemma_batch.planning.pool import make_pool, not_more_than
+
+from .placed import H100S, route
+
+
+@pytest.mark.parametrize(
+    ("model", "engines", "share"),
+    [
+        ("google/gemma-3-270m-it", 32, 0.25),
+        ("google/gemma-3-1b-it", 16, 0.5),
+        ("google/gemma-3-4b-it", 8, 1),
+        ("google/gemma-3-27b-it", 4, 2),
+    ],
+)
+def test_engines_fill_the_gpus(model: str, engines: int, share: float) -> None:
+    """Several small models share a GPU, a large one takes several."""
+    pool = make_pool(route(model), H100S)
+    assert (pool.least, pool.most, pool.num_gpus, pool.num_cpus) == (engines, engines, share, 0)
+
+
+def test_what_is_asked_for_is_kept() -> None:
+    """Engines per GPU and replicas of the spec win over what the plan would choose."""
+    pool = make_pool(route("google/gemma-3-1b-it", engines_per_gpu=1), H100S)
+    assert (pool.most, pool.num_gpus) == (8, 1)
+    pool = make_pool(route("google/gemma-3-1b-it", replicas={"min": 1, "max": 3}), H100S)
+    assert (pool.least, pool.most, pool.num_gpus) == (1, 3, 0.5)
+    assert not_more_than(pool, 2).most == 2
+
+
+def test_no_room_is_said_before_anything_starts() -> None:
+    """A tensor-parallel engine needs its GPUs in the cluster."""
+    small = Hardware(gpu=find_gpu("H100-80"), gpus=1, gpus_per_node=1)
+    with pytest.raises(PlacementError, match="needs 2 GPUs for one engine and the cluster has 1"):
+        make_pool(route("google/gemma-3-27b-it", tensor_parallel=2), small)
+
+
+@pytest.mark.parametrize(("cpus", "replicas"), [(1, 1), (2, 1), (2, 4), (64, 64)])
+def test_engines_on_cpus_leave_one_to_read_with(cpus: int, replicas: int) -> None:
+    """Also when all of them end up on one node."""
+    hardware = Hardware(gpu=None, cpus=cpus, cpus_per_node=cpus)
+    pool = make_pool(route("google/gemma-3-270m-it", None, replicas=replicas), hardware)
+    assert pool.num_gpus == 0
+    assert pool.num_cpus * replicas <= max(0.5, cpus - 1) + 0.01 * replicas

@@ -1,0 +1,81 @@
+"""The report adds up what is committed, across generations and resumed runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gemma_batch.cli.show import report_text
+from gemma_batch.committing.manifest import Fingerprint, Manifest
+from gemma_batch.reporting.report import RunFacts, make_report
+from gemma_batch.storage.parts import PartKey
+
+MANIFEST = Manifest(
+    name="job",
+    created="2026-01-01T00:00:00+00:00",
+    fingerprint=Fingerprint(fields={}, inputs={}),
+    shards=(),
+    units_key="_run/units-x.parquet",
+    rows=200,
+    spec={},
+)
+
+
+def receipt(rows: int, *, finished: float = 0.0, ready: float = 0.0, **failures: int) -> Any:
+    failed = sum(failures.values())
+    return {
+        "route": "all",
+        "model": "m",
+        "rows": rows,
+        "answered": rows - failed,
+        "failed": failed,
+        "failures": failures,
+        "prompt_tokens": 10 * rows,
+        "completion_tokens": 2 * rows,
+        "cached_tokens": rows,
+        "finished": finished,
+        "engine_ready": ready,
+    }
+
+
+def test_a_retry_supersedes_the_failures_before_it() -> None:
+    """What it answered counts as answered, what is still open as failed, nothing twice."""
+    receipts = {
+        PartKey(0, 0, None, 0): receipt(100, engine_crash=3, bad_row=2),
+        PartKey(0, 100, None, 0): receipt(100),
+        # Two of the three were answered; the footer carries every failure that is still open.
+        PartKey(0, 0, None, 1): {
+            **receipt(3, engine_crash=1),
+            "failures": {"engine_crash": 1, "bad_row": 2},
+        },
+    }
+    report = make_report(MANIFEST, "out", 2, receipts)
+    assert (report.rows, report.answered, report.failed) == (200, 197, 3)
+    assert report.failures == {"bad_row": 2, "engine_crash": 1}
+    assert (report.complete, report.generations, report.parts) == (True, 1, 3)
+
+
+def test_a_run_whose_every_row_failed_can_be_told() -> None:
+    """No token was ever counted: the summary must not divide by that."""
+    failed = {**receipt(200, null_value=200), "prompt_tokens": 0, "cached_tokens": 0}
+    report = make_report(MANIFEST, "out", 1, {PartKey(0, 0, None, 0): failed})
+    assert "200 failed (null_value 200)" in report_text(report)
+
+
+def test_a_run_that_is_not_finished_says_so() -> None:
+    """Parts of a retry do not make up for units that are missing."""
+    receipts = {PartKey(0, 0, None, 0): receipt(100), PartKey(0, 0, None, 1): receipt(1)}
+    report = make_report(MANIFEST, "out", 2, receipts)
+    assert (report.complete, report.units, report.units_committed) == (False, 2, 1)
+
+
+def test_speeds_are_those_of_this_run_alone() -> None:
+    """What an earlier start committed makes no later one look fast."""
+    old, mine = receipt(100), receipt(100, finished=130.0, ready=110.0)
+    receipts = {PartKey(0, 0, None, 0): old, PartKey(0, 100, None, 0): mine}
+    facts = RunFacts(started=100.0, finished=140.0, receipts=(mine,))
+    report = make_report(MANIFEST, "out", 2, receipts, facts)
+    assert (report.run_rows, report.seconds, report.first_commit) == (100, 40.0, 30.0)
+    assert (report.rows_per_second, report.steady_rows_per_second) == (2.5, 5.0)
+    assert report.tokens_per_second == 5.0
+    idle = make_report(MANIFEST, "out", 2, receipts, RunFacts(started=1.0, finished=2.0))
+    assert (idle.run_rows, idle.rows_per_second, idle.first_commit) == (0, 0.0, None)
