@@ -35,10 +35,10 @@ class JobSpec(SpecPart):
     it may change on a resume."""
 
     input: Input
-    """Where the documents are; see `input` below."""
+    """Where the documents are."""
 
     prompt: Prompt = Prompt()
-    """What the model is asked about each row; see `prompt` below."""
+    """What the model is asked about each row."""
 
     model: str | None = None
     """The model: a Gemma by name (`gemma-batch models`), another Gemma on the hub, or a local or
@@ -49,19 +49,19 @@ class JobSpec(SpecPart):
     when the run starts. A folder has none."""
 
     routes: tuple[Route, ...] = ()
-    """Several models in one run, instead of `model`; see `routes` below."""
+    """Several models in one run, instead of `model`."""
 
     sampling: Sampling = Sampling()
-    """How the model chooses its answer; see `sampling` below."""
+    """How the model chooses its answer."""
 
     output: Output
-    """Where the data set goes; see `output` below."""
+    """Where the data set goes."""
 
     resources: Resources = Resources()
-    """Hardware and engine settings; see `resources` below."""
+    """Hardware and engine settings."""
 
     policy: Policy = Policy()
-    """What a run tolerates, when it stops itself, what it warns of; see `policy` below."""
+    """What a run tolerates, when it stops itself, what it warns of."""
 
     @model_validator(mode="after")
     def _model_or_routes(self) -> JobSpec:

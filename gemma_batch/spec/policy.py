@@ -114,17 +114,17 @@ class Policy(SpecPart):
     longer one makes fewer files."""
 
     unit_bytes: Annotated[int, Field(ge=1024)] = 48 * 2**20
-    """The most bytes of input in a unit, unless a single row is larger. It bounds the memory that
-    a unit takes."""
+    """The most bytes of input in a unit (default: 48 MiB), unless a single row is larger. It bounds
+    the memory that a unit takes."""
 
     progress_seconds: Annotated[float, Field(gt=0)] = 10.0
     """Seconds between two lines of progress in a log."""
 
     stop: Stop = Stop()
-    """When the run stops itself; see `policy.stop` below."""
+    """When the run stops itself."""
 
     alerts: Alerts = Alerts()
-    """What the run warns of; see `policy.alerts` below."""
+    """What the run warns of."""
 
     @field_validator("max_failed")
     @classmethod
