@@ -13,33 +13,40 @@ from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from gemma_batch.storage.fs import Store
-from gemma_batch.storage.parts import PartKey, parse_part_name, read_receipt, row_count
+from gemma_batch.storage.interfaces import Store
+from gemma_batch.storage.parts import (
+    ERRORS,
+    PartKey,
+    parse_part_name,
+    parts_folder,
+    read_receipt,
+    row_count,
+)
 from gemma_batch.units.unit import Unit
 
-RESULTS, ERRORS, RECEIPTS = "results", "errors", "_run/receipts"
+RECEIPTS = "_run/receipts"
 READERS = 32
 
 Receipt = dict[str, Any]
 
 
 class Ledger:
-    """The committed state of one output."""
+    """The committed state of one step of an output (see `PartKey.step`)."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, step: str | None = None) -> None:
+        self._store, self._step = store, step
 
-    def _keys(self, prefix: str) -> dict[PartKey, str]:
+    def _keys(self, folder: str) -> dict[PartKey, str]:
         found = {}
-        for path in self._store.list(prefix):
-            key = parse_part_name(path.rsplit("/", 1)[-1])
+        for path in self._store.list(folder):
+            key = parse_part_name(path.rsplit("/", 1)[-1], self._step)
             if key is not None:
                 found[key] = path
         return found
 
     def committed(self) -> dict[PartKey, str]:
         """Key -> path of every committed part, of every generation."""
-        return self._keys(RESULTS)
+        return self._keys(parts_folder(self._step))
 
     def errors(self) -> dict[PartKey, str]:
         """Key (generation 0) -> path of every errors file."""
@@ -63,7 +70,7 @@ class Ledger:
         for path in self._store.list(RECEIPTS):
             for line in self._store.read(path).decode().splitlines():
                 receipt = json.loads(line)
-                key = parse_part_name(receipt["part"])
+                key = parse_part_name(receipt["part"], receipt.get("step"))
                 if key is not None and key in done:
                     known[key] = receipt
         missing = [key for key in done if key not in known]

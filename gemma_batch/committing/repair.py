@@ -14,16 +14,17 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from gemma_batch.committing.commit import errors_file
-from gemma_batch.committing.ledger import ERRORS, READERS, RESULTS, Ledger, Receipt
-from gemma_batch.storage.fs import Store
+from gemma_batch.committing.errors_file import errors_file
+from gemma_batch.committing.generations import latest_generation
+from gemma_batch.committing.ledger import READERS, Ledger, Receipt
+from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.units.unit import Shard, Unit
 
 
 def settle_errors(
     store: Store,
-    shards: Sequence[Shard],
+    shards: Mapping[int, Shard],
     units: Sequence[Unit],
     receipts: Mapping[PartKey, Receipt],
     columns: Sequence[str],
@@ -40,11 +41,11 @@ def settle_errors(
         if key.generation == 0 and (not receipt["failed"] or unit.key in present):
             return 0
         newest = replace(unit, generation=key.generation)
-        failures = ledger.failures(f"{RESULTS}/{newest.name}")
+        failures = ledger.failures(newest.path)
         if key.generation and _settled(ledger, present.get(unit.key), len(failures)):
             return 0
         data = errors_file(shards[unit.shard], unit, columns, keep_schema, failures)
-        store.put(f"{ERRORS}/{unit.name}", data)
+        store.put(unit.key.errors_path, data)
         return 1
 
     with ThreadPoolExecutor(READERS) as pool:
@@ -54,13 +55,3 @@ def settle_errors(
 def _settled(ledger: Ledger, path: str | None, expected: int) -> bool:
     # A retry only ever removes rows, so equal counts mean equal files.
     return path is not None and ledger.error_rows(path) == expected
-
-
-def latest_generation(receipts: Mapping[PartKey, Receipt]) -> dict[PartKey, PartKey]:
-    """Key of generation 0 -> key of the newest generation of the same unit."""
-    latest: dict[PartKey, PartKey] = {}
-    for key in receipts:
-        base = key.base
-        if base not in latest or latest[base].generation < key.generation:
-            latest[base] = key
-    return latest

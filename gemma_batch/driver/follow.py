@@ -21,7 +21,7 @@ from gemma_batch.reporting.alerts import Watcher, save_alert
 from gemma_batch.reporting.metrics import RunMetrics
 from gemma_batch.reporting.progress import Progress, Snapshot
 from gemma_batch.spec import Policy
-from gemma_batch.storage.fs import Store
+from gemma_batch.storage.interfaces import Store
 
 logger = logging.getLogger(__name__)
 TICK = 0.5

@@ -24,11 +24,19 @@ import asyncio
 import os
 import signal
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gemma_batch.engines.base import EngineConfig
+from gemma_batch.engines.placing import place_anywhere
 from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, SpecError
+from gemma_batch.family.card import ModelCard
+from gemma_batch.family.hardware import Hardware
+from gemma_batch.family.placement import Placement
+from gemma_batch.prompts.rendered import TokenPrompt, token_ids
 from gemma_batch.rows import Completion, Request
+
+if TYPE_CHECKING:
+    from gemma_batch.spec import Resources
 
 ARGS = (
     "rows_per_second", "delay", "tokens_per_second", "start_seconds", "reject_on", "crash_on",
@@ -44,6 +52,9 @@ def _contains(ids: list[int], needle: list[int]) -> bool:
 
 class EchoEngine:
     """See the module's docstring."""
+
+    takes = frozenset({TokenPrompt.kind})
+    computes = False
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
@@ -65,8 +76,20 @@ class EchoEngine:
         self._next_slot = 0.0
         self._tally: int | None = None
 
-    @staticmethod
-    def check_args(args: dict[str, Any]) -> None:
+    @classmethod
+    def place(
+        cls, card: ModelCard, resources: Resources, hardware: Hardware, max_model_len: int
+    ) -> Placement:
+        """Anywhere, whatever GPU the spec asks for."""
+        return place_anywhere(card, resources, max_model_len)
+
+    @classmethod
+    def prepare(cls, config: EngineConfig) -> EngineConfig:
+        """Nothing is loaded."""
+        return config
+
+    @classmethod
+    def check_args(cls, args: dict[str, Any]) -> None:
         """Raise `SpecError` for an argument that the echo engine does not have."""
         for key in args:
             if key not in ARGS:
@@ -129,7 +152,7 @@ class EchoEngine:
     async def generate(self, request: Request) -> Completion:
         if self._process is None or self._lost.is_set():
             raise EngineLost("the echo engine is not running")
-        ids = request.token_ids
+        ids = token_ids(request.prompt)
         if (needle := self._args.get("reject_on")) and _contains(ids, needle):
             raise RowRejected("the prompt holds the tokens of reject_on")
         for needle, act in self._drills:

@@ -27,18 +27,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from gemma_batch.engines.base import EngineConfig
 from gemma_batch.engines.forking import Template, build_engine, helpers, start_template
 from gemma_batch.engines.numbers import SchedulerNumbers
+from gemma_batch.engines.placing import place_model
 from gemma_batch.engines.stepper import Stepper
 from gemma_batch.engines.turns import turn
 from gemma_batch.engines.vllm_args import STREAMING, check_args
+from gemma_batch.engines.weights import with_weights
 from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, RowTransient
+from gemma_batch.family.card import ModelCard
+from gemma_batch.family.hardware import Hardware
+from gemma_batch.family.placement import Placement
+from gemma_batch.prompts.rendered import TokenPrompt, token_ids
 from gemma_batch.rows import Completion, Request
+
+if TYPE_CHECKING:
+    from gemma_batch.spec import Resources
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +111,9 @@ def _compiled_mark(config: EngineConfig) -> Path:
 class VllmEngine:
     """See the module's docstring."""
 
+    takes = frozenset({TokenPrompt.kind})
+    computes = True
+
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         self._engine: Any = None
@@ -116,10 +128,22 @@ class VllmEngine:
         self._prompt: Callable[[list[int]], Any] = _plain_prompt
         self._refusals: tuple[type[Exception], ...] = (ValueError, TypeError)
 
-    @staticmethod
-    def check_args(args: dict[str, Any]) -> None:
+    @classmethod
+    def check_args(cls, args: dict[str, Any]) -> None:
         """Raise `SpecError` for an argument that vLLM does not have or the spec already sets."""
         check_args(args)
+
+    @classmethod
+    def place(
+        cls, card: ModelCard, resources: Resources, hardware: Hardware, max_model_len: int
+    ) -> Placement:
+        """By the hardware. Raises `PlacementError`."""
+        return place_model(card, resources, hardware, max_model_len)
+
+    @classmethod
+    def prepare(cls, config: EngineConfig) -> EngineConfig:
+        """With a model's weights on this node, or their address where vLLM streams them."""
+        return with_weights(config)
 
     async def start(self) -> None:
         config = self._config
@@ -279,7 +303,7 @@ class VllmEngine:
         params = self._params(request)
         started = time.perf_counter()
         try:
-            final = await self._stepper.answer(self._prompt(request.token_ids), params)
+            final = await self._stepper.answer(self._prompt(token_ids(request.prompt)), params)
         except Exception as err:
             raise self._meaning(err) from err
         return self._completion(final, time.perf_counter() - started)

@@ -19,11 +19,12 @@ from typing import Any
 import jinja2
 import yaml
 
-from gemma_batch.committing.ledger import RESULTS, Ledger, Receipt
+from gemma_batch.committing.ledger import Ledger, Receipt
 from gemma_batch.reporting.alerts import Alert
-from gemma_batch.reporting.progress import duration, moment
 from gemma_batch.reporting.report import Report
-from gemma_batch.storage.fs import Store
+from gemma_batch.storage.interfaces import Store
+from gemma_batch.storage.parts import parts_folder
+from gemma_batch.texts import duration, moment
 
 KEY = "_run/report.html"
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
@@ -231,7 +232,7 @@ def failure_samples(ledger: Ledger, receipts: Sequence[Receipt]) -> dict[str, li
         if opened == SAMPLED_PARTS:
             break
         opened += 1
-        for failure in ledger.failures(f"{RESULTS}/{receipt['part']}"):
+        for failure in ledger.failures(f"{parts_folder(receipt.get('step'))}/{receipt['part']}"):
             mine = found.setdefault(failure["code"], [])
             if len(mine) < SAMPLES:
                 mine.append(failure)

@@ -10,17 +10,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gemma_batch.committing.generations import retry_summary
 from gemma_batch.committing.lease import describe, read_lease
 from gemma_batch.committing.ledger import Ledger, Receipt
 from gemma_batch.committing.manifest import load_manifest
-from gemma_batch.driver.retry import retry_summary
 from gemma_batch.errors import OutputError
 from gemma_batch.reporting.alerts import load_alerts
 from gemma_batch.reporting.page import failure_samples, report_page
-from gemma_batch.reporting.progress import moment
 from gemma_batch.reporting.report import Report, load_report, make_report
-from gemma_batch.storage.fs import Store, open_store
+from gemma_batch.storage.fs import open_store
+from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
+from gemma_batch.texts import moment
 
 STANDSTILL = 5.0  # seconds without a unit on its way between two stretches of work
 

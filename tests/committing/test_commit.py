@@ -10,17 +10,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gemma_batch.answering.feed import RowPolicy
 from gemma_batch.committing.commit import commit_unit, committed_receipt
 from gemma_batch.committing.ledger import Ledger
 from gemma_batch.committing.repair import settle_errors
 from gemma_batch.engines.base import EngineConfig
 from gemma_batch.rows import Completion, Failure, Outcome
 from gemma_batch.spec import Prompt
-from gemma_batch.storage.fs import Store, open_store
+from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.inputs import stat
+from gemma_batch.storage.interfaces import Store
 from gemma_batch.units.payload import Prepared
 from gemma_batch.units.route_job import RouteJob
+from gemma_batch.units.row_policy import RowPolicy
 from gemma_batch.units.unit import Shard, Unit
 
 KEEP = pa.schema([("n", pa.int64())])

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gemma_batch.committing.ledger import Ledger
-from gemma_batch.storage.fs import Store, open_store
+from gemma_batch.storage.fs import open_store
+from gemma_batch.storage.interfaces import Store
 from gemma_batch.units.unit import Unit
 
 UNITS = [

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gemma_batch.engines.base import EngineConfig, check_args
+from gemma_batch.engines.base import EngineConfig, engine_class
 from gemma_batch.engines.vllm import VllmEngine, _cpu_environment
 from gemma_batch.engines.vllm_args import available_args, streams_weights
 from gemma_batch.errors import SpecError
@@ -91,6 +91,6 @@ def test_wrong_arguments_are_refused_before_anything_starts(
 ) -> None:
     """Unknown ones, ones that contradict the plan, and secrets."""
     with pytest.raises(SpecError) as caught:
-        check_args("vllm", args)
+        engine_class("vllm").check_args(args)
     assert sentence in str(caught.value)
-    check_args("vllm", {"enforce_eager": True, "block_size": 32})
+    engine_class("vllm").check_args({"enforce_eager": True, "block_size": 32})

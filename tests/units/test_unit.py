@@ -10,22 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gemma_batch.planning.cut import SHARES, cut, rows_per_unit, taper
 from gemma_batch.planning.routing import Router
 from gemma_batch.spec import Policy, Route
 from gemma_batch.storage.inputs import stat
 from gemma_batch.storage.readers.reader import Span
 from gemma_batch.units.payload import decode_head, encode_head
-from gemma_batch.units.unit import (
-    SHARES,
-    Shard,
-    Unit,
-    cut,
-    make_mask,
-    read_units,
-    taper,
-    unit_rows,
-    write_units,
-)
+from gemma_batch.units.unit import Shard, Unit, make_mask, read_units, write_units
 
 SCHEMA = pa.schema([("n", pa.int64())])
 
@@ -83,8 +74,8 @@ def test_a_mask_holds_exactly_its_rows(first: int, rows: int, data: st.DataObjec
 @pytest.mark.parametrize(("speed", "rows"), [(0.01, 64), (10, 600), (100, 6000), (1e6, 8192)])
 def test_a_unit_is_a_minute_of_work_within_bounds(speed: float, rows: int) -> None:
     """64 to 8,192 rows, unless the policy says a number."""
-    assert unit_rows(Policy(), speed) == rows
-    assert unit_rows(Policy(unit_rows=5), speed) == 5
+    assert rows_per_unit(Policy(), speed) == rows
+    assert rows_per_unit(Policy(unit_rows=5), speed) == 5
 
 
 def fine(rows: int, size: int, weight: int = 10) -> list[Span]:
