@@ -20,7 +20,6 @@ import hashlib
 import importlib
 import json
 import logging
-import math
 import multiprocessing
 import os
 import threading
@@ -32,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from gemma_batch.engines.base import EngineConfig
+from gemma_batch.engines.cpu_cores import CORES, cpu_environment, leave_workers_alone
 from gemma_batch.engines.forking import Template, build_engine, helpers, start_template
 from gemma_batch.engines.numbers import SchedulerNumbers
 from gemma_batch.engines.placing import place_model
@@ -51,49 +51,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The CPU cores of this process. Read once, because `_leave_workers_alone` later takes some away.
-CORES = os.sched_getaffinity(0)
 # Safe to import before a fork: vLLM's front end has imported exactly these before it forks.
 FRONT_END = ["vllm.engine.arg_utils", "vllm.v1.engine.llm_engine", "vllm.v1.engine.core"]
 RETENTION = "prefix_cache_retention_interval"
 DEATH_SECONDS = 0.25  # between two checks that the core's processes are alive
-
-
-def _cpu_environment(config: EngineConfig) -> dict[str, str]:
-    env = {}
-    if not config.args.get("kv_cache_memory_bytes"):  # the variable would override this argument
-        # In GiB; vLLM takes only whole numbers here.
-        env["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(config.cpu_kv_cache_gib or 1)))
-    if config.cpu_threads is not None:
-        cores = sorted(CORES)
-        threads = max(1, config.cpu_threads)
-        if config.tensor_parallel > 1:
-            ranks = [
-                cores[i * threads % len(cores) :][:threads] for i in range(config.tensor_parallel)
-            ]
-            env["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(",".join(map(str, r)) for r in ranks)
-        else:
-            # Several engines share the node. None is bound to cores, because two engines on the
-            # same core would take it from each other with threads that wait busily.
-            env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-            env["OMP_NUM_THREADS"] = str(threads)
-    return env
-
-
-def _leave_workers_alone(children: list[psutil.Process]) -> None:
-    """Keep this process off the CPU cores that the engine's workers are bound to.
-
-    The workers compute in step: when one of them loses its core for a moment, all of them wait.
-    """
-    bound: set[int] = set()
-    for child in children:
-        with contextlib.suppress(psutil.Error):
-            cores = set(child.cpu_affinity() or ())
-            bound |= cores if cores < CORES else set()
-    if free := CORES - bound:
-        for thread in psutil.Process().threads():
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(thread.id, free)
 
 
 def _compiled_mark(config: EngineConfig) -> Path:
@@ -183,7 +144,7 @@ class VllmEngine:
         self._remember_children(before)
         self._cores = [p for p in multiprocessing.active_children() if p not in others]
         if self._config.device == "cpu":
-            _leave_workers_alone(self._children)
+            leave_workers_alone(self._children)
         self._stepper = Stepper(self._engine, getattr(self._engine, "is_sleeping", _no_question))
         self._watch = asyncio.create_task(self._watch_for_death(self._stepper))
 
@@ -219,7 +180,7 @@ class VllmEngine:
             os.environ.setdefault("RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", "0")
         if config.device == "cpu":
             os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
-            os.environ.update(_cpu_environment(config))
+            os.environ.update(cpu_environment(config))
             os.sched_setaffinity(0, CORES)  # of this thread; the template inherits it
             return start_template([*FRONT_END, "vllm.v1.worker.cpu_worker"])
         # vLLM binds to NUMA nodes by replacing the program of spawned processes: no fork there.
