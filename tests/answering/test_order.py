@@ -12,11 +12,7 @@ from hypothesis import strategies as st
 
 from gemma_batch.answering.order import LengthEstimate, RowQueue, Sweep
 from gemma_batch.prompts.prefixes import (
-    CACHE_BLOCK,
     SORTED_ROWS,
-    prefix_gain,
-    shared_blocks,
-    sort_key,
 )
 from gemma_batch.prompts.rendered import TokenPrompt
 from gemma_batch.rows import Request
@@ -75,12 +71,6 @@ def test_no_order_loses_or_doubles_a_row(order: Order, actions: list[tuple[str, 
     assert sorted(request.number for request in out) == list(range(count))
     with pytest.raises(IndexError):
         rows.pop()
-
-
-@given(st.lists(IDS, min_size=1, max_size=30))
-def test_keys_compare_as_token_ids_do(prompts: list[list[int]]) -> None:
-    """Otherwise the sweep would not bring prefixes together."""
-    assert [sort_key(ids) for ids in sorted(prompts)] == sorted(map(sort_key, prompts))
 
 
 def test_input_order_is_kept_as_it_is() -> None:
@@ -177,27 +167,3 @@ def test_an_estimate_needs_enough_answers() -> None:
         lengths.learn(Request(0, TokenPrompt([1] * 10)), 100)
     tokens, _ = lengths.expected(Request(1, TokenPrompt([1] * 12)))
     assert 100 < tokens < 200
-
-
-def test_gain_counts_only_what_sorting_adds() -> None:
-    """Interleaved long prefixes: nearly all; one system prompt for all: nothing."""
-    assert prefix_gain([sort_key(ids) for ids in interleaved(8, 16)]) > 0.8
-    same = [[2, *range(300), 7000 + n] for n in range(100)]
-    assert prefix_gain([sort_key(ids) for ids in same]) == 0.0
-    assert prefix_gain([sort_key(ids) for ids in [[n, n + 1] for n in range(100)]]) == 0.0
-    assert (
-        prefix_gain([sort_key(ids) for ids in []])
-        == prefix_gain([sort_key(ids) for ids in [[1]]])
-        == 0.0
-    )
-
-
-def test_sharing_is_counted_in_whole_blocks() -> None:
-    """A cache holds blocks: 15 common tokens save nothing, 33 save 32."""
-
-    def shared(tokens: int) -> int:
-        common = list(range(tokens))
-        return shared_blocks(sort_key([*common, 1, *range(50)]), sort_key([*common, 2, *range(50)]))
-
-    assert [shared(n) for n in (0, 15, 16, 33)] == [0, 0, 1, 2]
-    assert CACHE_BLOCK == 16
