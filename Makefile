@@ -7,7 +7,7 @@ AIRFLOW_STAMP := $(AIRFLOW)/.setup-done
 export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: setup quickstart test faults lint format bench lock clean
+.PHONY: setup quickstart test faults lint format docs bench lock clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,10 @@ lint: setup
 format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# The page that is made from the spec itself; a test says when it is old.
+docs: setup
+	$(PY) -m gemma_batch.spec.reference docs/spec.md
 
 # Under 45 minutes on 2 cores; on slow ones with fewer rounds and contenders. Nothing else should
 # run beside it.

@@ -1,20 +1,13 @@
 """Spec: JobSpec and its parts, the one place where input from people is validated."""
 
-from gemma_batch.spec.jobspec import (
-    SINGLE_ROUTE,
-    AlertName,
-    Alerts,
-    Input,
-    JobSpec,
-    Output,
-    Policy,
-    Prompt,
-    Replicas,
-    Resources,
-    Route,
-    Sampling,
-    Stop,
-)
+from gemma_batch.spec.input import Input
+from gemma_batch.spec.jobspec import JobSpec
+from gemma_batch.spec.output import Output
+from gemma_batch.spec.policy import AlertName, Alerts, Policy, Stop
+from gemma_batch.spec.prompt import Prompt
+from gemma_batch.spec.resources import Replicas, Resources
+from gemma_batch.spec.route import SINGLE_ROUTE, Route
+from gemma_batch.spec.sampling import Sampling
 
 __all__ = [
     "SINGLE_ROUTE",
