@@ -65,7 +65,7 @@ def first_part(ready: Any, units: list[Any]) -> tuple[bytes, dict[str, Any]]:
 
 def fill(folder: Path, output: str, parts: int, put: Any) -> None:
     """Make the output; `put(key, bytes)` stores an object below it."""
-    from gemma_batch.committing.ledger import Ledger
+    from gemma_batch.committing.ledger import save_receipts
     from gemma_batch.committing.manifest import create_manifest
     from gemma_batch.storage.fs import open_store
 
@@ -84,7 +84,7 @@ def fill(folder: Path, output: str, parts: int, put: Any) -> None:
     data, receipt = first_part(ready, units)
     for unit in units:
         put(unit.path, data)
-    Ledger(store).save_receipts([{**receipt, "part": unit.name} for unit in units])
+    save_receipts(store, [{**receipt, "part": unit.name} for unit in units])
 
 
 class Watch:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from gemma_batch.answering.answers import AnswerShape, shape_of
 from gemma_batch.committing.errors_file import errors_file
-from gemma_batch.committing.ledger import Ledger, Receipt
+from gemma_batch.committing.ledger import Receipt, part_failures, part_receipt
 from gemma_batch.rows import Completion, Failure, Outcome
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import build_results, results_schema
@@ -28,7 +28,7 @@ from gemma_batch.units.unit import Unit
 
 def committed_receipt(store: Store, unit: Unit) -> Receipt | None:
     """The receipt of a unit that is committed already, None otherwise."""
-    return Ledger(store).receipt(unit.path) if store.exists(unit.path) else None
+    return part_receipt(store, unit.path) if store.exists(unit.path) else None
 
 
 def commit_unit(
@@ -87,11 +87,10 @@ def commit_unit(
 
 def _carried(store: Store, unit: Unit, tried: set[int]) -> list[dict[str, Any]]:
     """Failures of the generations before that this retry leaves as they are."""
-    ledger = Ledger(store)
     for generation in range(unit.generation - 1, -1, -1):
         path = replace(unit, generation=generation).path
         if store.exists(path):
-            found = ledger.failures(path)
+            found = part_failures(store, path)
             return [failure for failure in found if failure["number"] not in tried]
     raise AssertionError(f"{unit.name!r} retries a unit that was never committed")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -75,24 +75,28 @@ class Ledger:
                     known[key] = receipt
         missing = [key for key in done if key not in known]
         with ThreadPoolExecutor(READERS) as pool:
-            found = pool.map(lambda key: self.receipt(done[key]), missing)
+            found = pool.map(lambda key: part_receipt(self._store, done[key]), missing)
             known.update(zip(missing, found, strict=True))
         return known
 
-    def receipt(self, path: str) -> Receipt:
-        """The receipt in one part's footer."""
-        return read_receipt(self._store.open(path))[0]
 
-    def failures(self, path: str) -> list[dict[str, Any]]:
-        """The failures in one part's footer."""
-        return read_receipt(self._store.open(path))[1]
+def part_receipt(store: Store, path: str) -> Receipt:
+    """The receipt in a part's footer. Raises `OutputError` for a file that is no part of ours."""
+    return read_receipt(store.open(path))[0]
 
-    def error_rows(self, path: str) -> int:
-        """Rows of one errors file, from its footer."""
-        return row_count(self._store.open(path))
 
-    def save_receipts(self, receipts: list[Receipt]) -> None:
-        """Keep copies of receipts that this run has seen (see the module's docstring)."""
-        if receipts:
-            lines = "\n".join(json.dumps(receipt) for receipt in receipts)
-            self._store.create(f"{RECEIPTS}/{uuid.uuid4().hex}.jsonl", lines.encode())
+def part_failures(store: Store, path: str) -> list[dict[str, Any]]:
+    """The failures in a part's footer; raises as `part_receipt`."""
+    return read_receipt(store.open(path))[1]
+
+
+def error_rows(store: Store, path: str) -> int:
+    """Rows of an errors file, from its footer."""
+    return row_count(store.open(path))
+
+
+def save_receipts(store: Store, receipts: Sequence[Receipt]) -> None:
+    """Keep copies of receipts that this run has seen (see the module's docstring)."""
+    if receipts:
+        lines = "\n".join(json.dumps(receipt) for receipt in receipts)
+        store.create(f"{RECEIPTS}/{uuid.uuid4().hex}.jsonl", lines.encode())

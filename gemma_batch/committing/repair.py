@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from gemma_batch.committing.errors_file import errors_file
 from gemma_batch.committing.generations import latest_generation
-from gemma_batch.committing.ledger import READERS, Ledger, Receipt
+from gemma_batch.committing.ledger import READERS, Ledger, Receipt, error_rows, part_failures
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.units.unit import Shard, Unit
@@ -31,8 +31,7 @@ def settle_errors(
     keep_schema: pa.Schema,
 ) -> int:
     """Write the errors files that are missing or superseded; how many that were."""
-    ledger = Ledger(store)
-    present = ledger.errors()
+    present = Ledger(store).errors()
     latest = latest_generation(receipts)
 
     def settle(unit: Unit) -> int:
@@ -41,8 +40,8 @@ def settle_errors(
         if key.generation == 0 and (not receipt["failed"] or unit.key in present):
             return 0
         newest = replace(unit, generation=key.generation)
-        failures = ledger.failures(newest.path)
-        if key.generation and _settled(ledger, present.get(unit.key), len(failures)):
+        failures = part_failures(store, newest.path)
+        if key.generation and _settled(store, present.get(unit.key), len(failures)):
             return 0
         data = errors_file(shards[unit.shard], unit, columns, keep_schema, failures)
         store.put(unit.key.errors_path, data)
@@ -52,6 +51,6 @@ def settle_errors(
         return sum(pool.map(settle, [unit for unit in units if unit.key in latest]))
 
 
-def _settled(ledger: Ledger, path: str | None, expected: int) -> bool:
+def _settled(store: Store, path: str | None, expected: int) -> bool:
     # A retry only ever removes rows, so equal counts mean equal files.
-    return path is not None and ledger.error_rows(path) == expected
+    return path is not None and error_rows(store, path) == expected

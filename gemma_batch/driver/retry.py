@@ -111,5 +111,5 @@ def _next_pass(
     if last is not None and ledger.remaining(last.units, done):
         return last
     generation = last.generation + 1 if last is not None else 1
-    work = derive(ledger, units, ledger.receipts(done), pick, generation)
+    work = derive(store, units, ledger.receipts(done), pick, generation)
     return settle_pass(store, generation, work) if work else Pass(generation, ())

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from gemma_batch.committing.generations import latest_generation
-from gemma_batch.committing.ledger import READERS, Ledger, Receipt
+from gemma_batch.committing.ledger import READERS, Receipt, part_failures
+from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.units.unit import Unit, make_mask
 
@@ -50,7 +51,7 @@ class Failed:
 
 
 def derive(
-    ledger: Ledger,
+    store: Store,
     units: Sequence[Unit],
     receipts: Mapping[PartKey, Receipt],
     pick: Pick,
@@ -64,7 +65,7 @@ def derive(
 
     def one(unit: Unit) -> Unit | None:
         newest = replace(unit, generation=latest[unit.key].generation)
-        numbers = pick.rows(ledger.failures(newest.path))
+        numbers = pick.rows(part_failures(store, newest.path))
         if not numbers:
             return None
         mask = make_mask(unit.first_row, unit.rows, numbers)

@@ -31,10 +31,8 @@ class Snapshot:
     done: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     completion_tokens: int = 0
-    prompt_tokens: int = 0
     engines: int = 0
     routes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 class Progress(Protocol):

@@ -19,8 +19,7 @@ from tests.committing.test_commit import store as store
 
 
 def derived(store: Store, prepared: Prepared, pick: Pick, generation: int = 1) -> list[Any]:
-    ledger = Ledger(store)
-    return derive(ledger, [prepared.unit], ledger.receipts(), pick, generation)
+    return derive(store, [prepared.unit], Ledger(store).receipts(), pick, generation)
 
 
 def test_a_retry_takes_the_rows_that_failed_with_a_code(store: Store, prepared: Prepared) -> None:
