@@ -99,7 +99,8 @@ def stages(folder: Path) -> common.Figures:
     """Seconds of CPU per 1,000 rows, stage by stage."""
     from gemma_batch.answering.feed import Feed
     from gemma_batch.committing.commit import commit_unit
-    from gemma_batch.planning.plan import Hardware, make_plan
+    from gemma_batch.family.hardware import Hardware
+    from gemma_batch.planning.plan import make_plan
     from gemma_batch.reading.prepare import Preparer
     from gemma_batch.reading.source import unit_rows
     from gemma_batch.storage.fs import open_store

@@ -78,8 +78,10 @@ def prepare(folder: Path, docs: Sequence[Doc], setup: Setup, model: dict[str, An
     import pyarrow.parquet as pq
     import yaml
 
+    from gemma_batch.family.hardware import Hardware
     from gemma_batch.family.tiny import build_tiny_gemma
-    from gemma_batch.planning.plan import Hardware, make_plan
+    from gemma_batch.planning.plan import make_plan
+    from gemma_batch.prompts.rendered import token_ids
     from gemma_batch.reading.prepare import Preparer
     from gemma_batch.spec import JobSpec
 
@@ -121,7 +123,7 @@ def prepare(folder: Path, docs: Sequence[Doc], setup: Setup, model: dict[str, An
         prepared = preparer.prepare(plan.survey.shards[unit.shard], unit)
         if prepared.failures:
             raise SystemExit(f"a row does not fit: {next(iter(prepared.failures.values()))}")
-        prompts += [request.token_ids for request in prepared.requests]
+        prompts += [token_ids(request.prompt) for request in prepared.requests]
     rows = [{"ids": ids, "max_tokens": doc.tokens} for ids, doc in zip(prompts, docs, strict=True)]
     (folder / "prompts.json").write_text(json.dumps(rows))
     (folder / "setup.json").write_text(json.dumps(asdict(setup)))

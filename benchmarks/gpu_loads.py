@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gemma_batch.prompts.rendered import TokenPrompt, token_ids
 from gemma_batch.rows import Failure, Request
 
 BOS = 2
@@ -99,7 +100,7 @@ def make_requests(
             sampling = {"max_tokens": min(lengths[number], most or lengths[number])}
         elif most is not None:
             sampling = {"max_tokens": min(load.output, most)}
-        requests.append(Request(number, row, sampling))
+        requests.append(Request(number, TokenPrompt(row), sampling))
     return requests
 
 
@@ -198,7 +199,7 @@ def llm_engine(job: dict[str, Any]) -> Iterator[Answer]:
             SamplingParams(**plain | request.sampling) if request.sampling else one
             for request in requests
         ]
-        prompts = [{"prompt_token_ids": request.token_ids} for request in requests]
+        prompts = [{"prompt_token_ids": token_ids(request.prompt)} for request in requests]
         outputs = llm.generate(prompts, params, use_tqdm=False)
         return {
             "rows": len(outputs),

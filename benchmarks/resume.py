@@ -26,7 +26,8 @@ BUCKET = "resume"
 
 def plan(folder: Path, output: str, parts: int) -> Any:
     """The plan of a job with one row per unit."""
-    from gemma_batch.planning.plan import Hardware, make_plan
+    from gemma_batch.family.hardware import Hardware
+    from gemma_batch.planning.plan import make_plan
     from gemma_batch.spec import JobSpec
 
     spec = JobSpec.from_dict(
@@ -64,7 +65,7 @@ def first_part(ready: Any, units: list[Any]) -> tuple[bytes, dict[str, Any]]:
 
 def fill(folder: Path, output: str, parts: int, put: Any) -> None:
     """Make the output; `put(key, bytes)` stores an object below it."""
-    from gemma_batch.committing.ledger import RESULTS, Ledger
+    from gemma_batch.committing.ledger import save_receipts
     from gemma_batch.committing.manifest import create_manifest
     from gemma_batch.storage.fs import open_store
 
@@ -82,8 +83,8 @@ def fill(folder: Path, output: str, parts: int, put: Any) -> None:
     )
     data, receipt = first_part(ready, units)
     for unit in units:
-        put(f"{RESULTS}/{unit.name}", data)
-    Ledger(store).save_receipts([{**receipt, "part": unit.name} for unit in units])
+        put(unit.path, data)
+    save_receipts(store, [{**receipt, "part": unit.name} for unit in units])
 
 
 class Watch:

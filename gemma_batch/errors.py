@@ -146,3 +146,6 @@ FAILURE_MEANING: dict[FailureCode, str] = {
     FailureCode.ENGINE_ERROR: "the engine failed this row on every attempt",
     FailureCode.DEADLINE: "the row took longer than policy.row_deadline",
 }
+
+
+GO_ON = "What is committed stays; mend the cause and start again to go on"

@@ -1,4 +1,4 @@
-"""The nouns of one row's way: Row, Request, Completion, Failure.
+"""The nouns of one row's way: Row, Prompt, Request, Completion, Refusal, Failure.
 
 They know nothing about where a row came from or which engine answers it.
 """
@@ -6,7 +6,7 @@ They know nothing about where a row came from or which engine answers it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 
 @dataclass(slots=True)
@@ -40,12 +40,36 @@ class Row:
     origin: Origin | None = None
 
 
+class Prompt(Protocol):
+    """A rendered prompt as one value.
+
+    Only the engine that answers a prompt looks into it. The feed, its order and the payload ask
+    the methods below, so that a prompt with pictures or recordings needs no change in them.
+    The kinds of prompt are listed in `prompts/rendered.py`.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens of the model's context it takes."""
+        ...
+
+    def sort_key(self) -> bytes:
+        """Bytes by which prompts that begin alike become neighbours when they are sorted."""
+        ...
+
+    def encode(self) -> bytes:
+        """The prompt as bytes, for its way to another process."""
+        ...
+
+
 @dataclass(slots=True)
 class Request:
-    """One row rendered to token ids; `sampling` holds what this row overrides."""
+    """One row rendered; `sampling` holds the sampling parameters that this row overrides."""
 
     number: int
-    token_ids: list[int]
+    prompt: Prompt
     sampling: dict[str, Any] = field(default_factory=dict)
 
 
@@ -61,6 +85,18 @@ class Completion:
     attempts: int = 1
     seconds: float = 0.0
     logprobs: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a completion is no answer of the shape that was asked for.
+
+    `code` is the failure code that the row gets; with `again` another attempt may give an answer.
+    """
+
+    code: str
+    message: str
+    again: bool = False
 
 
 Outcome = Completion | Failure

@@ -29,6 +29,7 @@ airflow = [*project["dependencies"], *project["optional-dependencies"]["airflow"
 (work / "dev.in").write_text("\n".join([*project["optional-dependencies"]["dev"], "hatchling", "editables"]))
 PY
 uv=$venv/bin/uv
+[ -x "$uv" ] || "$venv/bin/python" -m pip --disable-pip-version-check -q install uv # set-up can do without
 "$uv" pip compile -q --no-header --no-annotate -o "$work/cpu.out" "$work/cpu.in"
 "$uv" pip compile -q --no-header --no-annotate -c "$work/cpu.out" -o "$work/all.out" "$work/cpu.in" "$work/dev.in"
 # The CUDA packages belong to the torch of the package index; ours is the CPU build.

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gemma_batch.answering.order import Order, RowQueue
+from gemma_batch.answering.order import RowQueue
 from gemma_batch.answering.stats import FeedStats
 from gemma_batch.backoff import pause
 from gemma_batch.engines.base import Engine
@@ -29,7 +29,9 @@ from gemma_batch.errors import (
     RowRejected,
     RowTransient,
 )
-from gemma_batch.rows import Completion, Failure, Outcome, Request
+from gemma_batch.prompts.rendered import TokenPrompt
+from gemma_batch.rows import Completion, Failure, Outcome, Refusal, Request
+from gemma_batch.units.row_policy import Order, RowPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +43,7 @@ LOST_SECONDS = 30.0
 # the engine itself: a harmless request then has to prove that it works at all.
 CONDEMNED_BEFORE_CANARY = 3
 START_ATTEMPTS = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowPolicy:
-    """Limits of one row and one engine. Times in seconds."""
-
-    max_attempts: int = 3
-    deadline: float = 1800.0
-    hang: float = 300.0
-    backoff: float = 0.5
+HARMLESS = Request(-1, TokenPrompt([2]), {"max_tokens": 1, "min_tokens": 0})
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +57,11 @@ class _Item:
 
 
 class Feed:
-    """Feeds one engine. All methods run on one event loop; `stats` may be read from anywhere."""
+    """Feeds one engine. All methods run on one event loop; `stats` may be read from anywhere.
+
+    `in_flight` is the number of requests to keep in the engine; `check` says whether a completion
+    is an answer of the shape that was asked for (see `answers.py`).
+    """
 
     def __init__(
         self,
@@ -73,8 +70,10 @@ class Feed:
         in_flight: int,
         policy: RowPolicy | None = None,
         order: Order = "auto",
+        check: Callable[[Completion], Refusal | None] = lambda completion: None,
     ) -> None:
         self.stats = FeedStats()
+        self._check = check
         self._make = make
         self._limit = max(1, in_flight)
         self._policy = policy or RowPolicy()
@@ -222,8 +221,16 @@ class Feed:
                 text = f"{type(err).__name__}: {err}"
                 self._finish(item, self._failure(item, FailureCode.ENGINE_ERROR, text))
             else:
-                answer.attempts = item.attempts
-                self._finish(item, answer)
+                refusal = self._check(answer)
+                if refusal is None:
+                    answer.attempts = item.attempts
+                    self._finish(item, answer)
+                elif refusal.again and item.attempts < policy.max_attempts:
+                    item.again = "refused"
+                    continue
+                else:
+                    code = FailureCode(refusal.code)
+                    self._finish(item, self._failure(item, code, refusal.message))
             return True
 
     def _failure(self, item: _Item, code: FailureCode, message: str) -> Failure:
@@ -361,7 +368,7 @@ class Feed:
             return
         assert self._engine is not None
         try:
-            await self._engine.generate(Request(-1, [2], {"max_tokens": 1, "min_tokens": 0}))
+            await self._engine.generate(HARMLESS)
         except (RowRejected, RowTransient):
             pass  # it answers, that is all that is asked of it
         except EngineLost as err:

@@ -18,26 +18,17 @@ No queue loses or doubles a row; what they know is token ids and sampling parame
 
 from __future__ import annotations
 
-import bisect
 import collections
-import itertools
-from array import array
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
+from gemma_batch.prompts.prefixes import SAMPLED, SORTED_ROWS, WORTH_SHARE, prefix_gain
 from gemma_batch.rows import Request
+from gemma_batch.units.row_policy import Order
 
-Order = Literal["auto", "input", "prefix", "length"]
 T = TypeVar("T")
 
-CACHE_BLOCK = 16  # tokens per block of vLLM's prefix cache on GPUs
-KEY_TOKENS = 4096  # of a prompt that decide about its place; further sharing is not looked for
-# Below this share of prompt tokens saved, grouping is not worth giving up the rows' own order.
-WORTH_SHARE = 0.05
-SAMPLED = 512  # rows of a unit that are looked at to decide
-SORTED_ROWS = 4096  # that wait, of several units, where they are sorted by prefix
 ENOUGH_ANSWERS = 16  # before a mean length counts
-TOKEN_BYTES = array("I").itemsize
 
 
 class RowQueue(Generic[T]):
@@ -59,10 +50,10 @@ class RowQueue(Generic[T]):
         requests = [self._request_of(item) for item in items]
         order = self._order
         if order == "auto":
-            saved = prefix_gain([request.token_ids for request in requests])
+            saved = prefix_gain([request.prompt.sort_key() for request in requests[:SAMPLED]])
             order = "prefix" if saved >= WORTH_SHARE else "length"
         if order == "prefix":
-            self._sweep.add(items, [sort_key(request.token_ids) for request in requests])
+            self._sweep.add(items, [request.prompt.sort_key() for request in requests])
         elif order == "length":
             expected = [self._lengths.expected(request) for request in requests]
             longest_first = sorted(range(len(items)), key=expected.__getitem__, reverse=True)
@@ -160,7 +151,7 @@ class LengthEstimate:
             tokens = limit * (self._mean("share") or 1.0)
         else:
             tokens = self._mean(_bucket(request)) or self._mean("all") or 0.0
-        return tokens, len(request.token_ids)
+        return tokens, request.prompt.tokens
 
     def _mean(self, key: Any) -> float | None:
         count, mean = self._means.get(key, (0, 0.0))
@@ -168,44 +159,4 @@ class LengthEstimate:
 
 
 def _bucket(request: Request) -> int:
-    return len(request.token_ids).bit_length()
-
-
-def sort_key(token_ids: Sequence[int]) -> bytes:
-    """Bytes that compare as the token ids do, and much faster."""
-    ids = array("I", token_ids[:KEY_TOKENS])
-    ids.byteswap()  # big-endian, whose bytes compare as the numbers; all our hosts are little
-    return ids.tobytes()
-
-
-def shared_blocks(one: bytes, other: bytes) -> int:
-    """How many whole cache blocks two keys have in common at their start."""
-    size = CACHE_BLOCK * TOKEN_BYTES
-    most = min(len(one), len(other)) // size
-    return bisect.bisect_left(
-        range(1, most + 1), True, key=lambda blocks: one[: blocks * size] != other[: blocks * size]
-    )
-
-
-def prefix_gain(prompts: Sequence[Sequence[int]]) -> float:
-    """Share of prompt tokens that neighbours share when sorted, beyond what they share as given.
-
-    It looks at a run of at most `SAMPLED` prompts and counts whole cache blocks. What all prompts
-    have in common counts on both sides, so a system prompt alone is no reason to sort.
-    """
-    prompts = prompts[:SAMPLED]
-    return shared_share(prompts, in_order=False) - shared_share(prompts, in_order=True)
-
-
-def shared_share(prompts: Sequence[Sequence[int]], *, in_order: bool) -> float:
-    """Share of prompt tokens that a prompt has in common with the one before it.
-
-    As given, or sorted by prefix; counted in whole cache blocks of the first `KEY_TOKENS`.
-    """
-    keys = [sort_key(ids) for ids in prompts]
-    total = sum(len(key) for key in keys) / TOKEN_BYTES
-    if len(keys) < 2 or not total:
-        return 0.0
-    ordered = keys if in_order else sorted(keys)
-    pairs = itertools.pairwise(ordered)
-    return CACHE_BLOCK * sum(itertools.starmap(shared_blocks, pairs)) / total
+    return request.prompt.tokens.bit_length()

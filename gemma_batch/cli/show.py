@@ -6,7 +6,7 @@ import datetime
 from typing import TYPE_CHECKING, Any
 
 from gemma_batch.reporting.alerts import Alert
-from gemma_batch.reporting.progress import duration, failures_text, moment
+from gemma_batch.texts import duration, failures_text, moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gemma_batch.reporting.progress import duration, failures_text
+from gemma_batch.texts import duration, failures_text
 
 if TYPE_CHECKING:
     from gemma_batch.planning.plan import RoutePlan
@@ -26,9 +26,11 @@ def plan_facts(
 
     `price` is per GPU and hour, `output_tokens` the mean answer to reckon with (None: the longest).
     """
+    from gemma_batch.engines.base import engine_class
     from gemma_batch.family.gpus import find_gpu
+    from gemma_batch.family.hardware import Hardware
     from gemma_batch.planning.estimate import estimate_routes, sort_facts, totals
-    from gemma_batch.planning.plan import Hardware, make_plan, rows_by_route
+    from gemma_batch.planning.plan import make_plan, rows_by_route
     from gemma_batch.planning.pool import make_pool
     from gemma_batch.planning.preview import first_prompt
     from gemma_batch.planning.sample import sample_facts, sample_routes
@@ -41,7 +43,7 @@ def plan_facts(
             gpus_per_node=min(gpus, 8),
             cpus=gpus * USUAL_CPUS_PER_GPU,
         )
-    elif spec.resources.device == "cpu" or spec.resources.engine == "echo":
+    elif spec.resources.device == "cpu" or not engine_class(spec.resources.engine).computes:
         hardware = Hardware(gpu=None)
     plan = make_plan(spec, need_files=False)
     samples = sample_routes(plan)

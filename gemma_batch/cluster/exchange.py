@@ -20,11 +20,11 @@ from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from gemma_batch.cluster.pipeline import answer, make_board, stop_dataset
-from gemma_batch.driver.sorting import KEY, Chunk, Sorting, describe, read_chunk
 from gemma_batch.errors import GemmaBatchError
 from gemma_batch.planning.pool import READ_CPUS
 from gemma_batch.prompts.render import Renderer
 from gemma_batch.reading.prepare import make_renderer
+from gemma_batch.reading.sort_keys import KEY, Chunk, Sorting, describe, read_chunk
 from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.inputs import stat
 from gemma_batch.storage.patience import set_patience

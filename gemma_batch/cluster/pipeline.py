@@ -29,13 +29,13 @@ from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gemma_batch.answering.order import SORTED_ROWS
 from gemma_batch.cluster.board import Board
 from gemma_batch.cluster.worker import BOARD_SECONDS, Worker
 from gemma_batch.errors import GemmaBatchError, UserError
 from gemma_batch.family.gpus import GPU, gpu_from_device
-from gemma_batch.planning.plan import Hardware
+from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.pool import READ_CPUS, Pool
+from gemma_batch.prompts.prefixes import SORTED_ROWS
 from gemma_batch.reading.prepare import Preparer
 from gemma_batch.reporting.metrics import RunMetrics
 from gemma_batch.storage.patience import set_patience
@@ -211,10 +211,10 @@ def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
             _preparers.clear()
             _preparers[key] = Preparer(job)
         # Ray runs a task again for ever when its process dies, whatever it was that it read.
-        if not answer(board.begin_read.remote(unit.name), default=True):
+        if not answer(board.begin_read.remote(unit.path), default=True):
             return [encode(_preparers[key].give_up(shard, unit))]
         prepared = encode(_preparers[key].prepare(shard, unit))
-        board.end_read.remote(unit.name)
+        board.end_read.remote(unit.path)
     except GemmaBatchError as err:
         return [encode_error(err)]
     return [prepared]

@@ -7,32 +7,27 @@ first units are still being read. Only receipts leave this process.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import dataclasses
 import json
 import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Coroutine, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from gemma_batch.answering.feed import Feed
+from gemma_batch.answering.answers import shape_of
+from gemma_batch.answering.host import Host
 from gemma_batch.answering.host_memory import memory_share
 from gemma_batch.cluster.board import Case
 from gemma_batch.committing.commit import commit_unit, committed_receipt
-from gemma_batch.engines.base import make_engine
-from gemma_batch.engines.vllm_args import streams_weights
-from gemma_batch.errors import EngineError, FailureCode, GemmaBatchError
+from gemma_batch.errors import FailureCode, GemmaBatchError
 from gemma_batch.reporting.metrics import Metrics
 from gemma_batch.rows import Failure, Outcome, Request
 from gemma_batch.storage.fs import open_store
-from gemma_batch.storage.models import fetch_weights
 from gemma_batch.storage.patience import set_patience
 from gemma_batch.units.payload import Prepared, decode, decode_head
 from gemma_batch.units.route_job import RouteJob
@@ -90,14 +85,16 @@ class Worker:
         self._board = board
         _ask_for_normal_priority()
         self._name = f"{os.uname().nodename}-{uuid.uuid4().hex[:8]}"
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
-        self._feed = Feed(
-            self._make_engine, in_flight=job.in_flight, policy=job.policy, order=job.order
+        self._shape = shape_of(job.sampling)
+        self._host = Host(
+            job.engine,
+            in_flight=job.in_flight,
+            policy=job.policy,
+            order=job.order,
+            check=self._shape.check,
+            on_ready=lambda: self._tell("ready", self._name),
         )
-        self._config = job.engine
         self._gate = Gate()
-        self._ready = self._submit(self._start())
         self._closed = threading.Event()
         self._metrics: Metrics | None = None
         if board is not None:
@@ -113,34 +110,6 @@ class Worker:
             )
             threading.Thread(target=self._report, name="report", daemon=True).start()
 
-    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def _make_engine(self) -> Any:
-        return make_engine(self._config)
-
-    async def _start(self) -> None:
-        job = self._job
-        try:
-            if job.engine.engine == "vllm":
-                streamed = streams_weights(job.model, job.engine.args)
-                path = await asyncio.to_thread(
-                    fetch_weights,
-                    job.model,
-                    job.revision,
-                    weights=job.engine.args.get("load_format") != "dummy",
-                    streamed=streamed,
-                )
-                weights = job.model if streamed else None
-                self._config = dataclasses.replace(job.engine, model=path, weights=weights)
-            await self._feed.start(on_ready=lambda: self._tell("ready", self._name))
-        except EngineError:
-            raise  # the feed has told the units that wait for it
-        except Exception as err:
-            cause = str(err) if isinstance(err, GemmaBatchError) else repr(err)
-            self._feed.fail(EngineError(f"the engine could not be started: {cause}"))
-            raise
-
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One unit in, its receipt out; or `{"error": ...}` when engine or storage gave up."""
         receipts = [
@@ -153,14 +122,14 @@ class Worker:
         if not rows.is_valid:
             return dict(json.loads(head))
         unit = decode_head(head)[1]
-        case = self._tell("begin", self._name, unit.name) or Case()
+        case = self._tell("begin", self._name, unit.path) or Case()
         try:
             with self._gate.pass_through(alone=case.careful):
                 return self._outcomes(unit, case, head, rows.as_buffer())
         except GemmaBatchError as err:
             return {"error": str(err)}
         finally:
-            self._tell("end", unit.name)
+            self._tell("end", unit.path)
 
     def _outcomes(self, unit: Unit, case: Case, head: str, rows: Any) -> dict[str, Any]:
         started = time.time()
@@ -178,12 +147,12 @@ class Worker:
                 loaded.append(decode(head, rows))
                 return loaded[0].requests
 
-            answers = self._submit(self._feed.run_when_needed(load)).result()
+            answers = self._host.run_when_needed(load)
             (prepared,) = loaded
         outcomes: dict[int, Outcome] = {**prepared.failures, **answers}
         for failure in prepared.failures.values():
-            self._feed.stats.count(failure)
-        stats = self._feed.stats
+            self._host.stats.count(failure)
+        stats = self._host.stats
         facts = {
             "started": started,
             "worker": self._name,
@@ -195,7 +164,7 @@ class Worker:
             "devices": self._job.devices,
             "price": None if (price := self._job.price) is None else price * self._job.devices,
         }
-        receipt = commit_unit(self._store, self._job, prepared, outcomes, facts)
+        receipt = commit_unit(self._store, self._job, prepared, outcomes, facts, shape=self._shape)
         if self._metrics is not None:
             self._metrics.unit(time.time() - started)
         return receipt
@@ -206,14 +175,14 @@ class Worker:
         outcomes: dict[int, Outcome] = {}
         for number in case.condemned:
             outcomes[number] = Failure(FailureCode.ENGINE_CRASH.value, CONDEMNED, case.deaths)
-            self._feed.stats.count(outcomes[number])
+            self._host.stats.count(outcomes[number])
         groups = [set(group) for group in case.groups]
         # Last, those that were tried already and are known to be harmless; or all, at first.
         groups.append({r.number for r in requests}.difference(case.condemned, *groups))
         for group in groups:
             if mine := [request for request in requests if request.number in group]:
-                self._tell("trying", unit.name, [request.number for request in mine])
-                outcomes.update(self._submit(self._feed.run(mine)).result())
+                self._tell("trying", unit.path, [request.number for request in mine])
+                outcomes.update(self._host.run(mine))
         return outcomes
 
     def _tell(self, method: str, *values: Any) -> Any:
@@ -234,9 +203,9 @@ class Worker:
         while not self._closed.wait(REPORT_SECONDS):
             if self._metrics is not None:
                 self._metrics.update(
-                    self._feed.stats, time.time() - self._born, self._feed.engine_numbers()
+                    self._host.stats, time.time() - self._born, self._host.engine_numbers()
                 )
-            numbers = {**self._feed.stats.numbers(), "memory_share": memory_share()}
+            numbers = {**self._host.stats.numbers(), "memory_share": memory_share()}
             numbers["route"] = self._job.route
             try:
                 self._board.put.remote(self._name, numbers)
@@ -246,7 +215,7 @@ class Worker:
     def close(self) -> None:
         """End the engine's processes."""
         self._closed.set()
-        self._submit(self._feed.close()).result(timeout=60)
+        self._host.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_closed") and not self._closed.is_set():

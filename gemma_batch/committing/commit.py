@@ -15,21 +15,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from gemma_batch.committing.ledger import ERRORS, RESULTS, Ledger, Receipt
-from gemma_batch.reading.prepare import keep_table
-from gemma_batch.reading.source import unit_rows
+from gemma_batch.answering.answers import AnswerShape, shape_of
+from gemma_batch.committing.errors_file import errors_file
+from gemma_batch.committing.ledger import Receipt, part_failures, part_receipt
 from gemma_batch.rows import Completion, Failure, Outcome
-from gemma_batch.storage.fs import Store
-from gemma_batch.storage.parts import build_errors, build_results, results_schema
+from gemma_batch.storage.interfaces import Store
+from gemma_batch.storage.parts import build_results, results_schema
 from gemma_batch.units.payload import Prepared
 from gemma_batch.units.route_job import RouteJob
-from gemma_batch.units.unit import Shard, Unit
+from gemma_batch.units.unit import Unit
 
 
 def committed_receipt(store: Store, unit: Unit) -> Receipt | None:
     """The receipt of a unit that is committed already, None otherwise."""
-    path = f"{RESULTS}/{unit.name}"
-    return Ledger(store).receipt(path) if store.exists(path) else None
+    return part_receipt(store, unit.path) if store.exists(unit.path) else None
 
 
 def commit_unit(
@@ -38,8 +37,12 @@ def commit_unit(
     prepared: Prepared,
     outcomes: dict[int, Outcome],
     facts: dict[str, Any],
+    *,
+    shape: AnswerShape | None = None,
 ) -> Receipt:
-    """Put the part; when another worker was first, theirs stands and is returned.
+    """Put the part; when another worker was first, its part stands and its receipt is returned.
+
+    `shape` says which columns an answer fills (default: by the job's sampling parameters).
 
     Raises `StorageError`; then nothing is committed and the unit will be done again.
     """
@@ -65,8 +68,10 @@ def commit_unit(
     if unit.generation:
         failures += _carried(store, unit, set(prepared.numbers))
     receipt = _receipt(job, unit, list(outcomes.values()), failures, facts)
-    data = build_results(_columns(job, prepared, outcomes), _schema(job), receipt, failures)
-    if not store.create(f"{RESULTS}/{unit.name}", data):
+    shape = shape or shape_of(job.sampling)
+    schema = results_schema(job.keep_schema, shape.fields())
+    data = build_results(_columns(job, shape, prepared, outcomes), schema, receipt, failures)
+    if not store.create(unit.path, data):
         theirs = committed_receipt(store, unit)
         if theirs is None:
             raise AssertionError(f"{unit.name!r} exists and does not: the storage is inconsistent")
@@ -74,7 +79,7 @@ def commit_unit(
     if failures and unit.generation == 0:
         # Create-only: a late writer can never undo what a retry has put there since.
         store.create(
-            f"{ERRORS}/{unit.name}",
+            unit.key.errors_path,
             errors_file(prepared.shard, unit, job.columns, job.keep_schema, failures),
         )
     return receipt
@@ -82,11 +87,10 @@ def commit_unit(
 
 def _carried(store: Store, unit: Unit, tried: set[int]) -> list[dict[str, Any]]:
     """Failures of the generations before that this retry leaves as they are."""
-    ledger = Ledger(store)
     for generation in range(unit.generation - 1, -1, -1):
-        path = f"{RESULTS}/{replace(unit, generation=generation).name}"
+        path = replace(unit, generation=generation).path
         if store.exists(path):
-            found = ledger.failures(path)
+            found = part_failures(store, path)
             return [failure for failure in found if failure["number"] not in tried]
     raise AssertionError(f"{unit.name!r} retries a unit that was never committed")
 
@@ -103,6 +107,7 @@ def _receipt(
     codes = Counter(failure["code"] for failure in failures)
     return {
         "part": unit.name,
+        **({"step": unit.step} if unit.step is not None else {}),
         "route": unit.route,
         "model": job.model,
         "rows": len(outcomes),
@@ -126,12 +131,8 @@ def _sizes(tokens: Iterable[int]) -> dict[str, int]:
     return {str(bucket): counts[bucket] for bucket in sorted(counts)}
 
 
-def _schema(job: RouteJob) -> pa.Schema:
-    return results_schema(job.keep_schema, n=job.samples, logprobs=job.logprobs)
-
-
 def _columns(
-    job: RouteJob, prepared: Prepared, outcomes: dict[int, Outcome]
+    job: RouteJob, shape: AnswerShape, prepared: Prepared, outcomes: dict[int, Outcome]
 ) -> dict[str, list[Any] | pa.ChunkedArray]:
     answered = [
         (i, row, answer)
@@ -139,13 +140,11 @@ def _columns(
         if isinstance(answer := outcomes[number], Completion)
     ]
     answers = [answer for _, _, answer in answered]
-    single = job.samples == 1
     kept = prepared.keep.take(pa.array([i for i, _, _ in answered], pa.int64()))
-    columns: dict[str, list[Any] | pa.ChunkedArray] = {
+    return {
         **{name: kept[name] for name in kept.column_names},
         "id": [row for _, row, _ in answered],
-        "output": [a.outputs[0] if single else a.outputs for a in answers],
-        "finish_reason": [a.finish_reasons[0] if single else a.finish_reasons for a in answers],
+        **shape.columns(answers),
         "prompt_tokens": [a.prompt_tokens for a in answers],
         "completion_tokens": [a.completion_tokens for a in answers],
         "cached_tokens": [a.cached_tokens for a in answers],
@@ -154,31 +153,3 @@ def _columns(
         "attempts": [a.attempts for a in answers],
         "seconds": [round(a.seconds, 3) for a in answers],
     }
-    if job.logprobs:
-        columns["logprobs"] = [a.logprobs for a in answers]
-    return columns
-
-
-def errors_file(
-    shard: Shard,
-    unit: Unit,
-    columns: Sequence[str],
-    keep_schema: pa.Schema,
-    failures: Sequence[dict[str, Any]],
-) -> bytes:
-    """The errors file of a unit, from the failures in its part's footer and the input itself."""
-    rows = {row.number: row for row in unit_rows(shard, unit, columns)}
-    mine = [rows[failure["number"]] for failure in failures]
-    kept = keep_table(mine, keep_schema)
-    written: dict[str, list[Any] | pa.ChunkedArray] = {
-        **{name: kept[name] for name in kept.column_names},
-        "id": [failure["id"] for failure in failures],
-        "code": [failure["code"] for failure in failures],
-        "message": [failure["message"] for failure in failures],
-        "attempts": [failure["attempts"] for failure in failures],
-        "route": [unit.route] * len(failures),
-        "row": [row.values for row in mine],
-        "shard": [row.origin.url if row.origin else shard.url for row in mine],
-        "row_number": [row.origin.row if row.origin else row.number for row in mine],
-    }
-    return build_errors(written, keep_schema)

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from gemma_batch.errors import LeaseError, StorageError
-from gemma_batch.storage.fs import Store
+from gemma_batch.storage.interfaces import Store
 
 logger = logging.getLogger(__name__)
 KEY = "_run/lease.json"

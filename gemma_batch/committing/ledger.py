@@ -9,37 +9,44 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from gemma_batch.storage.fs import Store
-from gemma_batch.storage.parts import PartKey, parse_part_name, read_receipt, row_count
+from gemma_batch.storage.interfaces import Store
+from gemma_batch.storage.parts import (
+    ERRORS,
+    PartKey,
+    parse_part_name,
+    parts_folder,
+    read_receipt,
+    row_count,
+)
 from gemma_batch.units.unit import Unit
 
-RESULTS, ERRORS, RECEIPTS = "results", "errors", "_run/receipts"
+RECEIPTS = "_run/receipts"
 READERS = 32
 
 Receipt = dict[str, Any]
 
 
 class Ledger:
-    """The committed state of one output."""
+    """The committed state of one step of an output (see `PartKey.step`)."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, step: str | None = None) -> None:
+        self._store, self._step = store, step
 
-    def _keys(self, prefix: str) -> dict[PartKey, str]:
+    def _keys(self, folder: str) -> dict[PartKey, str]:
         found = {}
-        for path in self._store.list(prefix):
-            key = parse_part_name(path.rsplit("/", 1)[-1])
+        for path in self._store.list(folder):
+            key = parse_part_name(path.rsplit("/", 1)[-1], self._step)
             if key is not None:
                 found[key] = path
         return found
 
     def committed(self) -> dict[PartKey, str]:
         """Key -> path of every committed part, of every generation."""
-        return self._keys(RESULTS)
+        return self._keys(parts_folder(self._step))
 
     def errors(self) -> dict[PartKey, str]:
         """Key (generation 0) -> path of every errors file."""
@@ -63,29 +70,33 @@ class Ledger:
         for path in self._store.list(RECEIPTS):
             for line in self._store.read(path).decode().splitlines():
                 receipt = json.loads(line)
-                key = parse_part_name(receipt["part"])
+                key = parse_part_name(receipt["part"], receipt.get("step"))
                 if key is not None and key in done:
                     known[key] = receipt
         missing = [key for key in done if key not in known]
         with ThreadPoolExecutor(READERS) as pool:
-            found = pool.map(lambda key: self.receipt(done[key]), missing)
+            found = pool.map(lambda key: part_receipt(self._store, done[key]), missing)
             known.update(zip(missing, found, strict=True))
         return known
 
-    def receipt(self, path: str) -> Receipt:
-        """The receipt in one part's footer."""
-        return read_receipt(self._store.open(path))[0]
 
-    def failures(self, path: str) -> list[dict[str, Any]]:
-        """The failures in one part's footer."""
-        return read_receipt(self._store.open(path))[1]
+def part_receipt(store: Store, path: str) -> Receipt:
+    """The receipt in a part's footer. Raises `OutputError` for a file that is no part of ours."""
+    return read_receipt(store.open(path))[0]
 
-    def error_rows(self, path: str) -> int:
-        """Rows of one errors file, from its footer."""
-        return row_count(self._store.open(path))
 
-    def save_receipts(self, receipts: list[Receipt]) -> None:
-        """Keep copies of receipts that this run has seen (see the module's docstring)."""
-        if receipts:
-            lines = "\n".join(json.dumps(receipt) for receipt in receipts)
-            self._store.create(f"{RECEIPTS}/{uuid.uuid4().hex}.jsonl", lines.encode())
+def part_failures(store: Store, path: str) -> list[dict[str, Any]]:
+    """The failures in a part's footer; raises as `part_receipt`."""
+    return read_receipt(store.open(path))[1]
+
+
+def error_rows(store: Store, path: str) -> int:
+    """Rows of an errors file, from its footer."""
+    return row_count(store.open(path))
+
+
+def save_receipts(store: Store, receipts: Sequence[Receipt]) -> None:
+    """Keep copies of receipts that this run has seen (see the module's docstring)."""
+    if receipts:
+        lines = "\n".join(json.dumps(receipt) for receipt in receipts)
+        store.create(f"{RECEIPTS}/{uuid.uuid4().hex}.jsonl", lines.encode())

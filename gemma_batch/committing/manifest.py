@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gemma_batch.errors import MismatchError, OutputError
-from gemma_batch.storage.fs import Store
+from gemma_batch.storage.interfaces import Store
 from gemma_batch.units.unit import Shard, Unit, read_units, write_units
 
 KEY = "_run/manifest.json"
@@ -63,7 +63,7 @@ def _short(value: Any) -> str:
 class Manifest:
     """A run as it was planned. `rows` counts input rows, `spec` is plain data.
 
-    `shards` are the input files and, numbered on from those, the staged copies in another order.
+    `shards` are the input files, `staged` the run's own copies of them in another order.
     """
 
     name: str
@@ -74,6 +74,12 @@ class Manifest:
     rows: int
     spec: dict[str, Any]
     facts: dict[str, Any] = field(default_factory=dict)
+    staged: tuple[Shard, ...] = ()
+
+    @property
+    def by_number(self) -> dict[int, Shard]:
+        """Every shard that a unit may name, by its number."""
+        return {shard.number: shard for shard in (*self.shards, *self.staged)}
 
     def units(self, store: Store) -> list[Unit]:
         """The planned units of generation 0."""
@@ -110,7 +116,8 @@ def load_manifest(store: Store) -> Manifest | None:
         name=data["name"],
         created=data["created"],
         fingerprint=Fingerprint(fields=data["fields"], inputs=_inputs(shards)),
-        shards=shards + staged,
+        shards=shards,
+        staged=staged,
         units_key=data["units"],
         rows=data["rows"],
         spec=data["spec"],

@@ -14,24 +14,24 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from gemma_batch.committing.commit import errors_file
-from gemma_batch.committing.ledger import ERRORS, READERS, RESULTS, Ledger, Receipt
-from gemma_batch.storage.fs import Store
+from gemma_batch.committing.errors_file import errors_file
+from gemma_batch.committing.generations import latest_generation
+from gemma_batch.committing.ledger import READERS, Ledger, Receipt, error_rows, part_failures
+from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.units.unit import Shard, Unit
 
 
 def settle_errors(
     store: Store,
-    shards: Sequence[Shard],
+    shards: Mapping[int, Shard],
     units: Sequence[Unit],
     receipts: Mapping[PartKey, Receipt],
     columns: Sequence[str],
     keep_schema: pa.Schema,
 ) -> int:
     """Write the errors files that are missing or superseded; how many that were."""
-    ledger = Ledger(store)
-    present = ledger.errors()
+    present = Ledger(store).errors()
     latest = latest_generation(receipts)
 
     def settle(unit: Unit) -> int:
@@ -40,27 +40,17 @@ def settle_errors(
         if key.generation == 0 and (not receipt["failed"] or unit.key in present):
             return 0
         newest = replace(unit, generation=key.generation)
-        failures = ledger.failures(f"{RESULTS}/{newest.name}")
-        if key.generation and _settled(ledger, present.get(unit.key), len(failures)):
+        failures = part_failures(store, newest.path)
+        if key.generation and _settled(store, present.get(unit.key), len(failures)):
             return 0
         data = errors_file(shards[unit.shard], unit, columns, keep_schema, failures)
-        store.put(f"{ERRORS}/{unit.name}", data)
+        store.put(unit.key.errors_path, data)
         return 1
 
     with ThreadPoolExecutor(READERS) as pool:
         return sum(pool.map(settle, [unit for unit in units if unit.key in latest]))
 
 
-def _settled(ledger: Ledger, path: str | None, expected: int) -> bool:
+def _settled(store: Store, path: str | None, expected: int) -> bool:
     # A retry only ever removes rows, so equal counts mean equal files.
-    return path is not None and ledger.error_rows(path) == expected
-
-
-def latest_generation(receipts: Mapping[PartKey, Receipt]) -> dict[PartKey, PartKey]:
-    """Key of generation 0 -> key of the newest generation of the same unit."""
-    latest: dict[PartKey, PartKey] = {}
-    for key in receipts:
-        base = key.base
-        if base not in latest or latest[base].generation < key.generation:
-            latest[base] = key
-    return latest
+    return path is not None and error_rows(store, path) == expected

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from gemma_batch.errors import FailureCode, StoppedError
+from gemma_batch.errors import GO_ON, FailureCode, StoppedError
 from gemma_batch.spec import Stop
 
 ENGINE_FAILURES = (
@@ -22,7 +22,6 @@ ENGINE_FAILURES = (
     FailureCode.DEADLINE,
 )
 LOAD_DEATHS = 5
-GO_ON = "What is committed stays; mend the cause and start again to go on"
 
 
 class Breaker:

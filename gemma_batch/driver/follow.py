@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gemma_batch.committing.ledger import Ledger, Receipt
+from gemma_batch.committing.ledger import Receipt, save_receipts
 from gemma_batch.driver.breaker import Breaker
 from gemma_batch.driver.guard import check_not_interrupted
 from gemma_batch.errors import LeaseError, StoppedError, StorageError
@@ -21,7 +21,7 @@ from gemma_batch.reporting.alerts import Watcher, save_alert
 from gemma_batch.reporting.metrics import RunMetrics
 from gemma_batch.reporting.progress import Progress, Snapshot
 from gemma_batch.spec import Policy
-from gemma_batch.storage.fs import Store
+from gemma_batch.storage.interfaces import Store
 
 logger = logging.getLogger(__name__)
 TICK = 0.5
@@ -47,7 +47,7 @@ class ReceiptLog:
     def save(self) -> None:
         """Copy what is new; parts hold all of it anyway."""
         try:
-            Ledger(self._store).save_receipts(self.receipts[self._saved :])
+            save_receipts(self._store, self.receipts[self._saved :])
         except StorageError as err:
             logger.warning("copies of receipts were not saved, parts hold them anyway: %s", err)
         else:

@@ -12,7 +12,8 @@ from gemma_batch.committing.lease import Lease
 from gemma_batch.committing.manifest import KEY as MANIFEST
 from gemma_batch.errors import OutputError, StorageError
 from gemma_batch.reporting.progress import Progress
-from gemma_batch.storage.fs import Store, open_store
+from gemma_batch.storage.fs import open_store
+from gemma_batch.storage.interfaces import Store
 
 _asked_to_stop = threading.Event()
 

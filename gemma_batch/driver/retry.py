@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
-from gemma_batch.committing.ledger import RESULTS, Ledger, Receipt
+from gemma_batch.committing.generations import Pass, last_pass, settle_pass
+from gemma_batch.committing.ledger import Ledger
 from gemma_batch.committing.manifest import Manifest, check_same, load_manifest
-from gemma_batch.committing.repair import latest_generation
 from gemma_batch.driver.guard import leased, open_output
 from gemma_batch.driver.run import Session
 from gemma_batch.errors import FAILURE_MEANING, FailureCode, OutputError, SpecError
+from gemma_batch.planning.passes import Failed, Pick, derive
 from gemma_batch.planning.plan import make_plan
 from gemma_batch.reporting.progress import LogProgress, Progress, Snapshot
 from gemma_batch.reporting.report import Report
 from gemma_batch.spec import JobSpec
 from gemma_batch.spec.yaml_text import apply_overrides
-from gemma_batch.storage.fs import Store
+from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
-from gemma_batch.units.unit import Unit, make_mask, read_units, write_units
+from gemma_batch.units.unit import Unit
 
 # What may pass when it is tried again without changing the job; the others are facts of the row.
 WORTH_A_RETRY = (
@@ -72,13 +72,13 @@ def retry(
                 f"the run in {output!r} is not finished ({len(left)} of {len(units)} units are "
                 "missing): run it to its end first"
             )
-        generation, work = _generation(store, units, chosen, done)
-        if work:
-            rows = sum(unit.expected for unit in work)
-            show.say(f"retry {generation}: {rows:,} rows in {len(work):,} units")
+        work = _next_pass(store, units, Failed(chosen), done)
+        if work.units:
+            rows = sum(unit.expected for unit in work.units)
+            show.say(f"retry {work.generation}: {rows:,} rows in {len(work.units):,} units")
         session = Session(plan, store, show, lost, address=address, verbose=verbose)
         try:
-            return session.finish(manifest, units, work, started)
+            return session.finish(manifest, units, work.units, started)
         finally:
             session.close()
 
@@ -102,60 +102,14 @@ def _codes(codes: Sequence[str]) -> set[str]:
     return set(codes) or {code.value for code in WORTH_A_RETRY}
 
 
-def _key(generation: int) -> str:
-    return f"_run/retry-{generation}.parquet"
-
-
-def _generation(
-    store: Store, units: Sequence[Unit], codes: set[str], done: Mapping[PartKey, str]
-) -> tuple[int, list[Unit]]:
-    """The retry to work on: the last one when it is unfinished, else a new one."""
-    last = 0
-    while store.exists(_key(last + 1)):
-        last += 1
+def _next_pass(
+    store: Store, units: Sequence[Unit], pick: Pick, done: Mapping[PartKey, str]
+) -> Pass:
+    """The pass to work on: the last one when it is unfinished, else a new one."""
     ledger = Ledger(store)
-    if last:
-        open_units = read_units(store.read(_key(last)), last)
-        if ledger.remaining(open_units, done):
-            return last, open_units
-    receipts = ledger.receipts(done)
-    work = _failed_units(ledger, units, receipts, codes, last + 1)
-    if work:
-        store.create(_key(last + 1), write_units(work))
-        work = read_units(store.read(_key(last + 1)), last + 1)
-    return last + 1, work
-
-
-def _failed_units(
-    ledger: Ledger,
-    units: Sequence[Unit],
-    receipts: Mapping[PartKey, Receipt],
-    codes: set[str],
-    generation: int,
-) -> list[Unit]:
-    latest = latest_generation(receipts)
-    work = []
-    for unit in units:
-        key = latest[unit.key]
-        if not codes & receipts[key]["failures"].keys():
-            continue
-        newest = replace(unit, generation=key.generation)
-        numbers = [
-            failure["number"]
-            for failure in ledger.failures(f"{RESULTS}/{newest.name}")
-            if failure["code"] in codes
-        ]
-        mask = make_mask(unit.first_row, unit.rows, numbers)
-        work.append(replace(unit, generation=generation, mask=mask, expected=len(numbers)))
-    return work
-
-
-def retry_summary(store: Store) -> dict[str, int]:
-    """Units and rows of the last retry that are still open; for `status`."""
-    last = 0
-    while store.exists(_key(last + 1)):
-        last += 1
-    if not last:
-        return {}
-    left = Ledger(store).remaining(read_units(store.read(_key(last)), last))
-    return {"generation": last, "units": len(left), "rows": sum(unit.expected for unit in left)}
+    last = last_pass(store)
+    if last is not None and ledger.remaining(last.units, done):
+        return last
+    generation = last.generation + 1 if last is not None else 1
+    work = derive(store, units, ledger.receipts(done), pick, generation)
+    return settle_pass(store, generation, work) if work else Pass(generation, ())

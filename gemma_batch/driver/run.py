@@ -16,7 +16,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gemma_batch.answering.order import WORTH_SHARE
 from gemma_batch.committing.ledger import Ledger, Receipt
 from gemma_batch.committing.manifest import Manifest, check_same, create_manifest, load_manifest
 from gemma_batch.committing.repair import settle_errors
@@ -30,17 +29,19 @@ from gemma_batch.errors import (
     StoppedError,
     StorageError,
 )
-from gemma_batch.planning.estimate import estimate_routes, route_facts, totals
-from gemma_batch.planning.plan import Hardware, Plan, RoutePlan, make_plan, rows_by_route
+from gemma_batch.family.hardware import Hardware
+from gemma_batch.planning.estimate import estimate_routes, totals
+from gemma_batch.planning.plan import Plan, RoutePlan, make_plan, rows_by_route
 from gemma_batch.planning.pool import Pool, make_pool, not_more_than, with_cpu_threads
 from gemma_batch.planning.sample import sample_routes
-from gemma_batch.reporting.accounts import RouteFacts
+from gemma_batch.prompts.prefixes import WORTH_SHARE
+from gemma_batch.reporting.accounts import RouteFacts, route_facts
 from gemma_batch.reporting.alerts import load_alerts
 from gemma_batch.reporting.page import save_page
 from gemma_batch.reporting.progress import LogProgress, Progress, Snapshot
 from gemma_batch.reporting.report import Report, RunFacts, make_report, save_report
 from gemma_batch.spec import JobSpec
-from gemma_batch.storage.fs import Store
+from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.storage.patience import set_patience
 from gemma_batch.units.unit import Unit
@@ -213,7 +214,7 @@ class Session:
         receipts = ledger.receipts(done)
         survey = self._plan.survey
         settle_errors(
-            self.store, manifest.shards, every, receipts, survey.columns, survey.keep_schema
+            self.store, manifest.by_number, every, receipts, survey.columns, survey.keep_schema
         )
         report = self._report(manifest, every, receipts, started)
         save_report(self.store, report)
@@ -344,7 +345,8 @@ class Session:
         from gemma_batch.cluster import pipeline
 
         try:
-            work = [(manifest.shards[unit.shard], unit) for unit in lane.units]
+            shards = manifest.by_number
+            work = [(shards[unit.shard], unit) for unit in lane.units]
             run = pipeline.RouteRun(lane.job, work, lane.pool, board)
             self._running.append(run)
             for receipt in run.receipts():

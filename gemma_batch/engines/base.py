@@ -1,4 +1,7 @@
-"""The engine protocol: what the worker's feed asks of anything that answers requests.
+"""The engine protocol: everything that the rest of the house asks of an engine.
+
+Before money is spent, planning asks an engine class whether it knows its arguments and where its
+model goes. In the GPU actor the host asks it to fetch what it loads; then the feed starts it.
 
 An engine knows nothing about units, retries or commits. It is started, answers any number of
 requests at once, may die, and can then be stopped and replaced by a fresh one. What an error
@@ -10,9 +13,15 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from gemma_batch.family.card import ModelCard
+from gemma_batch.family.hardware import Hardware
+from gemma_batch.family.placement import Placement
 from gemma_batch.rows import Completion, Request
+
+if TYPE_CHECKING:
+    from gemma_batch.spec import Resources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +36,7 @@ class EngineConfig:
     `args` are passed through to the engine, checked by `check_args` at plan time.
     """
 
-    engine: Literal["vllm", "echo"]
+    engine: str
     model: str
     revision: str | None = None
     weights: str | None = None
@@ -49,7 +58,33 @@ class EngineConfig:
 
 
 class Engine(Protocol):
-    """One running model. All methods are called on one event loop."""
+    """One running model. All methods are called on one event loop, the class's own anywhere.
+
+    `takes` are the kinds of prompt that the engine answers (`Prompt.kind`). `computes` is False
+    for a dry run: what a model needs of time, memory and money then tells nothing about the run.
+    """
+
+    takes: ClassVar[frozenset[str]]
+    computes: ClassVar[bool]
+
+    @classmethod
+    def check_args(cls, args: dict[str, Any]) -> None:
+        """Raise `SpecError` for pass-through arguments that the engine does not have."""
+
+    @classmethod
+    def place(
+        cls, card: ModelCard, resources: Resources, hardware: Hardware, max_model_len: int
+    ) -> Placement:
+        """Where one engine goes and how much it takes at once. Raises `PlacementError`."""
+        ...
+
+    @classmethod
+    def prepare(cls, config: EngineConfig) -> EngineConfig:
+        """Fetch what the engine loads to this node, and name it in the configuration.
+
+        May block for as long as a download takes. Raises `ModelError`, `StorageError`.
+        """
+        ...
 
     async def start(self) -> None:
         """Load the model. Raises `EngineStartError` with the cause in its message."""
@@ -84,17 +119,15 @@ REGISTRY = {
 }
 
 
-def _engine_class(name: str) -> Any:
+def engine_class(name: str) -> type[Engine]:
+    """The class of an engine by its name in `resources.engine`; imports no engine's libraries."""
     module, _, attribute = REGISTRY[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    found: type[Engine] = getattr(importlib.import_module(module), attribute)
+    return found
 
 
 def make_engine(config: EngineConfig) -> Engine:
     """An engine that is not started yet."""
-    engine: Engine = _engine_class(config.engine)(config)
+    make: Any = engine_class(config.engine)
+    engine: Engine = make(config)
     return engine
-
-
-def check_args(name: str, args: dict[str, Any]) -> None:
-    """Check pass-through arguments without starting anything. Raises `SpecError`."""
-    _engine_class(name).check_args(args)

@@ -1,21 +1,25 @@
-"""EchoEngine: answers every request with its own prompt's last tokens, without a model.
+"""EchoEngine: answers each request with the last tokens of its prompt, without a model.
 
-For dry runs (the whole way of a row at no GPU cost), for load tests of everything but the
-engine, and for fault drills: it has a real process that can be killed or stopped, and dies or
-hangs on the rows that it is told to. Outputs are a function of the token ids alone, so two runs
+It runs in the actor that would otherwise run vLLM, and needs no GPU. It serves dry runs (a row
+takes every step of a real job at no GPU cost), load tests of everything but the engine, and fault
+drills. It has a real child process, which can be killed or stopped, and it can be told to die or
+to hang on certain rows. The output depends on the token ids alone, so two runs over the same input
 give equal data sets.
 
-Its `engine_args`:
-    rows_per_second   steady rate, shared by all requests in flight (default: no limit)
-    delay             seconds that every answer takes at least (default 0)
-    tokens_per_second an answer takes its completion tokens / this many seconds at least, all
-                      requests in flight side by side (default: no limit)
-    start_seconds     how long a start takes (default 0)
-    reject_on         token ids (a list); a prompt that contains them in a row is refused for good
-    crash_on          token ids; such a prompt kills the engine's process
-    hang_on           token ids; such a prompt stops the engine's process, which then hangs
-    exit_on           token ids; such a prompt kills the whole worker, as lack of memory does
-    tally             a file that grows by one byte per answered row: what was paid for
+Its arguments (`resources.engine_args`); "token ids" is a list, and a prompt matches when it
+contains this list without a gap:
+    rows_per_second   answers per second, for all requests together (default: no limit)
+    delay             least time of each answer, in seconds (default: 0)
+    tokens_per_second speed of each answer, however many run at once: an answer takes at least its
+                      number of completion tokens / this value, in seconds (default: no limit)
+    start_seconds     time that a start takes, in seconds (default: 0)
+    reject_on         token ids; a prompt that matches is refused for good (`RowRejected`)
+    crash_on          token ids; a prompt that matches kills the engine's process
+    hang_on           token ids; a prompt that matches stops the engine's process, which then hangs
+    exit_on           token ids; a prompt that matches kills the whole actor, as the operating
+                      system does when memory runs out
+    tally             path of a file that grows by one byte for each answer; a test counts the
+                      answers by it, also those that were made twice
 """
 
 from __future__ import annotations
@@ -24,17 +28,25 @@ import asyncio
 import os
 import signal
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gemma_batch.engines.base import EngineConfig
+from gemma_batch.engines.placing import place_anywhere
 from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, SpecError
+from gemma_batch.family.card import ModelCard
+from gemma_batch.family.hardware import Hardware
+from gemma_batch.family.placement import Placement
+from gemma_batch.prompts.rendered import TokenPrompt, token_ids
 from gemma_batch.rows import Completion, Request
+
+if TYPE_CHECKING:
+    from gemma_batch.spec import Resources
 
 ARGS = (
     "rows_per_second", "delay", "tokens_per_second", "start_seconds", "reject_on", "crash_on",
     "hang_on", "exit_on", "tally",
 )  # fmt: skip
-BEAT_SECONDS = 0.2
+BEAT_SECONDS = 0.2  # between two questions to the child process
 
 
 def _contains(ids: list[int], needle: list[int]) -> bool:
@@ -43,7 +55,10 @@ def _contains(ids: list[int], needle: list[int]) -> bool:
 
 
 class EchoEngine:
-    """See the module's docstring."""
+    """The echo engine; see the module's docstring. Its methods are those of `Engine`."""
+
+    takes = frozenset({TokenPrompt.kind})
+    computes = False
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
@@ -60,13 +75,25 @@ class EchoEngine:
         self._process: asyncio.subprocess.Process | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._asking = asyncio.Lock()
-        self._alive = asyncio.Event()  # cleared while the process gives no sign of life
+        self._alive = asyncio.Event()  # cleared while the child process does not answer
         self._lost = asyncio.Event()
         self._next_slot = 0.0
         self._tally: int | None = None
 
-    @staticmethod
-    def check_args(args: dict[str, Any]) -> None:
+    @classmethod
+    def place(
+        cls, card: ModelCard, resources: Resources, hardware: Hardware, max_model_len: int
+    ) -> Placement:
+        """Anywhere, whatever GPU the spec asks for."""
+        return place_anywhere(card, resources, max_model_len)
+
+    @classmethod
+    def prepare(cls, config: EngineConfig) -> EngineConfig:
+        """Nothing is loaded."""
+        return config
+
+    @classmethod
+    def check_args(cls, args: dict[str, Any]) -> None:
         """Raise `SpecError` for an argument that the echo engine does not have."""
         for key in args:
             if key not in ARGS:
@@ -76,7 +103,7 @@ class EchoEngine:
                 )
 
     async def start(self) -> None:
-        # A child process stands for the engine core: it can really die and really hang.
+        # The child process plays the part of an engine core: it can really die and really hang.
         pipe = asyncio.subprocess.PIPE
         try:
             self._process = await asyncio.create_subprocess_exec("cat", stdin=pipe, stdout=pipe)
@@ -95,7 +122,7 @@ class EchoEngine:
         assert self._process is not None
         await self._process.wait()
         self._lost.set()
-        self._alive.set()  # whoever waits for a sign of life has to look
+        self._alive.set()  # wake the requests that wait for it; they then see the death
 
     async def _beat(self) -> None:
         while not self._lost.is_set():
@@ -116,7 +143,7 @@ class EchoEngine:
             if self._lost.is_set():
                 return
             stdin.write(b".")
-            await stdout.read(1)  # b"" when the process dies
+            await stdout.read(1)  # returns b"" when the process has died
 
     def numbers(self) -> dict[str, float]:
         return {}
@@ -129,7 +156,7 @@ class EchoEngine:
     async def generate(self, request: Request) -> Completion:
         if self._process is None or self._lost.is_set():
             raise EngineLost("the echo engine is not running")
-        ids = request.token_ids
+        ids = token_ids(request.prompt)
         if (needle := self._args.get("reject_on")) and _contains(ids, needle):
             raise RowRejected("the prompt holds the tokens of reject_on")
         for needle, act in self._drills:
@@ -173,7 +200,7 @@ class EchoEngine:
         if wait <= 0:
             await asyncio.sleep(0)
             return
-        # Death must be noticed at once, as a real engine's is.
+        # Wait, but end at once when the process dies, as a request to a real engine does.
         try:
             await asyncio.wait_for(self._lost.wait(), wait)
         except TimeoutError:

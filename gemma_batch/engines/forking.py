@@ -1,16 +1,26 @@
-"""Processes of an engine that are forked from a template, which has vLLM imported already.
+"""Starts the processes of a vLLM engine by forking them from a template; runs in the GPU actor.
 
-In a Ray actor vLLM can only spawn its processes: the core imports all of vLLM after this process
-has, and each worker after the core, seconds every time. A template imports it beside this process
-and is forked instead; the core then forks its workers, as vLLM does by itself outside of actors.
-An engine that is started again after a death finds the template there.
+The template is a process that has imported vLLM and waits. vLLM starts its engine core from this
+process (the actor), and with tensor parallelism the core starts workers. Without a template, vLLM
+can only spawn these processes when it runs in a Ray actor: the core imports all of vLLM after the
+actor has, and each worker imports it after the core. Each of these imports takes seconds. The
+template imports vLLM at the same time as the actor does, and the core is forked from the template.
+The core then forks its workers, as vLLM does outside of Ray actors. An engine that is started again
+after its death finds the template ready.
 
-The template is multiprocessing's fork server: one per process, without threads and without a
-context on a GPU, and gone when the last process that knows it is.
+The template is the fork server of Python's `multiprocessing`. A process has at most one template.
+The template has no threads and no context on a GPU, and it ends when the last process that holds
+its pipe has ended.
 
-However they are made, an engine's processes end with the process that wanted them. Nobody else
-would end them when that is killed: Ray ends an actor's own children, and a forked core is the
-template's.
+An engine's processes always end when the process that started the engine ends, forked or spawned.
+Without this rule a forked core would live on when the actor is killed, because Ray ends only the
+actor's own children, and a forked core is a child of the template.
+
+To turn the template off, set `VLLM_WORKER_MULTIPROC_METHOD=fork` in the environment of the process
+that starts the engine (for a Ray job: in `env_vars` of its runtime environment). vLLM then chooses
+how to start its processes: in a Ray actor it spawns them, elsewhere it forks them. In a Ray actor
+this holds for the first start only: vLLM itself sets the variable to `spawn` there, so an engine
+that is started again in the same actor uses the template.
 """
 
 from __future__ import annotations
@@ -40,10 +50,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 METHOD, SPAWN = "VLLM_WORKER_MULTIPROC_METHOD", "spawn"
-CONTEXT = "get_mp_context"  # by which vLLM asks for the means to start a process
+CONTEXT = "get_mp_context"  # vLLM's function that returns the multiprocessing context to use
 THREADS = "OMP_NUM_THREADS"
-BUILDING = threading.Lock()  # held while vLLM's module and our main module are changed for a start
-# Where and how vLLM lists a worker's cores, by OpenMP library: GNU's, Intel's, any other.
+BUILDING = threading.Lock()  # held during a start, which changes vLLM's module and our main module
+# The variables in which vLLM lists the CPU cores of a worker, and their formats. Each OpenMP
+# library has its own variable: GNU's, Intel's, all others.
 CORES = {
     "GOMP_CPU_AFFINITY": r"(\d+(?: \d+)*)",
     "KMP_AFFINITY": r"granularity=fine,explicit,proclist=\[(\d+(?:,\d+)*)\]",
@@ -52,7 +63,7 @@ CORES = {
 
 
 class SpawnedProcess(SpawnProcess):
-    """A spawned process that ends with the one that started it."""
+    """A spawned process that ends when the process that started it ends."""
 
     def run(self) -> None:
         end_with_parent()
@@ -60,7 +71,11 @@ class SpawnedProcess(SpawnProcess):
 
 
 class TemplateProcess(ForkServerProcess):
-    """The same, with its parent's environment of the moment it starts, as if it were spawned."""
+    """A process forked from the template; it ends when the process that started it ends.
+
+    Its environment variables are those of the starting process at the moment of the start, as in a
+    spawned process, not those of the template.
+    """
 
     def start(self) -> None:
         self._environment = {**os.environ}
@@ -68,24 +83,26 @@ class TemplateProcess(ForkServerProcess):
 
     def run(self) -> None:
         end_with_parent()
-        # Only what differs: names of processes are written over the environment as it was.
+        # Change only the variables that differ: vLLM's names of processes are written over the
+        # memory of the original environment, which a variable leaves when it is set again.
         wanted, found = self._environment, {**os.environ}
         for name in found.keys() - wanted.keys():
             del os.environ[name]
         changed = {name: value for name, value in wanted.items() if found.get(name) != value}
         os.environ.update(changed)
-        os.environ.pop(METHOD, None)  # its own workers: forked, unless vLLM knows better
+        os.environ.pop(METHOD, None)  # the core forks its workers, unless vLLM forces a spawn
         if THREADS in changed:
             take_threads()
-        os.register_at_fork(after_in_child=take_cores)
+        os.register_at_fork(after_in_child=take_cores)  # in each worker that the core forks
         super().run()
 
 
 def end_with_parent() -> None:
-    """Have this process and all below it killed once the one that started it is gone.
+    """Start a thread that kills this process and its descendants when its parent has ended.
 
-    That is told by a pipe that only the parent has the other end of, which the operating system
-    closes however it ends. A fork server does not count as a parent.
+    The parent is the process that called `start()`; the template does not count as the parent.
+    Only the parent holds the other end of a pipe to this process. The operating system closes the
+    pipe when the parent ends, for whatever reason, and the thread waits for this.
     """
     parent = parent_process()
     assert parent is not None, "not a process of multiprocessing's"
@@ -100,22 +117,24 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
-# A process that is forked has its OpenMP library loaded, which reads these variables only then.
+# OpenMP reads its environment variables once, when its library is loaded. A forked process has the
+# library loaded already, so the two functions below apply the variables by hand.
 
 
 def take_threads() -> None:
-    """Use as many threads as the environment says now."""
+    """Set torch's number of threads to `OMP_NUM_THREADS`, when this is one number."""
     threads = os.environ.get(THREADS, "")
-    if threads.isdecimal():  # a list is for nested loops, of which torch has none
+    if threads.isdecimal():  # a list of numbers is for nested loops, and torch has none
         import torch
 
         torch.set_num_threads(int(threads))
 
 
 def take_cores() -> None:
-    """The same, and only the cores that vLLM names in the environment while it starts a worker.
+    """Apply the number of threads and bind this process to the CPU cores that vLLM lists for it.
 
-    Threads that are not bound to them stand in the core's way, and in that of other workers.
+    vLLM lists the cores of a worker in the environment while it starts the worker. A worker that is
+    not bound to its cores takes time from the engine core and from the other workers.
     """
     take_threads()
     for name, form in CORES.items():
@@ -124,7 +143,10 @@ def take_cores() -> None:
 
 
 class Template(ForkServerContext):
-    """The context that vLLM gets; `used` tells whether a process was made from it."""
+    """The multiprocessing context that makes vLLM fork its core from the template.
+
+    `used` is true once a process was made with this context.
+    """
 
     used = False
 
@@ -136,7 +158,7 @@ class Template(ForkServerContext):
 
 
 class Spawning(SpawnContext):
-    """The context that vLLM gets where there is no template."""
+    """The multiprocessing context that vLLM gets when there is no template: it spawns the core."""
 
     def Process(  # type: ignore[override]  # noqa: N802
         self, *args: Any, **kwargs: Any
@@ -146,14 +168,16 @@ class Spawning(SpawnContext):
 
 @contextlib.contextmanager
 def no_main_module() -> Iterator[None]:
-    """Let processes that are started meanwhile do without this one's main module.
+    """Hide this process's main module from the processes that are started in this block.
 
-    Python imports that first in each of them and in those that they spawn. It is Ray's worker
-    program here: seconds of imports, one process after the other, of which vLLM's need nothing.
+    `multiprocessing` imports the main module of the starting process first of all in every process
+    that it starts. In a Ray actor the main module is Ray's worker program. Its import takes
+    seconds in each process, one process after the other, and vLLM's processes need none of it.
     """
     main = sys.modules["__main__"]
     kept = {name: vars(main).pop(name, None) for name in ("__file__", "__spec__")}
-    # `__spec__` must be there; a `__file__` of None would break `inspect`, which vLLM uses.
+    # `__spec__` must exist, so it is None. `__file__` must not exist: a `__file__` of None would
+    # break Python's `inspect`, which vLLM uses.
     main.__spec__ = None
     try:
         yield
@@ -162,15 +186,17 @@ def no_main_module() -> Iterator[None]:
 
 
 def _spawns() -> bool:
-    # Whoever names another method for vLLM to start processes by gets that one.
+    # Respect a start method that the user has set.
     return os.environ.get(METHOD, SPAWN) == SPAWN
 
 
 def start_template(modules: Sequence[str]) -> Template | None:
-    """Start the template, with this process's environment, unless it runs; returns at once.
+    """Start the template, or find the one that runs; return before its imports are done.
 
-    It imports these modules, of which none may start a thread or use a GPU. None where the
-    environment names another method for vLLM to start processes by, or it could not be started.
+    The template gets this process's environment and imports `modules`. None of these modules may
+    start a thread or use a GPU when it is imported. Returns the context to give to `build_engine`.
+    Returns None when the environment variable `VLLM_WORKER_MULTIPROC_METHOD` names a start method
+    other than `spawn`, or when the template cannot be started (a warning says why).
     """
     if not _spawns():
         return None
@@ -186,7 +212,10 @@ def start_template(modules: Sequence[str]) -> Template | None:
 
 
 def helpers() -> set[int]:
-    """The process ids of the template and of multiprocessing's tracker, which outlive engines."""
+    """The process ids of the template and of multiprocessing's resource tracker.
+
+    Both belong to this process and not to an engine: they live on when an engine is stopped.
+    """
     trackers = (
         (forkserver._forkserver, "_forkserver_pid"),
         (resource_tracker._resource_tracker, "_pid"),
@@ -200,14 +229,21 @@ def build_engine(
     launcher: ModuleType,
     given_up: threading.Event,
 ) -> T:
-    """What `make` returns, with vLLM's core forked from the template where there is one.
+    """Call `make`, which starts a vLLM engine, and return the engine.
 
-    `launcher` is the module of vLLM that starts the core, with a context that it asks for; where
-    its code is not as we know it, or the environment names another method, it does as ever. A
-    start that fails after the fork is tried once more with spawned processes, so that the template
-    is never why an engine can't be had; but not when nobody waits for it any more, which
-    `given_up` says. One start at a time: a later one waits for one that was given up to end.
-    Raises what `make` raises, and `TimeoutError` when it was given up before it began.
+    vLLM's core is forked from `template`, or spawned when `template` is None. `launcher` is the
+    module of vLLM that starts the core; it gets the multiprocessing context for this from its
+    function `get_mp_context`, which is replaced during the call. If this version of vLLM has no
+    such function there, or the user has set `VLLM_WORKER_MULTIPROC_METHOD`, vLLM starts its
+    processes the normal way.
+
+    When a start fails after a process was forked, `make` is called once more with spawned
+    processes: the template must never be the reason that an engine cannot start. There is no second
+    call when `given_up` is set, because the caller no longer waits for the engine.
+
+    Only one start runs at a time in this process. A later call waits until an earlier start has
+    ended, even one that was given up. Raises the error of `make`, or `TimeoutError` when `given_up`
+    was set before the start began.
     """
     with BUILDING, no_main_module():
         if given_up.is_set():
@@ -218,7 +254,7 @@ def build_engine(
             try:
                 with _started_by(template, launcher):
                     return make()
-            except Exception as err:  # vLLM raises whatever its many parts raise
+            except Exception as err:  # vLLM can raise any type of error here
                 if not template.used or given_up.is_set():
                     raise
                 logger.warning("vLLM did not start from a template, now without: %r", err)

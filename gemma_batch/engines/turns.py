@@ -1,8 +1,9 @@
-"""Turns: engines that share something of a node start one after another, across processes.
+"""Turns: lets engines on one node start one after another; runs in each GPU actor.
 
-Several vLLM engines that load on one GPU at once each take the memory that the others allocate
-meanwhile for their own, and die or end up with a tiny cache. And several that compile the same
-model at once write the same cache, which has been seen to break it (ray-project/ray#55929).
+Two reasons. Engines that start on one GPU at the same time measure the GPU's free memory while the
+other engines allocate theirs; each engine counts this memory as used by itself, and then dies or
+gets a tiny KV cache. Engines that compile the same model at the same time write the same files of
+vLLM's compile cache, and this has broken the cache (ray-project/ray#55929).
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.2  # between two tries to get the lock
 
 
 @contextlib.asynccontextmanager
 async def turn(name: str, unless: Callable[[], bool] | None = None) -> AsyncIterator[None]:
-    """Wait until no other process of this user on this node is inside `name`, then be inside.
+    """An async context that one process at a time may enter, for each `name`, user and node.
 
-    When `unless` becomes true while one waits, there is nothing to wait for any more. The operating
-    system ends the turn of a process that dies.
+    Entering waits until no other process is in the context of this name. The wait also ends when
+    `unless()` returns true; then several processes may be in the context together. The operating
+    system ends the turn of a process that dies. Raises `OSError` when the lock file in the
+    temporary folder cannot be opened.
     """
     plain = re.sub(r"[^A-Za-z0-9]+", "-", name)
     path = Path(tempfile.gettempdir()) / f"gemma-batch-{os.getuid()}-{plain}.lock"
@@ -39,7 +42,8 @@ async def turn(name: str, unless: Callable[[], bool] | None = None) -> AsyncIter
         try:
             yield
         finally:
-            # Said explicitly: a forked engine process may hold a copy of the descriptor.
+            # Closing the file would not be enough: a forked engine process may hold a copy of the
+            # descriptor, and the copy would keep the lock.
             fcntl.flock(lock, fcntl.LOCK_UN)
     finally:
         os.close(lock)

@@ -1,13 +1,13 @@
-"""VllmEngine: one vLLM engine, stepped in a thread of this process; the only module that imports
-vllm.
+"""VllmEngine: one vLLM engine, stepped by a thread of the GPU actor; only this module imports vllm.
 
-One engine core process per actor, `mp` executor for tensor parallel within the node, token ids
-in, final outputs only. The vLLM surface is checked by feature, not by version: an argument that
-the vLLM at hand does not have is dropped when it is ours and refused when it is the user's.
+Each actor has one engine core process; for tensor parallelism the core starts workers on the same
+node (vLLM's `mp` executor). Token ids go in, and only final outputs come out. The module supports
+several versions of vLLM by looking for features, not at version numbers: where vLLM lacks an
+argument, we leave out our own value and refuse a user's value.
 
-It is `LLMEngine`, the one below `vllm.LLM`, and not `AsyncLLM`: the same way through vLLM that
-`LLM.generate` takes, without a task and a queue per request, but continuously fed and with each
-bad row for itself.
+It uses `LLMEngine`, the class below `vllm.LLM`, and not `AsyncLLM`. A request takes the same way
+through vLLM as with `LLM.generate`, without an asyncio task and a queue per request. But the engine
+is fed all the time, and one bad row does not fail the other rows.
 """
 
 from __future__ import annotations
@@ -20,76 +20,47 @@ import hashlib
 import importlib
 import json
 import logging
-import math
 import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from gemma_batch.engines.base import EngineConfig
+from gemma_batch.engines.cpu_cores import CORES, cpu_environment, leave_workers_alone
 from gemma_batch.engines.forking import Template, build_engine, helpers, start_template
 from gemma_batch.engines.numbers import SchedulerNumbers
+from gemma_batch.engines.placing import place_model
 from gemma_batch.engines.stepper import Stepper
 from gemma_batch.engines.turns import turn
 from gemma_batch.engines.vllm_args import STREAMING, check_args
+from gemma_batch.engines.weights import with_weights
 from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, RowTransient
+from gemma_batch.family.card import ModelCard
+from gemma_batch.family.hardware import Hardware
+from gemma_batch.family.placement import Placement
+from gemma_batch.prompts.rendered import TokenPrompt, token_ids
 from gemma_batch.rows import Completion, Request
+
+if TYPE_CHECKING:
+    from gemma_batch.spec import Resources
 
 logger = logging.getLogger(__name__)
 
-# What this process may use; asked once, since `_leave_workers_alone` narrows it for the feed.
-CORES = os.sched_getaffinity(0)
-# What vLLM's own front end has imported by the time it forks, so safe to fork after.
+# Safe to import before a fork: vLLM's front end has imported exactly these before it forks.
 FRONT_END = ["vllm.engine.arg_utils", "vllm.v1.engine.llm_engine", "vllm.v1.engine.core"]
 RETENTION = "prefix_cache_retention_interval"
-DEATH_SECONDS = 0.25  # between two looks at whether the core's processes live
-
-
-def _cpu_environment(config: EngineConfig) -> dict[str, str]:
-    env = {}
-    if not config.args.get("kv_cache_memory_bytes"):  # which the variable would override
-        # Whole GiB are all that vLLM takes here.
-        env["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, math.ceil(config.cpu_kv_cache_gib or 1)))
-    if config.cpu_threads is not None:
-        cores = sorted(CORES)
-        threads = max(1, config.cpu_threads)
-        if config.tensor_parallel > 1:
-            ranks = [
-                cores[i * threads % len(cores) :][:threads] for i in range(config.tensor_parallel)
-            ]
-            env["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(",".join(map(str, r)) for r in ranks)
-        else:
-            # Several engines share the node: none may pin, spinning threads would starve another.
-            env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-            env["OMP_NUM_THREADS"] = str(threads)
-    return env
-
-
-def _leave_workers_alone(children: list[psutil.Process]) -> None:
-    """Keep this process off the cores that the engine's workers are bound to.
-
-    Each of those computes in step with the others: taken from one for a moment, all of them wait.
-    """
-    bound: set[int] = set()
-    for child in children:
-        with contextlib.suppress(psutil.Error):
-            cores = set(child.cpu_affinity() or ())
-            bound |= cores if cores < CORES else set()
-    if free := CORES - bound:
-        for thread in psutil.Process().threads():
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(thread.id, free)
+DEATH_SECONDS = 0.25  # between two checks that the core's processes are alive
 
 
 def _compiled_mark(config: EngineConfig) -> Path:
-    """The file that says that vLLM's cache holds what an engine of this kind compiles.
+    """A file that exists once an engine of this kind has filled vLLM's compile cache on this node.
 
-    It is inside the cache, so that it goes when that is deleted.
+    It lies in the folder of this cache, so that it is deleted together with the cache.
     """
     import vllm
     from vllm import envs
@@ -100,7 +71,10 @@ def _compiled_mark(config: EngineConfig) -> Path:
 
 
 class VllmEngine:
-    """See the module's docstring."""
+    """One vLLM engine; see the module's docstring. Its methods are those of `Engine`."""
+
+    takes = frozenset({TokenPrompt.kind})
+    computes = True
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
@@ -116,17 +90,29 @@ class VllmEngine:
         self._prompt: Callable[[list[int]], Any] = _plain_prompt
         self._refusals: tuple[type[Exception], ...] = (ValueError, TypeError)
 
-    @staticmethod
-    def check_args(args: dict[str, Any]) -> None:
+    @classmethod
+    def check_args(cls, args: dict[str, Any]) -> None:
         """Raise `SpecError` for an argument that vLLM does not have or the spec already sets."""
         check_args(args)
+
+    @classmethod
+    def place(
+        cls, card: ModelCard, resources: Resources, hardware: Hardware, max_model_len: int
+    ) -> Placement:
+        """By the hardware. Raises `PlacementError`."""
+        return place_model(card, resources, hardware, max_model_len)
+
+    @classmethod
+    def prepare(cls, config: EngineConfig) -> EngineConfig:
+        """With a model's weights on this node, or their address where vLLM streams them."""
+        return with_weights(config)
 
     async def start(self) -> None:
         config = self._config
         self._template = await asyncio.to_thread(self._prepare)
         async with contextlib.AsyncExitStack() as turns:
             if config.device == "gpu":
-                # The first of a kind on a node compiles, the others find its work in the cache.
+                # The first engine of a kind on a node compiles; the others wait for its cache.
                 compiled = await asyncio.to_thread(_compiled_mark, config)
                 await turns.enter_async_context(turn(compiled.name, unless=compiled.exists))
                 if config.engines_per_gpu > 1:
@@ -158,12 +144,15 @@ class VllmEngine:
         self._remember_children(before)
         self._cores = [p for p in multiprocessing.active_children() if p not in others]
         if self._config.device == "cpu":
-            _leave_workers_alone(self._children)
+            leave_workers_alone(self._children)
         self._stepper = Stepper(self._engine, getattr(self._engine, "is_sleeping", _no_question))
         self._watch = asyncio.create_task(self._watch_for_death(self._stepper))
 
     async def _built(self) -> Any:
-        """What `_build` returns; when this ends before it, it leaves no engine behind."""
+        """Run `_build` in a thread. When the wait ends early, the late engine is shut down there.
+
+        Raises `TimeoutError` after `start_timeout` seconds, and `EngineStartError`.
+        """
         given_up = threading.Event()
         task = asyncio.get_running_loop().run_in_executor(None, self._build, given_up)
         try:
@@ -178,29 +167,29 @@ class VllmEngine:
         ]
 
     def _prepare(self) -> Template | None:
-        """Set what vLLM reads from the environment, and begin to import it in its template."""
+        """Set the environment variables that vLLM reads, and start the template."""
         config = self._config
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"  # a core that can die by itself
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"  # a core in its own process
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         if config.weights and (endpoint := os.environ.get("AWS_ENDPOINT_URL")):
-            # Stores other than AWS rarely have a host name per bucket.
+            # Object stores other than AWS rarely have a host name for each bucket.
             os.environ.setdefault("RUNAI_STREAMER_S3_ENDPOINT", endpoint)
             os.environ.setdefault("RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", "0")
         if config.device == "cpu":
             os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
-            os.environ.update(_cpu_environment(config))
-            os.sched_setaffinity(0, CORES)  # of this thread, which the template inherits
+            os.environ.update(cpu_environment(config))
+            os.sched_setaffinity(0, CORES)  # of this thread; the template inherits it
             return start_template([*FRONT_END, "vllm.v1.worker.cpu_worker"])
-        # vLLM binds to NUMA nodes by the program that it spawns its processes with.
+        # vLLM binds to NUMA nodes by replacing the program of spawned processes: no fork there.
         return None if config.args.get("numa_bind") else start_template(FRONT_END)
 
     def _build(self, given_up: threading.Event) -> Any:
         config = self._config
         if config.device == "cpu":
-            os.sched_setaffinity(0, CORES)  # of this thread, which spawned processes inherit
+            os.sched_setaffinity(0, CORES)  # of this thread; spawned processes inherit it
         try:
             import vllm.exceptions
             from vllm.engine.arg_utils import EngineArgs
@@ -216,15 +205,15 @@ class VllmEngine:
             if given_up.is_set():
                 engine.engine_core.shutdown()
                 raise TimeoutError("it came up after it was given up")
-        except Exception as err:  # vLLM raises whatever its many parts raise
+        except Exception as err:  # vLLM can raise any type of error here
             raise EngineStartError(f"vLLM did not start: {type(err).__name__}: {err}") from err
-        # The scheduler's numbers, and none of those that are kept per token and request.
+        # Keep the scheduler's statistics of each step; keep none per token or request.
         engine.logger_manager, engine.log_stats = self._numbers, False
-        # Older vLLM has only the validation error of this family.
+        # Of these two errors, older versions of vLLM have only the second.
         named = ("VLLMClientError", "VLLMValidationError")
         classes = [getattr(vllm.exceptions, name, None) for name in named]
         self._refusals = (ValueError, TypeError, *(c for c in classes if c is not None))
-        # Newer vLLM takes inputs that need no rendering; older knows only the plain prompt.
+        # Newer vLLM takes token inputs that skip its renderer; older vLLM only a plain prompt.
         inputs = importlib.import_module("vllm.inputs")
         engine_inputs = getattr(inputs, "engine", inputs)
         self._prompt = getattr(engine_inputs, "tokens_input", _plain_prompt)
@@ -247,7 +236,7 @@ class VllmEngine:
             "max_num_batched_tokens": config.max_num_batched_tokens,
             "language_model_only": True,
             "model_weights": config.weights,
-            # vLLM's own default would fall back to pickles.
+            # vLLM's default would load pickles where a folder has no safetensors.
             "load_format": STREAMING if config.weights else "safetensors",
             "disable_log_stats": False,
             "seed": 0,
@@ -259,15 +248,14 @@ class VllmEngine:
         elif config.gpu_memory_utilization is not None:
             ours["gpu_memory_utilization"] = config.gpu_memory_utilization
         ours = {k: v for k, v in ours.items() if k in fields and v is not None}
-        # vLLM keeps of a sliding layer only what the end of a prompt needs, and so learns where a
-        # prefix ends from the second row of a group: each group's is computed twice. None keeps
-        # the windows all along; what is not used again is the first to be evicted.
+        # By default vLLM drops a sliding layer's cache of a shared prefix after the first row, so
+        # every prefix is computed twice. None keeps it; unused blocks are evicted first.
         if config.keep_prefixes and RETENTION in fields:
             ours[RETENTION] = None
         return {**ours, **config.args}
 
     async def _watch_for_death(self, stepper: Stepper) -> None:
-        # A core that is killed says nothing, and vLLM would wait for its next word for ever.
+        # vLLM does not notice a core that was killed: it would wait for its next message for ever.
         while stepper.lost is None:
             await asyncio.sleep(DEATH_SECONDS)
             if not all(core.is_alive() for core in self._cores):
@@ -279,13 +267,13 @@ class VllmEngine:
         params = self._params(request)
         started = time.perf_counter()
         try:
-            final = await self._stepper.answer(self._prompt(request.token_ids), params)
+            final = await self._stepper.answer(self._prompt(token_ids(request.prompt)), params)
         except Exception as err:
             raise self._meaning(err) from err
         return self._completion(final, time.perf_counter() - started)
 
     def _meaning(self, err: Exception) -> Exception:
-        """What vLLM's error says about the row or the engine."""
+        """Translate an error of vLLM into one of ours: about one row, or about the engine."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         lost = self._stepper.lost if self._stepper is not None else None
@@ -361,14 +349,14 @@ class VllmEngine:
             try:
                 shutdown = loop.run_in_executor(None, engine.engine_core.shutdown)
                 await asyncio.wait_for(shutdown, 20)
-            except Exception as err:  # a dead engine may fail to; its processes are ended below
+            except Exception as err:  # from a dead engine; its processes are killed below
                 logger.info("vLLM did not shut down by itself: %r", err)
         await self.kill()
         self._children = []
 
 
 def _no_question() -> None:
-    """For a vLLM without a question that its core answers: then only steps are signs of life."""
+    """The stepper's probe for a vLLM without `is_sleeping`: then only steps are signs of life."""
 
 
 def _plain_prompt(token_ids: list[int]) -> dict[str, list[int]]:

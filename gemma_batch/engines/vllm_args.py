@@ -1,4 +1,4 @@
-"""The names of vLLM's engine arguments, checked without importing vLLM."""
+"""Checks vLLM's engine arguments without importing vLLM; runs in the driver and the GPU actor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 from gemma_batch.errors import SpecError
 
-# What the plan or the spec's own fields set; a pass-through of the same name would contradict it.
+# Arguments of vLLM that the plan sets, and the field of the spec that each is set from. A value for
+# the same argument in `resources.engine_args` would contradict this field.
 OWN_ARGS = {
     "model": "model",
     "model_weights": "model",
@@ -23,17 +24,18 @@ OWN_ARGS = {
     "max_num_batched_tokens": "resources.max_num_batched_tokens",
     "gpu_memory_utilization": "resources.gpu_memory_utilization",
 }
-PICKLES = ("auto", "hf", "pt", "npcache")  # formats that can end in a *.bin or *.pt
-STREAMING = "runai_streamer"  # vLLM's load format
-STREAMER = "runai_model_streamer_s3"  # the package it needs for object storage
+PICKLES = ("auto", "hf", "pt", "npcache")  # load formats that may read *.bin or *.pt: pickles
+STREAMING = "runai_streamer"  # vLLM's load format that streams weights into memory
+STREAMER = "runai_model_streamer_s3"  # the package that this format needs for object storage
 
 
 def streams_weights(model: str, args: dict[str, Any]) -> bool:
-    """Whether vLLM reads a model's weights from object storage straight into memory.
+    """Whether vLLM reads the weights of `model` from object storage straight into memory.
 
-    It does for an s3:// folder where the streaming loader is installed (vLLM's own image has it,
-    elsewhere the extra `stream`) and vLLM takes weights from elsewhere than the model's folder,
-    unless another `load_format` is asked for.
+    True when all of these hold: `model` is an s3:// URL; `args`, the engine arguments of the spec,
+    name no other `load_format`; the streaming loader is installed (vLLM's own image has it,
+    elsewhere the extra `stream` installs it); and the vLLM installed here has the argument
+    `model_weights`, by which it reads weights from another place than the model's folder.
     """
     if not model.startswith("s3://") or args.get("load_format", STREAMING) != STREAMING:
         return False
@@ -42,9 +44,9 @@ def streams_weights(model: str, args: dict[str, Any]) -> bool:
 
 
 def available_args() -> set[str] | None:
-    """Names of vLLM's engine arguments, read from its source without importing it.
+    """The names of vLLM's engine arguments, read from vLLM's source code without importing it.
 
-    None when vLLM is not installed where this runs (a submitting laptop, say).
+    None when vLLM is not installed on this machine, for example on a laptop that only submits jobs.
     """
     spec = importlib.util.find_spec("vllm")
     if spec is None or not spec.submodule_search_locations:
@@ -64,7 +66,12 @@ def available_args() -> set[str] | None:
 
 
 def check_args(args: dict[str, Any]) -> None:
-    """Raise `SpecError` for an argument that vLLM does not have or the spec already sets."""
+    """Check the engine arguments of a spec (`resources.engine_args`).
+
+    Raises `SpecError` for an argument that vLLM does not have (not checked where vLLM is not
+    installed), that another field of the spec sets, that holds a secret, or that lets vLLM run code
+    from a model folder.
+    """
     known = available_args()
     for key in args:
         if key == "hf_token":

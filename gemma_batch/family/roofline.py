@@ -55,11 +55,6 @@ class Limit:
         """Output tokens per second of one engine, overlapped."""
         return self.output_tokens * self.rows_per_second
 
-    @property
-    def serial_output_tokens_per_second(self) -> float:
-        """The same when arithmetic and memory traffic take turns."""
-        return self.output_tokens / (self.compute_seconds + self.memory_seconds)
-
 
 def limit(
     card: ModelCard,

@@ -11,16 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from gemma_batch.answering.order import SORTED_ROWS, WORTH_SHARE
-from gemma_batch.committing.ledger import Receipt
+from gemma_batch.engines.base import engine_class
 from gemma_batch.family import speed
 from gemma_batch.family.gpus import GPU
+from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.memory import Precision
-from gemma_batch.family.roofline import Limit, Workload, limit, prefill_share
-from gemma_batch.planning.plan import Hardware, RoutePlan
+from gemma_batch.family.roofline import Limit, Workload, limit
+from gemma_batch.planning.plan import RoutePlan
 from gemma_batch.planning.pool import make_pool
 from gemma_batch.planning.sample import RouteSample
-from gemma_batch.reporting.accounts import RouteFacts
+from gemma_batch.prompts.prefixes import SORTED_ROWS, WORTH_SHARE
 
 # Sorting the input, measured on 2 cores with rows of 92 tokens: 33 s for 20,000 of them and 48 s
 # for 160,000, most of the first in starting Ray Data's processes. What a token costs is a guess.
@@ -70,9 +70,9 @@ def estimate_routes(
 ) -> list[Estimate]:
     """An estimate per placed route with rows; `price` is per GPU and hour (None: the route's own).
 
-    Dry runs with the echo engine have none. `output_tokens` is the mean answer; with `max_tokens`
-    the estimate is an upper bound.
-    Raises `PlacementError` when there is no room for an engine.
+    Routes of an engine that does not compute (a dry run) have none. `output_tokens` is the mean
+    answer; with `max_tokens` the estimate is an upper bound. Raises `PlacementError` when there is
+    no room for an engine.
     """
     return [
         _estimate(
@@ -83,7 +83,7 @@ def estimate_routes(
             route.resources.price_per_hour if price is None else price,
         )
         for route in routes
-        if rows.get(route.route.name) and route.resources.engine != "echo"
+        if rows.get(route.route.name) and engine_class(route.resources.engine).computes
     ]
 
 
@@ -190,7 +190,8 @@ def is_sorted(route: RoutePlan, gain: SortGain) -> bool:
     resources = route.resources
     if resources.sort != "auto":
         return resources.sort == "always"
-    return resources.order in {"auto", "prefix"} and resources.engine != "echo" and gain.pays
+    computes = engine_class(resources.engine).computes
+    return computes and resources.order in {"auto", "prefix"} and gain.pays
 
 
 def sort_facts(
@@ -230,38 +231,6 @@ def engine_limit(route: RoutePlan, gpu: GPU | None, work: Workload) -> Limit | N
         memory_seconds=found.memory_seconds * shared,
         concurrency=found.concurrency / shared,
         output_tokens=found.output_tokens,
-    )
-
-
-def route_facts(
-    route: RoutePlan, engines: int, hardware: Hardware, receipts: Sequence[Receipt]
-) -> RouteFacts:
-    """A route's engines and the limit of the work that its receipts record."""
-    placement = route.placement
-    assert placement is not None
-    gpu = hardware.gpu if placement.gpu_memory_utilization > 0 else None
-
-    def mean(name: str) -> float:
-        answered = sum(int(receipt["answered"]) for receipt in receipts)
-        return sum(int(receipt[name]) for receipt in receipts) / max(answered, 1)
-
-    work = Workload(
-        prompt_tokens=mean("prompt_tokens"),
-        output_tokens=mean("completion_tokens"),
-        cached_tokens=mean("cached_tokens"),
-    )
-    peak = engine_limit(route, gpu, work)
-    share = prefill_share(
-        route.card,
-        gpu or speed.CPU,
-        work,
-        precision=precision_of(route),
-        tensor_parallel=placement.tensor_parallel,
-    )
-    return RouteFacts(
-        engines=engines,
-        prefill_share=round(share, 4),
-        limit_tokens_per_second=peak.output_tokens_per_second if peak else None,
     )
 
 

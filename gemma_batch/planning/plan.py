@@ -14,20 +14,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gemma_batch.answering.feed import RowPolicy
+from gemma_batch.answering.answers import shape_of
 from gemma_batch.committing.manifest import Fingerprint, fingerprint
-from gemma_batch.engines.base import EngineConfig, check_args
-from gemma_batch.errors import ModelError, PlacementError
+from gemma_batch.engines.base import EngineConfig, engine_class
+from gemma_batch.errors import ModelError, PlacementError, SpecError
 from gemma_batch.family.card import ModelCard, card_from_config
 from gemma_batch.family.catalog import find_model, load_catalog
-from gemma_batch.family.gpus import GPU
-from gemma_batch.family.placement import Placement, place, place_on_cpu
+from gemma_batch.family.hardware import Hardware
+from gemma_batch.family.placement import Placement
 from gemma_batch.family.speed import rows_per_second
+from gemma_batch.planning.cut import cut, rows_per_unit
 from gemma_batch.planning.survey import Survey, survey
+from gemma_batch.prompts.rendered import kinds_of
 from gemma_batch.spec import JobSpec, Resources, Route
 from gemma_batch.storage.models import ModelFiles, model_files
 from gemma_batch.units.route_job import RouteJob
-from gemma_batch.units.unit import Unit, cut, unit_rows
+from gemma_batch.units.row_policy import RowPolicy
+from gemma_batch.units.unit import Unit
 
 # What a job needs is rarely more; longer documents are asked for explicitly, because memory
 # profile, CUDA graphs and the number of sequences all follow from this length.
@@ -41,22 +44,8 @@ NEUTRAL_ARGS = {
     "disable_log_stats",
 }  # fmt: skip
 QUANTIZATION = {"fp8": "fp8"}
-NO_LIMIT_GIB = 1e6
 USUAL_PROMPT = 512  # tokens, where no row was looked at
 FEED_FACTOR = 2.0  # requests in the engine, as a multiple of max_num_seqs (facts: 1.5 to 2)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hardware:
-    """What engines can run on. `gpu` None means CPU; counts are of the whole cluster, those
-    `_per_node` of its smallest node with CPUs and of its largest with GPUs."""
-
-    gpu: GPU | None
-    gpus: int = 0
-    gpus_per_node: int = 0
-    cpus: int = 1
-    cpus_per_node: int = 1
-    memory_gib: float = 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +91,7 @@ class Plan:
         return cut(
             self.survey.shards,
             self.survey.router,
-            max_rows=unit_rows(self.spec.policy, slowest),
+            max_rows=rows_per_unit(self.spec.policy, slowest),
             max_bytes=self.spec.policy.unit_bytes,
             replicas=replicas if self.spec.policy.unit_rows is None else None,
         )
@@ -128,6 +117,7 @@ class Plan:
         spec, policy = self.spec, self.spec.policy
         assert plan.placement is not None
         sampling = spec.sampling.engine_params()
+        sampling = {**sampling, **shape_of(sampling).asks()}
         return RouteJob(
             output=spec.output.path,
             route=plan.route.name,
@@ -236,7 +226,13 @@ def make_plan(spec: JobSpec, *, need_files: bool = True) -> Plan:
 
 def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[str]) -> RoutePlan:
     resources = spec.resources_of(route)
-    check_args(resources.engine, resources.engine_args)
+    engine = engine_class(resources.engine)
+    engine.check_args(resources.engine_args)
+    if unknown := sorted(kinds_of(spec.prompt) - engine.takes):
+        raise SpecError(
+            f"resources.engine: {resources.engine!r} takes no prompts of the kind {unknown[0]!r}, "
+            f"which `prompt` asks for (it takes {', '.join(sorted(engine.takes))})"
+        )
     card, files = _model(route, need_files=need_files, notes=notes)
     max_model_len = resources.max_model_len or min(card.context, DEFAULT_MODEL_LEN)
     if max_model_len > card.context:
@@ -258,7 +254,8 @@ def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[st
 def _placed(
     spec: JobSpec, plan: RoutePlan, hardware: Hardware, prompt_tokens: float | None
 ) -> RoutePlan:
-    placement = _place(plan.card, plan.resources, hardware, plan.max_model_len)
+    engine = engine_class(plan.resources.engine)
+    placement = engine.place(plan.card, plan.resources, hardware, plan.max_model_len)
     guess = min(USUAL_PROMPT, plan.max_model_len - spec.sampling.max_tokens)
     speed = rows_per_second(
         plan.card,
@@ -296,39 +293,6 @@ def _is_folder(model: str) -> bool:
 def _is_derivative(model: str) -> bool:
     # Fine-tunes and quantised copies live under other organisations; their config decides.
     return "/" in model and not model.startswith("google/")
-
-
-def _place(
-    card: ModelCard, resources: Resources, hardware: Hardware, max_model_len: int
-) -> Placement:
-    wants_gpu = resources.device == "gpu"
-    if hardware.gpu is None or resources.device == "cpu" or resources.engine == "echo":
-        if wants_gpu and resources.engine != "echo":
-            raise PlacementError(
-                "resources.device is 'gpu' but there is none here: connect to a cluster with GPUs "
-                "(--address), or set resources.device to cpu"
-            )
-        return place_on_cpu(
-            card,
-            max_model_len=max_model_len,
-            tensor_parallel=resources.tensor_parallel or 1,
-            max_num_seqs=resources.max_num_seqs,
-            max_num_batched_tokens=resources.max_num_batched_tokens,
-            # The echo engine loads no weights: a dry run of a 27B works on a laptop.
-            memory_gib=NO_LIMIT_GIB if resources.engine == "echo" else hardware.memory_gib,
-        )
-    return place(
-        card,
-        hardware.gpu,
-        gpus_per_node=hardware.gpus_per_node or 8,
-        max_model_len=max_model_len,
-        precision=resources.precision or "bf16",
-        engines_per_gpu=resources.engines_per_gpu,
-        tensor_parallel=resources.tensor_parallel,
-        max_num_seqs=resources.max_num_seqs,
-        max_num_batched_tokens=resources.max_num_batched_tokens,
-        gpu_memory_utilization=resources.gpu_memory_utilization or 0.90,
-    )
 
 
 def rows_by_route(units: Sequence[Unit]) -> dict[str, int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gemma_batch.errors import PlacementError
-from gemma_batch.planning.plan import Hardware, RoutePlan
+from gemma_batch.family.hardware import Hardware
+from gemma_batch.planning.plan import RoutePlan
 from gemma_batch.units.route_job import RouteJob
 
 READ_CPUS = 1.0  # of Ray's, for a task that reads

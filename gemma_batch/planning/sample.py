@@ -15,14 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gemma_batch.answering.order import CACHE_BLOCK, prefix_gain, shared_share
 from gemma_batch.errors import FailureCode
 from gemma_batch.planning.plan import Plan, RoutePlan
 from gemma_batch.planning.preview import offline_prompt, renderer_for
 from gemma_batch.planning.sharing import Sharing, measure
+from gemma_batch.prompts.prefixes import CACHE_BLOCK, prefix_gain, shared_share
+from gemma_batch.prompts.rendered import TokenPrompt
 from gemma_batch.prompts.template import RowProblem, Template
 from gemma_batch.prompts.tokens import Tokenizer
-from gemma_batch.rows import Failure, Request, Row
+from gemma_batch.rows import Failure, Prompt, Request, Row
 from gemma_batch.storage.inputs import reader_for
 
 SAMPLE_ROWS, SAMPLE_SHARDS = 512, 16
@@ -106,30 +107,31 @@ def sample_rows(plan: Plan, rows: int) -> list[Row]:
 
 def _sample(plan: Plan, route: RoutePlan, rows: list[Row]) -> RouteSample:
     prompts, failures = _prompts(plan, route, rows)
-    tokens = sorted(map(len, prompts))
-    shared = shared_share(prompts, in_order=False)
+    tokens = sorted(prompt.tokens for prompt in prompts)
+    keys = [prompt.sort_key() for prompt in prompts]
+    shared = shared_share(keys, in_order=False)
     return RouteSample(
         rows=len(rows),
         prompt_tokens=tuple(tokens),
         failures=dict(failures),
         shared=shared,
-        gain=prefix_gain(prompts),
-        sharing=measure(prompts),
+        gain=prefix_gain(keys),
+        sharing=measure(keys),
         hint=_hint(plan, rows, shared),
         exact=route.files is not None,
     )
 
 
-def _prompts(plan: Plan, route: RoutePlan, rows: list[Row]) -> tuple[list[list[int]], Counter[str]]:
+def _prompts(plan: Plan, route: RoutePlan, rows: list[Row]) -> tuple[list[Prompt], Counter[str]]:
     failures: Counter[str] = Counter()
-    prompts: list[list[int]] = []
+    prompts: list[Prompt] = []
     if route.files is not None:
         tokenizer = Tokenizer.from_folder(route.files.path)
         for answer in renderer_for(plan, route, tokenizer).render_rows(rows):
             if isinstance(answer, Failure):
                 failures[answer.code] += 1
             elif isinstance(answer, Request):
-                prompts.append(list(answer.token_ids))
+                prompts.append(answer.prompt)
         return prompts, failures
     room = route.max_model_len - plan.spec.sampling.max_tokens
     for row in rows:
@@ -141,7 +143,7 @@ def _prompts(plan: Plan, route: RoutePlan, rows: list[Row]) -> tuple[list[list[i
         if len(ids) > room and plan.survey.prompt.overlong == "fail":
             failures[FailureCode.PROMPT_TOO_LONG.value] += 1
         else:
-            prompts.append(ids[:room])
+            prompts.append(TokenPrompt(ids[:room]))
     return prompts, failures
 
 

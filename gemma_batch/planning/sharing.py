@@ -17,12 +17,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gemma_batch.answering.order import (
+from gemma_batch.prompts.prefixes import (
     CACHE_BLOCK,
     TOKEN_BYTES,
     shared_blocks,
     shared_share,
-    sort_key,
 )
 
 FEWEST_PAIRS = 8  # rows of a sample that share a prefix before they count as more than chance
@@ -64,9 +63,9 @@ def rows_per_group(share: float) -> float:
     return (low + high) / 2
 
 
-def measure(prompts: Sequence[Sequence[int]]) -> Sharing:
-    """Fit the model to a sample of prompts (token ids), in the input's order."""
-    keys = sorted(sort_key(ids) for ids in prompts)
+def measure(given: Sequence[bytes]) -> Sharing:
+    """Fit the model to the sort keys of a sample of prompts, in the input's order."""
+    keys = sorted(given)
     total = sum(map(len, keys)) / TOKEN_BYTES
     if len(keys) < 2 or not total:
         return Sharing()
@@ -74,7 +73,7 @@ def measure(prompts: Sequence[Sequence[int]]) -> Sharing:
     beyond = [shared_blocks(a, b) - everybody for a, b in itertools.pairwise(keys)]
     pairs = sum(blocks > 0 for blocks in beyond)
     common = CACHE_BLOCK * everybody * (len(keys) - 1) / total
-    in_order = shared_share(prompts, in_order=True)
+    in_order = shared_share(given, in_order=True)
     if pairs < FEWEST_PAIRS:
         return Sharing(common=common, in_order=in_order)
     matched = pairs / len(keys)

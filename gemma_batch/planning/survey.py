@@ -13,16 +13,20 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from gemma_batch.answering.answers import ANSWER_COLUMNS
 from gemma_batch.errors import InputError, SpecError
+from gemma_batch.planning.cut import PLANNING_THREADS
 from gemma_batch.planning.routing import Router
 from gemma_batch.prompts.template import Template
 from gemma_batch.rows import Row
 from gemma_batch.spec import JobSpec, Prompt
 from gemma_batch.storage.inputs import expand, formats_of, reader_for
-from gemma_batch.storage.parts import RESERVED_COLUMNS
-from gemma_batch.units.unit import PLANNING_THREADS, Shard
+from gemma_batch.storage.parts import ERROR_COLUMNS, RESULT_COLUMNS
+from gemma_batch.units.unit import FIRST_STAGED, Shard
 
 SAMPLE_ROWS = 200
+# A kept column may not have the name of a column that the output has of its own.
+RESERVED_COLUMNS = ANSWER_COLUMNS | RESULT_COLUMNS.keys() | ERROR_COLUMNS.keys()
 LOOKED_AT = 32  # files of formats without a footer whose first lines are looked at
 
 
@@ -74,6 +78,11 @@ def survey(spec: JobSpec) -> Survey:
             f"({', '.join(sorted(formats))}): narrow it, or set input.format"
         )
     (kind,) = formats
+    if len(files) > FIRST_STAGED:
+        raise InputError(
+            f"input.path {spec.input.path!r} matches {len(files):,} files; one run takes at most "
+            f"{FIRST_STAGED:,}: put small files together, or narrow it"
+        )
     shards = tuple(
         Shard(number=i, url=file.url, size=file.size, etag=file.etag, format=kind)
         for i, file in enumerate(files)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from gemma_batch.errors import FailureCode
 from gemma_batch.prompts.chat import SEPARATOR, read_conversation
 from gemma_batch.prompts.conversation import Conversation, Turn, document, joined
+from gemma_batch.prompts.rendered import TokenPrompt
 from gemma_batch.prompts.template import RowProblem, Segment, Template, check_text
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.prompts.truncate import Side, precut, shorten
@@ -133,7 +134,7 @@ class Renderer:
 
     def _finish(self, draft: _Draft, ids: list[int]) -> Request:
         if len(ids) <= draft.room:
-            return Request(draft.number, ids, draft.sampling)
+            return Request(draft.number, TokenPrompt(ids), draft.sampling)
         if (side := _SIDES.get(self._overlong)) is None:
             raise self._too_long(f"{len(ids):,}", draft.room)
         shortened = shorten(
@@ -141,7 +142,7 @@ class Renderer:
         )
         if shortened is None:
             raise self._too_long(f"{len(ids):,}", draft.room, "even without its documents")
-        return Request(draft.number, shortened, draft.sampling)
+        return Request(draft.number, TokenPrompt(shortened), draft.sampling)
 
     def _too_long(self, tokens: str, room: int, why: str = "") -> RowProblem:
         answer = self._max_model_len - room

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import pyarrow as pa
 import pydantic
 
 from gemma_batch.errors import FailureCode
@@ -17,7 +16,7 @@ from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.reading.source import given_up, row_id, unit_rows
 from gemma_batch.rows import Failure, Request, Row
 from gemma_batch.spec import Sampling
-from gemma_batch.storage.keep import check_keep, keep_column
+from gemma_batch.storage.keep import check_keep, keep_table
 from gemma_batch.storage.models import model_files
 from gemma_batch.units.payload import Prepared
 from gemma_batch.units.route_job import RouteJob
@@ -100,12 +99,3 @@ def check_params(params: dict[str, Any]) -> dict[str, Any]:
         name = ".".join(map(str, first["loc"])) or "parameters"
         raise ValueError(f"{name}: {first['msg']}") from None
     return {k: v for k, v in checked.engine_params().items() if k in params}
-
-
-def keep_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
-    """The kept columns of `rows`; null where a row or its value could not be read as planned."""
-    columns = [
-        keep_column([(row.values or {}).get(field.name) for row in rows], field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)

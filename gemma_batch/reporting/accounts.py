@@ -16,6 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from gemma_batch.committing.ledger import Receipt
+from gemma_batch.family import speed
+from gemma_batch.family.hardware import Hardware
+from gemma_batch.family.roofline import Workload, prefill_share
+from gemma_batch.planning.estimate import engine_limit, precision_of
+from gemma_batch.planning.plan import RoutePlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,3 +134,35 @@ def limit_share(
         possible += seconds * facts.limit_tokens_per_second
         made += sum(receipt["completion_tokens"] for receipt in mine)
     return round(made / possible, 4) if possible > 0 else None
+
+
+def route_facts(
+    route: RoutePlan, engines: int, hardware: Hardware, receipts: Sequence[Receipt]
+) -> RouteFacts:
+    """A route's engines and the limit of the work that its receipts record."""
+    placement = route.placement
+    assert placement is not None
+    gpu = hardware.gpu if placement.gpu_memory_utilization > 0 else None
+
+    def mean(name: str) -> float:
+        answered = sum(int(receipt["answered"]) for receipt in receipts)
+        return sum(int(receipt[name]) for receipt in receipts) / max(answered, 1)
+
+    work = Workload(
+        prompt_tokens=mean("prompt_tokens"),
+        output_tokens=mean("completion_tokens"),
+        cached_tokens=mean("cached_tokens"),
+    )
+    peak = engine_limit(route, gpu, work)
+    share = prefill_share(
+        route.card,
+        gpu or speed.CPU,
+        work,
+        precision=precision_of(route),
+        tensor_parallel=placement.tensor_parallel,
+    )
+    return RouteFacts(
+        engines=engines,
+        prefill_share=round(share, 4),
+        limit_tokens_per_second=peak.output_tokens_per_second if peak else None,
+    )

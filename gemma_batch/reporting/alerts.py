@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gemma_batch.driver.breaker import GO_ON
+from gemma_batch.errors import GO_ON
 from gemma_batch.reporting.progress import Snapshot
 from gemma_batch.spec import AlertName, Alerts
-from gemma_batch.storage.fs import Store
+from gemma_batch.storage.interfaces import Store
 
 FOLDER = "_run/alerts"
 SILENT_SECONDS = 15.0  # then a worker is gone, and what it had in flight is elsewhere

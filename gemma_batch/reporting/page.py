@@ -19,11 +19,12 @@ from typing import Any
 import jinja2
 import yaml
 
-from gemma_batch.committing.ledger import RESULTS, Ledger, Receipt
+from gemma_batch.committing.ledger import Receipt, part_failures
 from gemma_batch.reporting.alerts import Alert
-from gemma_batch.reporting.progress import duration, moment
 from gemma_batch.reporting.report import Report
-from gemma_batch.storage.fs import Store
+from gemma_batch.storage.interfaces import Store
+from gemma_batch.storage.parts import parts_folder
+from gemma_batch.texts import duration, moment
 
 KEY = "_run/report.html"
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
@@ -55,7 +56,7 @@ def save_page(
     store: Store, report: Report, receipts: Sequence[Receipt], spec: Mapping[str, Any]
 ) -> None:
     """Write `_run/report.html`, replacing that of an earlier run. Raises `StorageError`."""
-    samples = failure_samples(Ledger(store), receipts)
+    samples = failure_samples(store, receipts)
     store.put(KEY, report_page(report, receipts, samples, spec).encode())
 
 
@@ -220,7 +221,7 @@ def compared(report: Report) -> list[tuple[str, str, str]]:
     return found
 
 
-def failure_samples(ledger: Ledger, receipts: Sequence[Receipt]) -> dict[str, list[dict[str, Any]]]:
+def failure_samples(store: Store, receipts: Sequence[Receipt]) -> dict[str, list[dict[str, Any]]]:
     """A few failures per code, from the footers of a few parts that have some."""
     found: dict[str, list[dict[str, Any]]] = {}
     opened = 0
@@ -231,7 +232,8 @@ def failure_samples(ledger: Ledger, receipts: Sequence[Receipt]) -> dict[str, li
         if opened == SAMPLED_PARTS:
             break
         opened += 1
-        for failure in ledger.failures(f"{RESULTS}/{receipt['part']}"):
+        path = f"{parts_folder(receipt.get('step'))}/{receipt['part']}"
+        for failure in part_failures(store, path):
             mine = found.setdefault(failure["code"], [])
             if len(mine) < SAMPLES:
                 mine.append(failure)

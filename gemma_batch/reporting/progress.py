@@ -6,12 +6,13 @@ board (on the way).
 
 from __future__ import annotations
 
-import datetime
 import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from gemma_batch.texts import duration, failures_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -30,10 +31,8 @@ class Snapshot:
     done: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     completion_tokens: int = 0
-    prompt_tokens: int = 0
     engines: int = 0
     routes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 class Progress(Protocol):
@@ -79,28 +78,6 @@ class Speed:
         speed = (snapshot.done - rows) / passed
         left = (snapshot.rows - snapshot.done) / speed
         return speed, (snapshot.completion_tokens - tokens) / passed, left
-
-
-def duration(seconds: float | None) -> str:
-    """1:02:03 or 2:03; a dash for None."""
-    if seconds is None:
-        return "-"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def moment(seconds: float) -> str:
-    """A time of day (Unix seconds) in UTC."""
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def failures_text(failures: dict[str, int]) -> str:
-    """3 failed (prompt_too_long 2, null_value 1); empty when there are none."""
-    if not failures:
-        return ""
-    codes = ", ".join(f"{code} {n:,}" for code, n in sorted(failures.items(), key=lambda x: -x[1]))
-    return f"{sum(failures.values()):,} failed ({codes})"
 
 
 class LogProgress:

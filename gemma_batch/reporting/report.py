@@ -13,7 +13,7 @@ from gemma_batch.committing.manifest import Manifest
 from gemma_batch.reporting.accounts import RouteFacts, limit_share, make_accounts
 from gemma_batch.reporting.alerts import Alert
 from gemma_batch.reporting.cost import cost_of
-from gemma_batch.storage.fs import Store
+from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 
 KEY = "_run/report.json"

@@ -10,17 +10,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gemma_batch.committing.generations import retry_summary
 from gemma_batch.committing.lease import describe, read_lease
 from gemma_batch.committing.ledger import Ledger, Receipt
-from gemma_batch.committing.manifest import load_manifest
-from gemma_batch.driver.retry import retry_summary
+from gemma_batch.committing.manifest import Manifest, load_manifest
 from gemma_batch.errors import OutputError
 from gemma_batch.reporting.alerts import load_alerts
 from gemma_batch.reporting.page import failure_samples, report_page
-from gemma_batch.reporting.progress import moment
 from gemma_batch.reporting.report import Report, load_report, make_report
-from gemma_batch.storage.fs import Store, open_store
+from gemma_batch.storage.fs import open_store
+from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
+from gemma_batch.texts import moment
 
 STANDSTILL = 5.0  # seconds without a unit on its way between two stretches of work
 
@@ -55,17 +56,18 @@ class Status:
     alerts: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _open(output: str) -> Store:
+def _open(output: str) -> tuple[Store, Manifest]:
     store = open_store(output)
-    if load_manifest(store) is None:
+    manifest = load_manifest(store)
+    if manifest is None:
         raise OutputError(f"{output!r} holds no run (there is no _run/manifest.json)")
-    return store
+    return store, manifest
 
 
 def status(output: str) -> Status:
     """How the output stands now. Raises `OutputError` when it holds no run."""
-    store = _open(output)
-    found, receipts = _current(output, store)
+    store, manifest = _open(output)
+    found, receipts = _current(output, store, manifest)
     pace = _pace(receipts.values())
     holder: dict[str, Any] = read_lease(store) or {}
     held = bool(holder) and not holder.get("released")
@@ -131,25 +133,24 @@ def _pace(receipts: Iterable[Receipt]) -> _Pace:
 
 def current_page(output: str) -> str:
     """report.html as of now, also for a run that has not ended. Raises `OutputError`."""
-    store = _open(output)
-    found, read = _current(output, store)
-    ledger = Ledger(store)
-    receipts = list((read or ledger.receipts()).values())
-    manifest = load_manifest(store)
-    spec = manifest.spec if manifest is not None else {}
-    return report_page(found, receipts, failure_samples(ledger, receipts), spec)
+    store, manifest = _open(output)
+    found, read = _current(output, store, manifest)
+    receipts = list((read or Ledger(store).receipts()).values())
+    return report_page(found, receipts, failure_samples(store, receipts), manifest.spec)
 
 
 def current_report(output: str) -> Report:
-    """The report as of now: the last run's, or totals of what is committed so far."""
-    return _current(output, _open(output))[0]
+    """The report as of now: the last run's, or totals of the parts that are committed so far.
+
+    Raises `OutputError`.
+    """
+    return _current(output, *_open(output))[0]
 
 
-def _current(output: str, store: Store) -> tuple[Report, Mapping[PartKey, Receipt]]:
+def _current(
+    output: str, store: Store, manifest: Manifest
+) -> tuple[Report, Mapping[PartKey, Receipt]]:
     """The report as of now, and the receipts where they were needed for it."""
-    manifest = load_manifest(store)
-    if manifest is None:
-        raise OutputError(f"{output!r} holds no run (there is no _run/manifest.json)")
     ledger, saved = Ledger(store), load_report(store)
     done = ledger.committed()
     if saved is not None and saved.complete and len(done) == saved.parts:

@@ -68,10 +68,6 @@ class Sampling(SpecPart):
     """Adds a column `logprobs` to the results: for each token of the answer its log probability
     and those of this many of the most likely tokens, as JSON. Default: no such column."""
 
-    prompt_logprobs: Annotated[int, Field(ge=0)] | None = None
-    """Makes vLLM compute log probabilities of the prompt. They are not written to the results, and
-    the prefix cache is not used for such a row: leave it out."""
-
     logit_bias: dict[int, float] | None = None
     """Token id to a number that is added to the token's score. 100 all but forces a token, -100
     all but forbids it."""

@@ -13,11 +13,11 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from gemma_batch.errors import InputError, StorageError
 from gemma_batch.storage.fs import is_s3, local_path
+from gemma_batch.storage.interfaces import InputFile
 
 if TYPE_CHECKING:
     from gemma_batch.storage.readers.reader import Reader
@@ -28,15 +28,6 @@ FORMATS: tuple[Format, ...] = ("parquet", "jsonl", "csv", "openai")
 STAGED = "staged"  # written by a run itself, in another order than the input; not for people
 MAGIC = "*?["
 PEEKED_LINES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class InputFile:
-    """One input file. `size` in bytes; `etag` changes whenever the contents do."""
-
-    url: str
-    size: int
-    etag: str
 
 
 def expand(paths: Sequence[str]) -> list[InputFile]:

@@ -17,6 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from gemma_batch.rows import Row
+
 REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError)
 SHOWN = reprlib.Repr()  # in an error: short whatever the value is, however large and deep
 SHOWN.maxlevel, SHOWN.maxstring, SHOWN.maxother, SHOWN.maxlong = 2, 80, 80, 80
@@ -131,3 +133,12 @@ def _cleaned(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_cleaned(item) for item in value]
     return value
+
+
+def keep_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
+    """The kept columns of `rows`; null where a row or its value could not be read as planned."""
+    columns = [
+        keep_column([(row.values or {}).get(field.name) for row in rows], field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)

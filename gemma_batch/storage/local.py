@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from gemma_batch.errors import StorageError
-from gemma_batch.storage.fs import Source, Store
+from gemma_batch.storage.interfaces import Source, Store
 from gemma_batch.storage.patience import explain, with_retries
 
 T = TypeVar("T")

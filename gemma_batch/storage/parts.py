@@ -18,22 +18,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gemma_batch.errors import OutputError
-from gemma_batch.storage.keep import as_json, check_keep, keep_column, keep_value
+from gemma_batch.spec import SINGLE_ROUTE
+from gemma_batch.storage.keep import as_json, keep_column
 
-__all__ = [
-    "RESERVED_COLUMNS", "PartKey", "build_errors", "build_results", "check_keep", "errors_schema",
-    "keep_column", "keep_value", "parse_part_name", "part_name", "read_receipt", "results_schema",
-    "row_count",
-]  # fmt: skip
-
+RESULTS, ERRORS, STEPS = "results", "errors", "_run/steps"  # folders of an output
 RECEIPT, FAILURES = b"gemma_batch.receipt", b"gemma_batch.failures"
 NAME = re.compile(
     r"part-(\d{5,})-(\d{10,})(?:-(?!retry\d*[.-])([a-z][a-z0-9_]*))?(?:-retry([1-9]\d*))?\.parquet"
 )
+# Beside these, an answer's own columns stand after `id` (see `answering/answers.py`).
 RESULT_COLUMNS = {
     "id": pa.string(),
-    "output": pa.string(),
-    "finish_reason": pa.string(),
     "prompt_tokens": pa.int32(),
     "completion_tokens": pa.int32(),
     "cached_tokens": pa.int32(),
@@ -41,7 +36,6 @@ RESULT_COLUMNS = {
     "route": pa.string(),
     "attempts": pa.int32(),
     "seconds": pa.float64(),
-    "logprobs": pa.string(),
 }
 ERROR_COLUMNS = {
     "id": pa.string(),
@@ -53,26 +47,40 @@ ERROR_COLUMNS = {
     "shard": pa.string(),
     "row_number": pa.int64(),
 }
-PER_SAMPLE = {"output", "finish_reason"}  # lists when several answers are asked for
-# A kept column may not have one of these names; refused when a job is planned.
-RESERVED_COLUMNS = frozenset(RESULT_COLUMNS) | frozenset(ERROR_COLUMNS)
 
 Column: TypeAlias = Sequence[Any] | pa.Array | pa.ChunkedArray
 
 
 @dataclass(frozen=True, slots=True, order=False)
 class PartKey:
-    """What a part's name says. `generation` > 0 is a retry; `route` None the only route."""
+    """What identifies a part in an output: a unit, by its first row, on one route of one step.
+
+    `generation` > 0 is a retry. `step` None is the last step of the job (or its only one): its
+    parts are the results.
+    """
 
     shard: int
     first_row: int
-    route: str | None = None
+    route: str = SINGLE_ROUTE
     generation: int = 0
+    step: str | None = None
 
     @property
     def name(self) -> str:
-        """The file name."""
-        return part_name(self.shard, self.first_row, self.route, self.generation)
+        """The file name, such as 'part-00012-0000040960-long-retry1.parquet'."""
+        middle = f"-{self.route}" if self.route != SINGLE_ROUTE else ""
+        end = f"-retry{self.generation}" if self.generation else ""
+        return f"part-{self.shard:05d}-{self.first_row:010d}{middle}{end}.parquet"
+
+    @property
+    def path(self) -> str:
+        """Where the part is in the output."""
+        return f"{parts_folder(self.step)}/{self.name}"
+
+    @property
+    def errors_path(self) -> str:
+        """Where the errors file of the unit is, of all its generations."""
+        return f"{ERRORS}/{self.base.name}"
 
     @property
     def base(self) -> PartKey:
@@ -80,29 +88,23 @@ class PartKey:
         return replace(self, generation=0)
 
 
-def part_name(shard: int, first_row: int, route: str | None = None, generation: int = 0) -> str:
-    """The name of a unit's part, such as 'part-00012-0000040960-long-retry1.parquet'."""
-    middle = f"-{route}" if route is not None else ""
-    end = f"-retry{generation}" if generation else ""
-    return f"part-{shard:05d}-{first_row:010d}{middle}{end}.parquet"
+def parts_folder(step: str | None = None) -> str:
+    """The folder of a step's parts. Only the last step's are results that people read."""
+    return RESULTS if step is None else f"{STEPS}/{step}"
 
 
-def parse_part_name(name: str) -> PartKey | None:
-    """The inverse of `part_name`; None for any other file."""
+def parse_part_name(name: str, step: str | None = None) -> PartKey | None:
+    """The key of a part of a step, by its file name; None for any other file."""
     match = NAME.fullmatch(name)
     if match is None:
         return None
-    return PartKey(int(match[1]), int(match[2]), match[3], int(match[4] or 0))
+    return PartKey(int(match[1]), int(match[2]), match[3] or SINGLE_ROUTE, int(match[4] or 0), step)
 
 
-def results_schema(keep: pa.Schema, *, n: int = 1, logprobs: bool = False) -> pa.Schema:
-    """Kept columns, then ours; lists in `output` and `finish_reason` when `n` > 1."""
-    own = [
-        (name, pa.list_(kind) if n > 1 and name in PER_SAMPLE else kind)
-        for name, kind in RESULT_COLUMNS.items()
-        if logprobs or name != "logprobs"
-    ]
-    return pa.schema([*_nullable(keep), *own])
+def results_schema(keep: pa.Schema, answer: Sequence[tuple[str, pa.DataType]]) -> pa.Schema:
+    """Kept columns, the row's id, the columns of its answer, and what is known of its way."""
+    first, *rest = RESULT_COLUMNS.items()
+    return pa.schema([*_nullable(keep), first, *answer, *rest])
 
 
 def errors_schema(keep: pa.Schema) -> pa.Schema:

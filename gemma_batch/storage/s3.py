@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from gemma_batch.errors import StorageError
-from gemma_batch.storage.fs import Source, Store
+from gemma_batch.storage.interfaces import Source, Store
 from gemma_batch.storage.patience import (
     connection_errors,
     endpoint_url,

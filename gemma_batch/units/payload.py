@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from gemma_batch.prompts.rendered import decode_prompt
 from gemma_batch.rows import Failure, Request
 from gemma_batch.units.unit import Shard, Unit
 
@@ -47,7 +48,7 @@ def encode(prepared: Prepared) -> pa.Table:
     """One row: `unit` (JSON) and `rows` (binary)."""
     by_number = {request.number: request for request in prepared.requests}
     failures = [prepared.failures.get(number) for number in prepared.numbers]
-    tokens = [by_number[n].token_ids if n in by_number else None for n in prepared.numbers]
+    prompts = [by_number[n].prompt if n in by_number else None for n in prepared.numbers]
     sampling = [
         json.dumps(by_number[n].sampling) if n in by_number and by_number[n].sampling else None
         for n in prepared.numbers
@@ -56,7 +57,8 @@ def encode(prepared: Prepared) -> pa.Table:
         {
             "number": pa.array(prepared.numbers, pa.int64()),
             "id": pa.array(prepared.ids, pa.string()),
-            "token_ids": pa.array(tokens, pa.list_(pa.int32())),
+            "kind": pa.array([p.kind if p else None for p in prompts], pa.string()),
+            "prompt": pa.array([p.encode() if p else None for p in prompts], pa.large_binary()),
             "sampling": pa.array(sampling, pa.string()),
             "code": pa.array([f.code if f else None for f in failures], pa.string()),
             "message": pa.array([f.message if f else None for f in failures], pa.string()),
@@ -83,14 +85,15 @@ def decode(head: str, rows: bytes | memoryview) -> Prepared:
     keep_names = [name for name in table.column_names if name.startswith(KEEP)]
     keep = table.select(keep_names).rename_columns([n.removeprefix(KEEP) for n in keep_names])
     requests, failures = [], {}
-    fields = ("number", "token_ids", "sampling", "code", "message")
-    for number, ids, sampling, code, message in zip(
+    fields = ("number", "kind", "prompt", "sampling", "code", "message")
+    for number, kind, prompt, sampling, code, message in zip(
         *(table[name].to_pylist() for name in fields), strict=True
     ):
         if code is not None:
             failures[number] = Failure(code, message)
         else:
-            requests.append(Request(number, ids, json.loads(sampling) if sampling else {}))
+            own = json.loads(sampling) if sampling else {}
+            requests.append(Request(number, decode_prompt(kind, prompt), own))
     return Prepared(
         shard=shard,
         unit=unit,

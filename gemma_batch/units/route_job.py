@@ -7,10 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from gemma_batch.answering.feed import RowPolicy
-from gemma_batch.answering.order import Order
 from gemma_batch.engines.base import EngineConfig
 from gemma_batch.spec import Prompt
+from gemma_batch.units.row_policy import Order, RowPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +40,3 @@ class RouteJob:
     name: str = "gemma-batch"
     devices: float = 1.0
     price: float | None = None
-
-    @property
-    def samples(self) -> int:
-        """Answers per row (`sampling.n`)."""
-        return int(self.sampling.get("n", 1))
-
-    @property
-    def logprobs(self) -> bool:
-        """Whether answers carry log probabilities."""
-        return self.sampling.get("logprobs") is not None

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from gemma_batch.answering.feed import Feed, RowPolicy
+from gemma_batch.answering.feed import Feed
 from gemma_batch.engines.base import EngineConfig
 from gemma_batch.engines.echo import EchoEngine
 from gemma_batch.errors import EngineLost, EngineStartError, RowTransient
+from gemma_batch.prompts.rendered import TokenPrompt
 from gemma_batch.rows import Completion, Failure, Request
+from gemma_batch.units.row_policy import RowPolicy
 
 POISON = [666, 667]
 
@@ -31,11 +33,11 @@ def config(**args: Any) -> EngineConfig:
 
 
 def good(number: int) -> Request:
-    return Request(number, [2, 10, 11, number])
+    return Request(number, TokenPrompt([2, 10, 11, number]))
 
 
 def bad(number: int) -> Request:
-    return Request(number, [2, *POISON, number])
+    return Request(number, TokenPrompt([2, *POISON, number]))
 
 
 async def with_feed(
@@ -189,7 +191,7 @@ def test_a_refused_row_fails_alone_and_at_once() -> None:
     """engine_rejected is not retried and disturbs nobody."""
 
     async def work(feed: Feed) -> dict[int, Any]:
-        return await feed.run([good(0), Request(1, [2, 13, 13, 13]), good(2)])
+        return await feed.run([good(0), Request(1, TokenPrompt([2, 13, 13, 13])), good(2)])
 
     feed, outcomes = asyncio.run(with_feed(work))
     assert (outcomes[1].code, outcomes[1].attempts) == ("engine_rejected", 1)
@@ -274,7 +276,7 @@ def test_an_engine_that_dies_on_everything_ends_the_run() -> None:
     """A broken engine must not turn a million rows into engine_crash one by one."""
 
     async def work(feed: Feed) -> dict[int, Any]:
-        return await feed.run([Request(n, [2, 2, n]) for n in range(64)])
+        return await feed.run([Request(n, TokenPrompt([2, 2, n])) for n in range(64)])
 
     # Token 2 (BOS) is in every prompt, the harmless one included.
     with pytest.raises(EngineLost, match="also on a harmless one"):

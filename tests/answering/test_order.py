@@ -10,18 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemma_batch.answering.order import (
-    CACHE_BLOCK,
+from gemma_batch.answering.order import LengthEstimate, RowQueue, Sweep
+from gemma_batch.prompts.prefixes import (
     SORTED_ROWS,
-    LengthEstimate,
-    Order,
-    RowQueue,
-    Sweep,
-    prefix_gain,
-    shared_blocks,
-    sort_key,
 )
+from gemma_batch.prompts.rendered import TokenPrompt
 from gemma_batch.rows import Request
+from gemma_batch.units.row_policy import Order
 
 ORDERS: tuple[Order, ...] = ("auto", "input", "prefix", "length")
 IDS = st.lists(st.integers(0, 300_000), min_size=1, max_size=40)
@@ -36,7 +31,7 @@ def drain(rows: RowQueue[Request]) -> list[Request]:
 
 
 def requests(prompts: Sequence[Sequence[int]], **sampling: Any) -> list[Request]:
-    return [Request(n, list(ids), dict(sampling)) for n, ids in enumerate(prompts)]
+    return [Request(n, TokenPrompt(list(ids)), dict(sampling)) for n, ids in enumerate(prompts)]
 
 
 def interleaved(prefixes: int, each: int, long: int = 256) -> list[list[int]]:
@@ -62,7 +57,7 @@ def test_no_order_loses_or_doubles_a_row(order: Order, actions: list[tuple[str, 
     rows, count, out = queue(order), 0, []
     for act, value in actions:
         if act == "add":
-            batch = [Request(count + i, ids) for i, ids in enumerate(value)]
+            batch = [Request(count + i, TokenPrompt(ids)) for i, ids in enumerate(value)]
             count += len(batch)
             rows.add(batch)
         elif act == "pop":
@@ -78,18 +73,12 @@ def test_no_order_loses_or_doubles_a_row(order: Order, actions: list[tuple[str, 
         rows.pop()
 
 
-@given(st.lists(IDS, min_size=1, max_size=30))
-def test_keys_compare_as_token_ids_do(prompts: list[list[int]]) -> None:
-    """Otherwise the sweep would not bring prefixes together."""
-    assert [sort_key(ids) for ids in sorted(prompts)] == sorted(map(sort_key, prompts))
-
-
 def test_input_order_is_kept_as_it_is() -> None:
     """`input` is what it says, across units."""
     rows = queue("input")
     rows.add(requests([[9], [1], [5]]))
     rows.add(requests([[0]]))
-    assert [request.token_ids for request in drain(rows)] == [[9], [1], [5], [0]]
+    assert [request.prompt.token_ids for request in drain(rows)] == [[9], [1], [5], [0]]
 
 
 def test_what_is_put_back_goes_first_and_in_its_order() -> None:
@@ -97,7 +86,7 @@ def test_what_is_put_back_goes_first_and_in_its_order() -> None:
     for order in ORDERS:
         rows = queue(order)
         rows.add(requests([[7], [8], [9]]))
-        rows.put_back([Request(10, [3]), Request(11, [4])])
+        rows.put_back([Request(10, TokenPrompt([3])), Request(11, TokenPrompt([4]))])
         assert [rows.pop().number, rows.pop().number] == [10, 11]
 
 
@@ -106,7 +95,7 @@ def test_interleaved_prefixes_come_out_together(order: Order) -> None:
     """64 prefixes in turn: grouped, there are 63 changes of prefix and not one per row."""
     rows = queue(order)
     rows.add(requests(interleaved(64, 8)))
-    prefixes = [request.token_ids[1] for request in drain(rows)]
+    prefixes = [request.prompt.token_ids[1] for request in drain(rows)]
     assert sum(a != b for a, b in itertools.pairwise(prefixes)) == 63
 
 
@@ -116,7 +105,7 @@ def test_prefixes_that_only_units_have_in_common_come_out_together() -> None:
     prompts = interleaved(16, 8)
     for start in range(0, len(prompts), 16):
         rows.add(requests(prompts[start : start + 16]))
-    prefixes = [request.token_ids[1] for request in drain(rows)]
+    prefixes = [request.prompt.token_ids[1] for request in drain(rows)]
     assert sum(a != b for a, b in itertools.pairwise(prefixes)) == 15
 
 
@@ -152,7 +141,7 @@ def test_both_kinds_of_units_get_on() -> None:
     rows.add(requests(interleaved(4, 8)))
     rows.add(requests([[9000 + n, *range(n)] for n in range(32)]))
     half = [rows.pop() for _ in range(32)]
-    grouped = sum(request.token_ids[0] == 2 for request in half)
+    grouped = sum(request.prompt.token_ids[0] == 2 for request in half)
     assert 10 <= grouped <= 22
 
 
@@ -160,41 +149,21 @@ def test_the_longest_expected_rows_of_a_unit_go_first() -> None:
     """By what was learned for prompts of that length; by the row's own limit where it has one."""
     rows = queue("length")
     for _ in range(20):
-        rows.learn(Request(0, [1] * 100), 5)
-        rows.learn(Request(0, [1] * 10), 400)
-    rows.add([Request(1, [1] * 100), Request(2, [1] * 10), Request(3, [1] * 100)])
+        rows.learn(Request(0, TokenPrompt([1] * 100)), 5)
+        rows.learn(Request(0, TokenPrompt([1] * 10)), 400)
+    rows.add([Request(n, TokenPrompt([1] * size)) for n, size in ((1, 100), (2, 10), (3, 100))])
     assert rows.pop().number == 2
     rows.clear()
-    rows.add([Request(n, [1], {"max_tokens": n * 10}) for n in (3, 9, 1)])
+    rows.add([Request(n, TokenPrompt([1]), {"max_tokens": n * 10}) for n in (3, 9, 1)])
     assert [request.number for request in drain(rows)] == [9, 3, 1]
 
 
 def test_an_estimate_needs_enough_answers() -> None:
     """One odd answer must not turn the order over."""
     lengths = LengthEstimate()
-    lengths.learn(Request(0, [1] * 10), 1000)
-    assert lengths.expected(Request(1, [1] * 10)) == (0.0, 10)
+    lengths.learn(Request(0, TokenPrompt([1] * 10)), 1000)
+    assert lengths.expected(Request(1, TokenPrompt([1] * 10))) == (0.0, 10)
     for _ in range(20):
-        lengths.learn(Request(0, [1] * 10), 100)
-    tokens, _ = lengths.expected(Request(1, [1] * 12))
+        lengths.learn(Request(0, TokenPrompt([1] * 10)), 100)
+    tokens, _ = lengths.expected(Request(1, TokenPrompt([1] * 12)))
     assert 100 < tokens < 200
-
-
-def test_gain_counts_only_what_sorting_adds() -> None:
-    """Interleaved long prefixes: nearly all; one system prompt for all: nothing."""
-    assert prefix_gain(interleaved(8, 16)) > 0.8
-    same = [[2, *range(300), 7000 + n] for n in range(100)]
-    assert prefix_gain(same) == 0.0
-    assert prefix_gain([[n, n + 1] for n in range(100)]) == 0.0
-    assert prefix_gain([]) == prefix_gain([[1]]) == 0.0
-
-
-def test_sharing_is_counted_in_whole_blocks() -> None:
-    """A cache holds blocks: 15 common tokens save nothing, 33 save 32."""
-
-    def shared(tokens: int) -> int:
-        common = list(range(tokens))
-        return shared_blocks(sort_key([*common, 1, *range(50)]), sort_key([*common, 2, *range(50)]))
-
-    assert [shared(n) for n in (0, 15, 16, 33)] == [0, 0, 1, 2]
-    assert CACHE_BLOCK == 16

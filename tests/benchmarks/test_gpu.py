@@ -30,11 +30,11 @@ def test_loads_have_their_lengths_and_come_again(scale: Any, name: str) -> None:
     requests = make_requests(load, 130, vocab=vocab)
     assert requests == make_requests(load, 130, vocab=vocab)
     others = make_requests(load, 130, vocab=vocab, seed=1)
-    assert all(a.token_ids != b.token_ids for a, b in zip(requests, others, strict=True))
+    assert all(a.prompt != b.prompt for a, b in zip(requests, others, strict=True))
     for request in (*requests, *others):
-        assert len(request.token_ids) == load.prompt
-        assert request.token_ids[0] == gpu_loads.BOS
-        assert all(gpu_loads.FIRST_WORD <= id < vocab for id in request.token_ids[1:])
+        assert len(request.prompt.token_ids) == load.prompt
+        assert request.prompt.token_ids[0] == gpu_loads.BOS
+        assert all(gpu_loads.FIRST_WORD <= id < vocab for id in request.prompt.token_ids[1:])
     assert load.prompt + load.most <= gpu_loads.MODEL_LEN[scale]
     if not load.sigma:
         assert output_tokens(load, requests) == 130 * load.output
@@ -57,7 +57,7 @@ def test_the_tail_is_long() -> None:
 def test_prefixes_are_interleaved() -> None:
     """Neighbours share only the first token; every 64th row shares the prefix and no more."""
     load = LOADS["full"]["prefix"]
-    rows = [request.token_ids for request in make_requests(load, 130, vocab=262_144)]
+    rows = [request.prompt.token_ids for request in make_requests(load, 130, vocab=262_144)]
 
     def shared(one: list[int], other: list[int]) -> int:
         return next((i for i in range(len(one)) if one[i] != other[i]), len(one))

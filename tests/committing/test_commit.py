@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gemma_batch.answering.feed import RowPolicy
 from gemma_batch.committing.commit import commit_unit, committed_receipt
 from gemma_batch.committing.ledger import Ledger
-from gemma_batch.committing.repair import settle_errors
 from gemma_batch.engines.base import EngineConfig
 from gemma_batch.rows import Completion, Failure, Outcome
 from gemma_batch.spec import Prompt
-from gemma_batch.storage.fs import Store, open_store
+from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.inputs import stat
+from gemma_batch.storage.interfaces import Store
 from gemma_batch.units.payload import Prepared
 from gemma_batch.units.route_job import RouteJob
+from gemma_batch.units.row_policy import RowPolicy
 from gemma_batch.units.unit import Shard, Unit
 
 KEEP = pa.schema([("n", pa.int64())])
@@ -139,16 +140,12 @@ def test_a_row_without_an_outcome_is_never_committed(store: Store, prepared: Pre
     assert store.list("results") == []
 
 
-def test_a_missing_errors_file_is_made_again_from_footer_and_input(
-    store: Store, prepared: Prepared, tmp_path: Path
-) -> None:
-    """A death between the two puts leaves nothing out; a second look changes nothing."""
-    commit_unit(store, job(), prepared, OUTCOMES, {})
-    name = "errors/part-00000-0000000000.parquet"
-    before = store.read(name)
-    (tmp_path / "out" / name).unlink()
-    ledger = Ledger(store)
-    args = ([prepared.shard], [prepared.unit], ledger.receipts(), job().columns, KEEP)
-    assert settle_errors(store, *args) == 1
-    assert store.read(name) == before
-    assert settle_errors(store, *args) == 0
+def test_the_part_of_a_step_is_kept_apart(store: Store, prepared: Prepared) -> None:
+    """Steps before the last are committed below `_run/`, and no reader of results sees them."""
+    draft = replace(prepared, unit=replace(prepared.unit, step="draft"))
+    receipt = commit_unit(store, job(), draft, {n: answer("a") for n in range(3)}, {})
+    assert store.list() == ["_run/steps/draft/part-00000-0000000000.parquet"]
+    assert committed_receipt(store, draft.unit) == receipt
+    assert Ledger(store, "draft").remaining([draft.unit]) == []
+    assert Ledger(store).remaining([prepared.unit]) == [prepared.unit]
+    assert Ledger(store).committed() == {}

@@ -13,7 +13,8 @@ import pytest
 
 from gemma_batch.committing.lease import KEY, Lease, read_lease
 from gemma_batch.errors import LeaseError
-from gemma_batch.storage.fs import Store, open_store
+from gemma_batch.storage.fs import open_store
+from gemma_batch.storage.interfaces import Store
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from gemma_batch.committing.ledger import Ledger
-from gemma_batch.storage.fs import Store, open_store
+from gemma_batch.committing.ledger import Ledger, save_receipts
+from gemma_batch.storage.fs import open_store
+from gemma_batch.storage.interfaces import Store
 from gemma_batch.units.unit import Unit
 
 UNITS = [
@@ -25,7 +26,7 @@ def store(tmp_path: Path) -> Store:
     for unit in UNITS[:2]:
         found.create(f"results/{unit.name}", b"")
         receipts.append({"part": unit.name, "rows": unit.rows})
-    Ledger(found).save_receipts(receipts)
+    save_receipts(found, receipts)
     return found
 
 

@@ -15,8 +15,9 @@ from gemma_batch.committing.manifest import (
     load_manifest,
 )
 from gemma_batch.errors import MismatchError, OutputError
-from gemma_batch.storage.fs import Store, open_store
-from gemma_batch.units.unit import Shard, Unit
+from gemma_batch.storage.fs import open_store
+from gemma_batch.storage.interfaces import Store
+from gemma_batch.units.unit import FIRST_STAGED, Shard, Unit
 
 SHARDS = [Shard(number=i, url=f"s3://in/{i}", size=10, etag=f"e{i}", format="csv") for i in (0, 1)]
 UNITS = [
@@ -94,7 +95,7 @@ def test_a_broken_manifest_is_said_not_overwritten(store: Store) -> None:
 def test_copies_in_another_order_are_no_input(store: Store) -> None:
     """They are shards to read, numbered on; what the run is compared by is the input alone."""
     copies = [
-        Shard(number=2 + i, url=f"s3://out/{i}", size=1, etag=f"{i}", format="staged")
+        Shard(number=FIRST_STAGED + i, url=f"s3://out/{i}", size=1, etag=f"{i}", format="staged")
         for i in (0, 1)
     ]
     moved = [replace(unit, shard=unit.shard + 2) for unit in UNITS]
@@ -103,7 +104,8 @@ def test_copies_in_another_order_are_no_input(store: Store) -> None:
     create_manifest(store, units=moved, staged=copies, **known)
     manifest = load_manifest(store)
     assert manifest is not None
-    assert manifest.shards == (*SHARDS, *copies)
+    assert (manifest.shards, manifest.staged) == (tuple(SHARDS), tuple(copies))
+    assert manifest.by_number == {shard.number: shard for shard in (*SHARDS, *copies)}
     assert manifest.units(store) == moved
     check_same(manifest, given, "out")
 

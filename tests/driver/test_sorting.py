@@ -1,4 +1,4 @@
-"""Staging without a cluster: chunks, keys, and that a lost or doubled row never goes unseen."""
+"""Sorting without a cluster: a lost or doubled row never goes unseen (promise 1)."""
 
 from __future__ import annotations
 
@@ -13,26 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gemma_batch.driver import sorting as staging
-from gemma_batch.driver.sorting import (
-    KEY,
-    Chunk,
-    Sorting,
-    Stage,
-    begun_alike,
-    check_complete,
-    chunks,
-)
+from gemma_batch.driver.sorting import Exchange, Stage, begun_alike, check_complete
 from gemma_batch.errors import GemmaBatchError, SpecError
-from gemma_batch.planning.plan import Hardware, Plan, make_plan
+from gemma_batch.family.hardware import Hardware
+from gemma_batch.planning.plan import Plan, make_plan
 from gemma_batch.planning.sample import sample_routes
 from gemma_batch.reading.prepare import make_renderer
+from gemma_batch.reading.sort_keys import KEY, Chunk, Sorting, describe, read_chunk
 from gemma_batch.reading.source import row_id, unit_rows
 from gemma_batch.reporting.progress import Snapshot
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.inputs import stat
 from gemma_batch.storage.readers.staged import staged_file
-from gemma_batch.units.unit import Shard, Unit, make_mask
+from gemma_batch.units.unit import FIRST_STAGED, Shard, Unit, make_mask
 
 ROWS, GROUPS, SHARDS = 1200, 30, 3
 PREFIX = "the quick brown fox jumps over the lazy dog while five wizards box "
@@ -83,24 +76,24 @@ def plan_for(folder: Path, model: str, **resources: Any) -> Plan:
     return make_plan(JobSpec.from_dict(spec)).placed(Hardware(gpu=None))
 
 
-def in_memory(folder: Path, pieces: int = 4, lose: int = 0) -> staging.Exchange:
+def in_memory(folder: Path, pieces: int = 4, lose: int = 0) -> Exchange:
     """An exchange in this process: all rows in one table, sorted, in `pieces` files."""
 
     def exchange(sorting: Sorting, work: Sequence[Chunk]) -> Iterator[dict[str, Any]]:
         renderer = make_renderer(sorting.job)
-        tables = [staging.read_chunk(sorting, renderer, chunk, Open()) for chunk in work]
+        tables = [read_chunk(sorting, renderer, chunk, Open()) for chunk in work]
         table = pa.concat_tables(tables).sort_by(KEY)
         size = -(-table.num_rows // pieces)
         for i in reversed(range(pieces)):  # in no particular order
             piece = table.slice(i * size, size - (lose if i == 1 else 0))
             path = folder / f"piece-{i}.parquet"
             path.write_bytes(staged_file(piece.drop_columns([KEY])))
-            yield staging.describe(piece, stat(str(path)))
+            yield describe(piece, stat(str(path)))
 
     return exchange
 
 
-def staged(plan: Plan, exchange: staging.Exchange) -> tuple[list[Unit], list[Shard], Any]:
+def staged(plan: Plan, exchange: Exchange) -> tuple[list[Unit], list[Shard], Any]:
     stage = Stage(plan, sample_routes(plan), Hardware(gpu=None), exchange, Silent())
     return stage.routes(plan.units())
 
@@ -109,9 +102,10 @@ def test_every_row_is_there_once_and_knows_its_place(tmp_path: Path, model: str)
     """The same ids as without sorting, neighbours share their group, and what failed still does."""
     plan = plan_for(tmp_path, model)
     units, shards, facts = staged(plan, in_memory(tmp_path))
-    assert [shard.number for shard in shards] == [3, 4, 5, 6], "numbered on from the input's"
+    numbers = [shard.number for shard in shards]
+    assert numbers == [FIRST_STAGED + i for i in range(4)], "the input keeps the numbers below"
     assert facts["all"]["took_seconds"] >= 0
-    every = [*plan.survey.shards, *shards]
+    every = {shard.number: shard for shard in (*plan.survey.shards, *shards)}
     rows = [row for unit in units for row in unit_rows(every[unit.shard], unit, ["group", "text"])]
     before = [
         row_id(unit.shard, row, None)
@@ -156,39 +150,10 @@ def test_rows_that_cannot_be_copied_without_loss_are_not_sorted(tmp_path: Path, 
             staged(mixed, in_memory(tmp_path))
 
 
-def test_a_unit_that_kills_its_readers_is_given_up(tmp_path: Path, model: str) -> None:
-    """Its rows fail where they are, those around it are copied (promise 3)."""
-    plan = plan_for(tmp_path, model)
-    units = plan.units()
-    job = plan.job(plan.routes[0])
-    sorting = Sorting(job=job, types=None, skip=0, folder="_run/sorted")
-    (chunk, *_) = chunks(plan.survey.shards, units)
-    log = Open(chunk.units[1].name)
-    table = staging.read_chunk(sorting, make_renderer(job), chunk, log)
-    assert not log.open
-    dead = [row for row in table.to_pylist() if row["code"] == "shard_unreadable"]
-    assert [row["row"] for row in dead] == chunk.units[1].numbers
-    assert all("every process that read rows" in row["message"] for row in dead)
-    assert table.num_rows == sum(one.expected for one in chunk.units)
-    assert {row[KEY] for row in dead} == {""}
-
-
 def unit(shard: int, first: int, rows: int, weight: int = 10) -> Unit:
     return Unit(
         shard=shard, first_row=first, rows=rows, mark=0, bytes=weight, route="all", expected=rows
     )
-
-
-def test_chunks_hold_neighbours_of_one_shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within the limits of one task, in order, each unit once."""
-    monkeypatch.setattr(staging, "CHUNK_ROWS", 100)
-    shards = [Shard(number=i, url=f"{i}", size=1, etag="e", format="csv") for i in (0, 1)]
-    heavy = unit(1, 50, 1, staging.CHUNK_BYTES)
-    units = [unit(0, 0, 60), unit(0, 60, 40), unit(0, 100, 1), unit(1, 0, 50), heavy]
-    found = chunks(shards, units)
-    assert [len(chunk.units) for chunk in found] == [2, 1, 1, 1]
-    assert [one for chunk in found for one in chunk.units] == units
-    assert all(chunk.shard.number == one.shard for chunk in found for one in chunk.units)
 
 
 def test_rows_are_counted_by_where_they_came_from() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import psutil
 import pytest
 
-from gemma_batch.engines.base import EngineConfig, check_args, make_engine
+from gemma_batch.engines.base import EngineConfig, engine_class, make_engine
 from gemma_batch.engines.echo import EchoEngine
 from gemma_batch.errors import EngineLost, SpecError
+from gemma_batch.prompts.rendered import TokenPrompt
 from gemma_batch.rows import Request
 
 
@@ -43,7 +44,9 @@ def test_the_answer_is_a_function_of_the_tokens() -> None:
     engine = make_engine(config())
     assert isinstance(engine, EchoEngine)
     plain, own = run(
-        engine, Request(0, [1, 2, 3, 4]), Request(1, [5, 6], {"max_tokens": 1, "n": 2})
+        engine,
+        Request(0, TokenPrompt([1, 2, 3, 4])),
+        Request(1, TokenPrompt([5, 6]), {"max_tokens": 1, "n": 2}),
     )
     assert (plain.outputs, plain.finish_reasons) == (["2 3 4"], ["length"])
     assert (plain.prompt_tokens, plain.completion_tokens) == (4, 3)
@@ -53,7 +56,10 @@ def test_the_answer_is_a_function_of_the_tokens() -> None:
 def test_the_rate_is_shared_by_all_requests() -> None:
     """rows_per_second is what scale tests rely on."""
     started = time.perf_counter()
-    run(EchoEngine(config(args={"rows_per_second": 50})), *(Request(n, [n]) for n in range(20)))
+    run(
+        EchoEngine(config(args={"rows_per_second": 50})),
+        *(Request(n, TokenPrompt([n])) for n in range(20)),
+    )
     assert 0.38 <= time.perf_counter() - started < 2
 
 
@@ -61,7 +67,7 @@ def test_long_answers_take_longer_side_by_side() -> None:
     """tokens_per_second: each request its own time, and none waits for another."""
     engine = EchoEngine(config(args={"tokens_per_second": 10}, sampling={"max_tokens": 5}))
     started = time.perf_counter()
-    answers = run(engine, *(Request(n, list(range(n))) for n in (1, 5, 9, 5)))
+    answers = run(engine, *(Request(n, TokenPrompt(list(range(n)))) for n in (1, 5, 9, 5)))
     assert 0.5 <= time.perf_counter() - started < 1.5
     assert [answer.completion_tokens for answer in answers] == [1, 5, 5, 5]
     for answer in answers:
@@ -74,7 +80,12 @@ def test_a_poison_row_ends_the_engine_for_everyone_and_leaves_no_process() -> No
     before = {child.pid for child in psutil.Process().children()}
     engine = EchoEngine(config(args={"crash_on": [7, 7], "delay": 5}))
     started = time.perf_counter()
-    answers = run(engine, Request(0, [1]), Request(1, [0, 7, 7, 0]), Request(2, [2]))
+    answers = run(
+        engine,
+        Request(0, TokenPrompt([1])),
+        Request(1, TokenPrompt([0, 7, 7, 0])),
+        Request(2, TokenPrompt([2])),
+    )
     assert [type(answer) for answer in answers] == [EngineLost] * 3
     assert time.perf_counter() - started < 3, "death is noticed at once, not after the delay"
     assert {child.pid for child in psutil.Process().children()} <= before
@@ -83,5 +94,5 @@ def test_a_poison_row_ends_the_engine_for_everyone_and_leaves_no_process() -> No
 def test_unknown_arguments_are_refused() -> None:
     """With the names there are."""
     with pytest.raises(SpecError, match=r"'speed'.*rows_per_second"):
-        check_args("echo", {"speed": 1})
-    check_args("echo", {"delay": 1})
+        engine_class("echo").check_args({"speed": 1})
+    engine_class("echo").check_args({"delay": 1})

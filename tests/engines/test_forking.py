@@ -1,4 +1,4 @@
-"""Processes that are forked from a template: themselves, and never why an engine fails."""
+"""The template: processes forked from it, and starts that work although it fails."""
 
 from __future__ import annotations
 
@@ -36,20 +36,21 @@ MODULE = "wave"  # of the standard library; nothing else imports it
 
 
 def tell(end: Connection) -> None:
-    """What the processes of these tests do: say what they find."""
+    """The program of a started process: it sends what it finds in itself."""
     found = {"parent": os.getppid(), "imported": MODULE in sys.modules}
     end.send({**found, "later": os.environ.get("LATER"), "method": os.environ.get(METHOD)})
 
 
 def tell_cores(end: Connection) -> None:
-    """What a worker says of its cores and threads."""
+    """The program of a worker: it sends its CPU cores and its number of threads."""
     import torch
 
     end.send({"cores": sorted(os.sched_getaffinity(0)), "threads": torch.get_num_threads()})
 
 
 def tell_of_workers(end: Connection) -> None:
-    """What a core's workers say: one with cores named as vLLM does it, one without."""
+    """The program of a core with two workers: one whose CPU cores are listed as vLLM does it, one
+    without a list. It sends what the workers found."""
     free = asked(get_context("fork"), tell_cores)
     last = max(os.sched_getaffinity(0))
     named = {"GOMP_CPU_AFFINITY": f"{last}", "OMP_NUM_THREADS": "1", "OMP_PLACES": "cores(2)"}
@@ -59,7 +60,7 @@ def tell_of_workers(end: Connection) -> None:
 
 
 def live_on(end: Connection) -> None:
-    """A core with a worker, both of which would live for ever; it tells their process ids."""
+    """The program of a core with one worker; both live for an hour. It sends their process ids."""
     worker = get_context("fork").Process(target=time.sleep, args=(3600,))
     worker.start()
     end.send([os.getpid(), worker.pid])
@@ -81,7 +82,7 @@ def owner() -> None:
 
 
 def asked(context: Any, what: Callable[[Connection], None] = tell) -> dict[str, Any]:
-    """What a process that is made by this context says."""
+    """Start a process by this context and return what it sends."""
     ours, theirs = get_context("spawn").Pipe()
     process = context.Process(target=what, args=(theirs,), name="one")
     process.start()
@@ -92,9 +93,9 @@ def asked(context: Any, what: Callable[[Connection], None] = tell) -> dict[str, 
 
 
 def program() -> None:
-    """The whole life of a template in a process of its own; what was seen, as JSON."""
+    """The program of a process that uses a template in each way; it prints what it saw as JSON."""
     os.environ[METHOD] = "fork"
-    assert start_template([MODULE]) is None, "who chooses another method gets it"
+    assert start_template([MODULE]) is None, "the user's start method is respected"
     os.environ[METHOD] = "spawn"
     template = start_template([MODULE])
     assert template is not None
@@ -136,7 +137,7 @@ def program() -> None:
 
 
 def seen_by(what: Callable[[], None]) -> dict[str, Any]:
-    """What this function of ours prints as JSON, run in a process of its own."""
+    """Run this function of this module in a new process and return the JSON that it prints."""
     name = what.__name__
     done = subprocess.run(
         [sys.executable, "-c", f"from {__name__} import {name}; {name}()"],
@@ -152,7 +153,8 @@ def seen_by(what: Callable[[], None]) -> dict[str, Any]:
 
 
 def test_a_template_from_its_start_to_its_end() -> None:
-    """Forks have its imports and the environment of now; a failure is tried without; then gone."""
+    """Forked processes have its imports and the current environment; a start that fails is tried
+    once more without it; and it ends with its owner."""
     seen = seen_by(program)
     for name in ("first", "restart"):
         assert seen[name]["parent"] in seen["helpers"]
@@ -182,10 +184,10 @@ def wait_until_gone(pids: list[int]) -> None:
 
 
 @pytest.mark.parametrize("template_first", [False, True])
-def test_no_process_of_an_engine_outlives_the_one_that_wanted_it(template_first: bool) -> None:
-    """However that ends, and though Ray kills an actor's own children, the template, before it: a
+def test_no_process_of_an_engine_outlives_the_process_that_started_it(template_first: bool) -> None:
+    """Not even when Ray kills the actor's own child, the template, before it kills the actor. A
     core that lived on would hold its GPU for ever."""
-    code = "from tests.engines.test_template import owner; owner()"
+    code = f"from {__name__} import owner; owner()"
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, text=True
     )
@@ -208,7 +210,8 @@ def test_no_process_of_an_engine_outlives_the_one_that_wanted_it(template_first:
 
 
 def given_up() -> None:
-    """A start that is given up, and the next, which comes while that still waits for its core."""
+    """The program of a process that gives up a start and begins the next while the first still
+    waits for its core."""
     launcher = types.ModuleType("launcher")
     vars(launcher)["get_mp_context"] = real = lambda: get_context("spawn")
     first, forgotten = threading.Event(), threading.Event()
@@ -245,8 +248,8 @@ def given_up() -> None:
 
 
 def test_a_start_that_was_given_up_leaves_no_engine_behind() -> None:
-    """It is not tried again without the template: that engine would be nobody's, beside the next
-    one's, on the same GPU. The next start finds everything as it should be."""
+    """It is not tried again without the template: nobody would use that engine, and it would be on
+    the same GPU as the next one. The next start works as usual."""
     seen = seen_by(given_up)
     assert seen["errors"] == ["the core died", "given up before it began"]
     assert seen["tries"] == 1
@@ -255,7 +258,7 @@ def test_a_start_that_was_given_up_leaves_no_engine_behind() -> None:
 
 
 def test_processes_of_the_engine_do_not_import_our_main_program() -> None:
-    """What Python would tell them of it is gone meanwhile, and there again whatever happens."""
+    """The main module is hidden during a start and is back after it, even when the start fails."""
     main = sys.modules["__main__"]
     before = (main.__file__, main.__spec__)
     with contextlib.suppress(ZeroDivisionError), no_main_module():

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from gemma_batch.engines.base import EngineConfig, check_args
-from gemma_batch.engines.vllm import VllmEngine, _cpu_environment
+from gemma_batch.engines.base import EngineConfig, engine_class
+from gemma_batch.engines.cpu_cores import cpu_environment
+from gemma_batch.engines.vllm import VllmEngine
 from gemma_batch.engines.vllm_args import available_args, streams_weights
 from gemma_batch.errors import SpecError
 
@@ -35,9 +36,9 @@ def test_a_person_who_sets_the_size_of_the_cache_gets_it() -> None:
         device="cpu",
         cpu_kv_cache_gib=1.5,
     )
-    assert _cpu_environment(config)["VLLM_CPU_KVCACHE_SPACE"] == "2"
+    assert cpu_environment(config)["VLLM_CPU_KVCACHE_SPACE"] == "2"
     theirs = dataclasses.replace(config, args={"kv_cache_memory_bytes": 2**24})
-    assert "VLLM_CPU_KVCACHE_SPACE" not in _cpu_environment(theirs)
+    assert "VLLM_CPU_KVCACHE_SPACE" not in cpu_environment(theirs)
 
 
 def test_weights_are_streamed_from_object_storage_where_vllm_can() -> None:
@@ -91,6 +92,6 @@ def test_wrong_arguments_are_refused_before_anything_starts(
 ) -> None:
     """Unknown ones, ones that contradict the plan, and secrets."""
     with pytest.raises(SpecError) as caught:
-        check_args("vllm", args)
+        engine_class("vllm").check_args(args)
     assert sentence in str(caught.value)
-    check_args("vllm", {"enforce_eager": True, "block_size": 32})
+    engine_class("vllm").check_args({"enforce_eager": True, "block_size": 32})

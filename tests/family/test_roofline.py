@@ -110,10 +110,9 @@ def test_attention_stops_at_the_window() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_what_must_hold_for_every_model(size: str) -> None:
-    """Serial is never above overlapped, caching never slower, two GPUs at least twice as fast."""
+    """Caching is never slower, and two GPUs are at least twice as fast."""
     card, load = gemma(size), Workload(prompt_tokens=1000, output_tokens=200)
     one = limit(card, ROUND, load)
-    assert one.serial_output_tokens_per_second < one.output_tokens_per_second
     cached = limit(card, ROUND, replace(load, cached_tokens=900))
     assert cached.output_tokens_per_second >= one.output_tokens_per_second
     two = limit(card, ROUND, load, tensor_parallel=2)

@@ -25,7 +25,8 @@ import yaml
 
 from gemma_batch.committing.ledger import Ledger
 from gemma_batch.prompts.tokens import Tokenizer
-from gemma_batch.storage.fs import Store, open_store
+from gemma_batch.storage.fs import open_store
+from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import read_receipt
 from tests.integration.helpers import command, environment
 

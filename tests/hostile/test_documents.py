@@ -21,10 +21,10 @@ from gemma_batch.errors import SpecError
 from gemma_batch.prompts.render import Renderer
 from gemma_batch.prompts.template import RowProblem, Template
 from gemma_batch.prompts.tokens import Tokenizer
-from gemma_batch.reading.prepare import check_params, keep_table
+from gemma_batch.reading.prepare import check_params
 from gemma_batch.rows import Failure, Request, Row
 from gemma_batch.storage.inputs import expand, formats_of, reader_for
-from gemma_batch.storage.keep import check_keep
+from gemma_batch.storage.keep import check_keep, keep_table
 from gemma_batch.storage.parts import build_errors
 
 
@@ -45,7 +45,7 @@ def renderer(tokenizer: Tokenizer, **changes: Any) -> Renderer:
 def controls(tokenizer: Tokenizer, made: Renderer, row: dict[str, Any]) -> Counter[int]:
     (answer,) = made.render_rows([Row(0, row)])
     assert isinstance(answer, Request), answer
-    return Counter(i for i in answer.token_ids if i in tokenizer.control_ids)
+    return Counter(i for i in answer.prompt.token_ids if i in tokenizer.control_ids)
 
 
 JINJA = [

@@ -94,11 +94,11 @@ def check(
             json.dumps(answer.message).encode()
             continue
         assert answer.number == i
-        assert answer.token_ids[0] == tokenizer.bos_id
-        assert answer.token_ids.count(tokenizer.bos_id) == 1
-        assert len(answer.token_ids) <= LIMIT - answer.sampling.get("max_tokens", ANSWER)
+        assert answer.prompt.token_ids[0] == tokenizer.bos_id
+        assert answer.prompt.token_ids.count(tokenizer.bos_id) == 1
+        assert len(answer.prompt.token_ids) <= LIMIT - answer.sampling.get("max_tokens", ANSWER)
         if allowed is not None:
-            found = controls(tokenizer, answer.token_ids)
+            found = controls(tokenizer, answer.prompt.token_ids)
             assert found == allowed, f"{found - allowed} came from the document"
 
 
@@ -108,7 +108,7 @@ def harmless(tokenizer: Tokenizer, **changes: Any) -> Counter[int]:
     (answer,) = renderer(tokenizer, **changes).render_rows([row])
     if isinstance(answer, Failure):  # a template that wants an object has the plain prompt's
         return harmless(tokenizer, **{**changes, "user": "{{ title }}"})
-    return controls(tokenizer, answer.token_ids)
+    return controls(tokenizer, answer.prompt.token_ids)
 
 
 @pytest.mark.parametrize("user", TEMPLATES)
@@ -140,7 +140,7 @@ def test_any_text_between_any_literals(
     if isinstance(answer, Failure):
         assert answer.code in {"empty_prompt", "prompt_too_long", "bad_value"}
         return
-    found = controls(tokenizer, answer.token_ids)
+    found = controls(tokenizer, answer.prompt.token_ids)
     both = harmless(tokenizer, system="b", user="{{ title }}")
     alone = harmless(tokenizer, user="{{ title }}")
     assert found in (both, alone)  # an empty system text leaves out its turn
@@ -199,7 +199,9 @@ def test_a_conversation_has_as_many_turns_as_it_says(
     if isinstance(hostile, Failure):
         assert hostile.code in {"bad_value", "empty_prompt", "prompt_too_long"}
         return
-    assert controls(tokenizer, hostile.token_ids) == controls(tokenizer, tame.token_ids)
+    assert controls(tokenizer, hostile.prompt.token_ids) == controls(
+        tokenizer, tame.prompt.token_ids
+    )
 
 
 @pytest.mark.parametrize("overlong", ["truncate_start", "truncate_end"])
@@ -215,7 +217,7 @@ def test_truncation_fits_and_keeps_an_end(
     if isinstance(answer, Failure):
         assert answer.code in {"bad_value", "prompt_too_long"}
         return
-    assert len(answer.token_ids) <= limit - ANSWER
+    assert len(answer.prompt.token_ids) <= limit - ANSWER
 
 
 @FUZZ

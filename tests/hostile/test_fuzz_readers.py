@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from gemma_batch.errors import GemmaBatchError, InputError
 from gemma_batch.rows import Row
-from gemma_batch.storage.inputs import InputFile, detect_format, reader_for, stat
+from gemma_batch.storage.inputs import detect_format, reader_for, stat
+from gemma_batch.storage.interfaces import InputFile
 
 FUZZ = settings(
     deadline=None,

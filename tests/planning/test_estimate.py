@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gemma_batch.family.gpus import find_gpu
+from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.roofline import Workload, limit, prefill_share
 from gemma_batch.planning.estimate import (
     SORT_CPU_SECONDS_PER_ROW,
@@ -17,15 +18,14 @@ from gemma_batch.planning.estimate import (
     engine_limit,
     estimate_routes,
     is_sorted,
-    route_facts,
     sort_facts,
     sort_gain,
     totals,
     workload_of,
 )
-from gemma_batch.planning.plan import Hardware
 from gemma_batch.planning.sample import RouteSample
 from gemma_batch.planning.sharing import Sharing
+from gemma_batch.reporting.accounts import route_facts
 
 from .placed import H100S, route
 

@@ -6,7 +6,7 @@ import pytest
 
 from gemma_batch.errors import PlacementError
 from gemma_batch.family.gpus import find_gpu
-from gemma_batch.planning.plan import Hardware
+from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.pool import make_pool, not_more_than
 
 from .placed import H100S, route

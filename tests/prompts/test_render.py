@@ -38,7 +38,7 @@ def decoded(tokenizer: Tokenizer, answer: Request) -> str:
     import tokenizers
 
     raw = tokenizers.Tokenizer.from_file(str(tokenizer.folder / "tokenizer.json"))
-    return str(raw.decode(answer.token_ids, skip_special_tokens=False))
+    return str(raw.decode(answer.prompt.token_ids, skip_special_tokens=False))
 
 
 def test_requests_and_failures_in_order(tokenizer: Tokenizer) -> None:
@@ -58,7 +58,7 @@ def test_requests_and_failures_in_order(tokenizer: Tokenizer) -> None:
     for row, answer in ((rows[0], first), (rows[3], fourth)):
         assert isinstance(answer, Request)
         assert answer.number == row.number
-        assert answer.token_ids == tokenizer.encode(renderer.preview(row))
+        assert answer.prompt.token_ids == tokenizer.encode(renderer.preview(row))
     assert renderer.render_rows([]) == []
     with pytest.raises(RowProblem, match="line 3"):
         renderer.preview(rows[1])
@@ -113,7 +113,7 @@ def test_each_failure_code(
 
 def test_an_instruction_without_columns_is_no_empty_prompt(tokenizer: Tokenizer) -> None:
     """Only a prompt that takes something from the row can be empty."""
-    assert request(tokenizer, {}, user="Tell me a story.").token_ids
+    assert request(tokenizer, {}, user="Tell me a story.").prompt.token_ids
 
 
 def test_sampling_overrides(tokenizer: Tokenizer) -> None:
@@ -138,7 +138,7 @@ def test_sampling_overrides(tokenizer: Tokenizer) -> None:
 def test_a_rows_own_max_tokens_counts(tokenizer: Tokenizer) -> None:
     """The room for the prompt is what this row's answer leaves."""
     body = words(60)
-    size = len(request(tokenizer, {"body": body}).token_ids)
+    size = len(request(tokenizer, {"body": body}).prompt.token_ids)
     fits = {"body": body, "p": {"max_tokens": 512 - size}}
     assert isinstance(one(tokenizer, fits, **PARAMS), Request)
     fits["p"] = {"max_tokens": 512 - size + 1}
@@ -172,7 +172,7 @@ def test_truncation_keeps_what_fits(tokenizer: Tokenizer, overlong: str, length:
     body = f"FIRST {words(length)} LAST"
     user = "Before.\n\n{{ body }}\n\nAfter."
     answer = request(tokenizer, {"body": body}, overlong=overlong, user=user)
-    assert ROOM - 4 <= len(answer.token_ids) <= ROOM
+    assert ROOM - 4 <= len(answer.prompt.token_ids) <= ROOM
     text = decoded(tokenizer, answer)
     _, _, rest = text.partition("Before.\n\n")
     kept, _, _ = rest.partition("\n\nAfter.")
@@ -191,7 +191,7 @@ def test_the_longest_document_is_cut_first(tokenizer: Tokenizer) -> None:
     text = decoded(tokenizer, answer)
     assert values["title"] in text
     assert values["note"] in text
-    assert len(answer.token_ids) >= ROOM - 4
+    assert len(answer.prompt.token_ids) >= ROOM - 4
 
 
 def test_several_documents_can_be_cut(tokenizer: Tokenizer) -> None:
@@ -199,7 +199,7 @@ def test_several_documents_can_be_cut(tokenizer: Tokenizer) -> None:
     values = {"a": words(900, seed=1), "b": words(5000, seed=2)}
     answer = request(tokenizer, values, user="{{ a }}\n--\n{{ b }}", overlong="truncate_end")
     text = decoded(tokenizer, answer)
-    assert ROOM - 4 <= len(answer.token_ids) <= ROOM
+    assert ROOM - 4 <= len(answer.prompt.token_ids) <= ROOM
     assert values["a"][:500] in text
     assert values["b"][:500] in text
 
@@ -233,7 +233,7 @@ def test_only_user_messages_of_a_conversation_are_cut(tokenizer: Tokenizer) -> N
     ]
     answer = request(tokenizer, {"chat": chat}, **CHAT, overlong="truncate_start")
     text = decoded(tokenizer, answer)
-    assert ROOM - 4 <= len(answer.token_ids) <= ROOM
+    assert ROOM - 4 <= len(answer.prompt.token_ids) <= ROOM
     assert chat[1]["content"] in text
     assert "LAST question" in text
 
@@ -268,13 +268,13 @@ def test_truncation_holds_for_any_document(
             answer.code == "prompt_too_long" and blanks
         )
         return
-    assert len(answer.token_ids) <= limit - 10
-    harmless = request(tokenizer, {"body": "x"}).token_ids
-    controls = sum(i in tokenizer.control_ids for i in answer.token_ids)
+    assert len(answer.prompt.token_ids) <= limit - 10
+    harmless = request(tokenizer, {"body": "x"}).prompt.token_ids
+    controls = sum(i in tokenizer.control_ids for i in answer.prompt.token_ids)
     assert controls == sum(i in tokenizer.control_ids for i in harmless)
     whole = request(tokenizer, {"body": body}, max_model_len=10**6)
-    if len(whole.token_ids) > limit - 10 and not any(c.isspace() for c in body):
-        assert len(answer.token_ids) >= limit - 10 - 8
+    if len(whole.prompt.token_ids) > limit - 10 and not any(c.isspace() for c in body):
+        assert len(answer.prompt.token_ids) >= limit - 10 - 8
 
 
 @pytest.mark.parametrize("overlong", ["fail", "truncate_start", "truncate_end"])

@@ -13,7 +13,8 @@ import pytest
 import zstandard
 
 from gemma_batch.errors import InputError, SpecError
-from gemma_batch.planning.plan import Hardware, Plan, make_plan
+from gemma_batch.family.hardware import Hardware
+from gemma_batch.planning.plan import Plan, make_plan
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.reading.prepare import Preparer
 from gemma_batch.spec import JobSpec
@@ -82,7 +83,7 @@ def test_every_format_gives_the_same_requests(
         tokenizer.encode(tokenizer.chat.render([{"role": "user", "content": f"Say: {r['text']}"}]))
         for r in ROWS
     ]
-    assert [request.token_ids for unit in prepared for request in unit.requests] == expected
+    assert [request.prompt.token_ids for unit in prepared for request in unit.requests] == expected
     assert [key for unit in prepared for key in unit.ids] == [row["key"] for row in ROWS]
     kept = [value for unit in prepared for value in unit.keep["n"].to_pylist()]
     assert [int(value) for value in kept] == [row["n"] for row in ROWS]

@@ -6,14 +6,8 @@ import io
 
 from rich.console import Console
 
-from gemma_batch.reporting.progress import (
-    WINDOW,
-    LogProgress,
-    Snapshot,
-    Speed,
-    duration,
-    make_progress,
-)
+from gemma_batch.reporting.progress import WINDOW, LogProgress, Snapshot, Speed, make_progress
+from gemma_batch.texts import duration
 
 
 def test_durations_read_like_a_clock() -> None:

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from gemma_batch.storage.fs import open_store
-from gemma_batch.storage.inputs import InputFile, stat
+from gemma_batch.storage.inputs import stat
+from gemma_batch.storage.interfaces import InputFile
 
 if TYPE_CHECKING:
     from tests.conftest import S3Server

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gemma_batch.errors import OutputError, StorageError
-from gemma_batch.storage.fs import open_source, open_store, with_retries
-from gemma_batch.storage.patience import QUICK_SECONDS, TELL_AFTER, set_patience
+from gemma_batch.storage.fs import open_source, open_store
+from gemma_batch.storage.patience import QUICK_SECONDS, TELL_AFTER, set_patience, with_retries
 
 if TYPE_CHECKING:
     from tests.conftest import S3Server

@@ -10,14 +10,8 @@ import pytest
 
 from gemma_batch.errors import InputError
 from gemma_batch.storage.fs import open_store
-from gemma_batch.storage.inputs import (
-    InputFile,
-    detect_format,
-    expand,
-    formats_of,
-    reader_for,
-    stat,
-)
+from gemma_batch.storage.inputs import detect_format, expand, formats_of, reader_for, stat
+from gemma_batch.storage.interfaces import InputFile
 
 if TYPE_CHECKING:
     from tests.conftest import S3Server

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gemma_batch.errors import ModelError, StorageError
-from gemma_batch.storage.fs import Store, open_store
+from gemma_batch.storage.fs import open_store
+from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.models import fetch_weights, model_files
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import pytest
 
 from gemma_batch.errors import InputError
 from gemma_batch.rows import Row
-from gemma_batch.storage.inputs import InputFile
+from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.readers.parquet import ParquetReader
 
 Put = Callable[[str, bytes], InputFile]

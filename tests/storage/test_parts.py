@@ -18,20 +18,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gemma_batch.answering.answers import TextShape
 from gemma_batch.errors import OutputError
+from gemma_batch.planning.survey import RESERVED_COLUMNS
 from gemma_batch.storage.fs import open_store
-from gemma_batch.storage.keep import as_json, as_text
+from gemma_batch.storage.keep import as_json, as_text, check_keep, keep_column, keep_value
 from gemma_batch.storage.parts import (
-    RESERVED_COLUMNS,
     PartKey,
     build_errors,
     build_results,
-    check_keep,
     errors_schema,
-    keep_column,
-    keep_value,
     parse_part_name,
-    part_name,
     read_receipt,
     results_schema,
     row_count,
@@ -39,6 +36,7 @@ from gemma_batch.storage.parts import (
 
 KEEP = pa.schema([("ticket", pa.int64()), ("day", pa.date32())])
 DAY = datetime.date(2026, 1, 2)
+SCHEMA = results_schema(KEEP, TextShape().fields())
 
 
 def columns(rows: int, **more: list[Any]) -> dict[str, list[Any]]:
@@ -67,40 +65,39 @@ def test_a_part_comes_back_with_its_receipt_and_failures(place: str) -> None:
          "seconds": 0.0}
         for i in range(2)
     ]  # fmt: skip
-    schema = results_schema(KEEP, n=1, logprobs=False)
-    data = build_results(columns(3), schema, receipt, failures)
+    data = build_results(columns(3), SCHEMA, receipt, failures)
     store = open_store(place)
     assert store.create("results/part", data)
     assert read_receipt(store.open("results/part")) == (receipt, failures)
     assert read_receipt(data) == (receipt, failures)
     assert row_count(store.open("results/part")) == 3
     table = pq.read_table(io.BytesIO(store.read("results/part")))
-    assert table.schema.equals(schema)
+    assert table.schema.equals(SCHEMA)
     assert table.to_pydict() == columns(3)
     assert table.schema.metadata is None or b"gemma_batch.failures" not in table.schema.metadata
 
 
 def test_a_part_without_answers_is_valid() -> None:
     """All rows of a unit may fail."""
-    data = build_results(columns(0), results_schema(KEEP), {"rows": 1}, [{"number": 0}])
+    data = build_results(columns(0), SCHEMA, {"rows": 1}, [{"number": 0}])
     assert pq.read_table(io.BytesIO(data)).num_rows == 0
     assert read_receipt(data) == ({"rows": 1}, [{"number": 0}])
 
 
 def test_several_samples_and_logprobs() -> None:
     """With n > 1 the answers are lists; logprobs only when asked for."""
-    schema = results_schema(KEEP, n=2, logprobs=True)
+    schema = results_schema(KEEP, TextShape(2, logprobs=True).fields())
     data = columns(1, output=[["a", "b"]], finish_reason=[["stop", "length"]], logprobs=["[]"])
     row = pq.read_table(io.BytesIO(build_results(data, schema, {}))).to_pylist()[0]
     assert (row["output"], row["finish_reason"], row["logprobs"]) == (
         ["a", "b"], ["stop", "length"], "[]"
     )  # fmt: skip
-    assert "logprobs" not in results_schema(KEEP, n=1, logprobs=False).names
+    assert "logprobs" not in SCHEMA.names
 
 
 def test_text_that_has_no_bytes_does_not_cost_a_commit() -> None:
     """A lone surrogate becomes a question mark."""
-    data = build_results(columns(2, output=["\ud800x", "fine"]), results_schema(KEEP), {})
+    data = build_results(columns(2, output=["\ud800x", "fine"]), SCHEMA, {})
     assert pq.read_table(io.BytesIO(data))["output"].to_pylist() == ["?x", "fine"]
 
 
@@ -132,16 +129,15 @@ def test_errors_hold_the_input_row_as_json() -> None:
 def test_a_large_unit_is_built_fast() -> None:
     """8192 rows with 2 KB answers in a fraction of a second."""
     data = columns(8192, output=[f"{i} " * 400 for i in range(8192)])
-    schema = results_schema(KEEP)
     started = time.perf_counter()
-    build_results(data, schema, {})
+    build_results(data, SCHEMA, {})
     assert time.perf_counter() - started < 2
 
 
 NAMES = [
     (PartKey(12, 40960), "part-00012-0000040960.parquet"),
     (PartKey(0, 0, "long"), "part-00000-0000000000-long.parquet"),
-    (PartKey(1, 2, None, 1), "part-00001-0000000002-retry1.parquet"),
+    (PartKey(1, 2, generation=1), "part-00001-0000000002-retry1.parquet"),
     (PartKey(123456, 10**11, "a_b1", 12), "part-123456-100000000000-a_b1-retry12.parquet"),
 ]
 
@@ -149,10 +145,19 @@ NAMES = [
 @pytest.mark.parametrize(("key", "name"), NAMES)
 def test_names_say_which_unit(key: PartKey, name: str) -> None:
     """There and back; the base is the first generation."""
-    assert key.name == part_name(key.shard, key.first_row, key.route, key.generation) == name
+    assert key.name == name
     assert parse_part_name(name) == key
     assert key.base == PartKey(key.shard, key.first_row, key.route)
     assert hash(key.base) == hash(PartKey(key.shard, key.first_row, key.route, 0))
+
+
+def test_parts_of_a_step_before_the_last_are_kept_apart() -> None:
+    """A step is one more dimension of the key: same unit, same name, another folder."""
+    last, draft = PartKey(12, 40960, "long"), PartKey(12, 40960, "long", step="draft")
+    assert last != draft
+    assert last.path == f"results/{last.name}"
+    assert draft.path == f"_run/steps/draft/{last.name}"
+    assert parse_part_name(draft.name, "draft") == draft
 
 
 @pytest.mark.parametrize(
@@ -177,7 +182,7 @@ def test_a_foreign_file_named_like_a_part_is_refused(tmp_path: Path) -> None:
 
 def test_the_reserved_columns_are_all_of_ours() -> None:
     """Planning refuses to keep a column of that name."""
-    ours = {*results_schema(pa.schema([]), n=1, logprobs=True).names}
+    ours = {*results_schema(pa.schema([]), TextShape(logprobs=True).fields()).names}
     assert ours | {*errors_schema(pa.schema([])).names} == RESERVED_COLUMNS
 
 

@@ -1,4 +1,4 @@
-"""Units: every row belongs to exactly one unit, whatever its route; sizes follow time."""
+"""Units: what is planned survives its file and its way through Ray."""
 
 from __future__ import annotations
 
@@ -6,26 +6,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gemma_batch.planning.cut import cut
 from gemma_batch.planning.routing import Router
-from gemma_batch.spec import Policy, Route
+from gemma_batch.spec import Route
 from gemma_batch.storage.inputs import stat
-from gemma_batch.storage.readers.reader import Span
 from gemma_batch.units.payload import decode_head, encode_head
-from gemma_batch.units.unit import (
-    SHARES,
-    Shard,
-    Unit,
-    cut,
-    make_mask,
-    read_units,
-    taper,
-    unit_rows,
-    write_units,
-)
+from gemma_batch.units.unit import Shard, Unit, make_mask, read_units, write_units
 
 SCHEMA = pa.schema([("n", pa.int64())])
 
@@ -41,21 +30,6 @@ def shards(folder: Path, sizes: list[int]) -> list[Shard]:
             Shard(number=number, url=file.url, size=file.size, etag=file.etag, format="parquet")
         )
     return found
-
-
-@pytest.mark.parametrize("whens", [[], ["n % 3 = 0"], ["n < 5", "n % 2 = 0"], ["n > 1000"]])
-def test_every_row_is_in_exactly_one_unit(tmp_path: Path, whens: list[str]) -> None:
-    """Across shards, row groups and routes; and a route without rows has no unit."""
-    routes = [Route(name=f"r{i}", model="m", when=when) for i, when in enumerate(whens)]
-    router = Router([*routes, Route(name="rest", model="m")], SCHEMA)
-    sizes = [20, 1, 33]
-    units = cut(shards(tmp_path, sizes), router, max_rows=8, max_bytes=10**6)
-    seen = sorted((unit.shard, number) for unit in units for number in unit.numbers)
-    assert seen == [(shard, n) for shard, size in enumerate(sizes) for n in range(size)]
-    assert all(unit.expected == len(unit.numbers) > 0 for unit in units)
-    assert all(unit.rows <= 8 for unit in units)
-    assert len({unit.name for unit in units}) == len(units), "two units would share a part"
-    assert not any(unit.route == "r0" for unit in units) or whens != ["n > 1000"]
 
 
 def test_units_survive_their_file_and_their_way_through_ray(tmp_path: Path) -> None:
@@ -78,80 +52,3 @@ def test_a_mask_holds_exactly_its_rows(first: int, rows: int, data: st.DataObjec
         mask=make_mask(first, rows, chosen),
     )  # fmt: skip
     assert unit.numbers == chosen
-
-
-@pytest.mark.parametrize(("speed", "rows"), [(0.01, 64), (10, 600), (100, 6000), (1e6, 8192)])
-def test_a_unit_is_a_minute_of_work_within_bounds(speed: float, rows: int) -> None:
-    """64 to 8,192 rows, unless the policy says a number."""
-    assert unit_rows(Policy(), speed) == rows
-    assert unit_rows(Policy(unit_rows=5), speed) == 5
-
-
-def fine(rows: int, size: int, weight: int = 10) -> list[Span]:
-    """A shard of `rows` rows in spans of `size`; a row weighs `weight` bytes."""
-    return [
-        Span(first, min(size, rows - first), first * weight, min(size, rows - first) * weight)
-        for first in range(0, rows, size)
-    ]
-
-
-@given(
-    st.lists(st.integers(1, 5000), min_size=1, max_size=4),
-    st.integers(1, 16),
-    st.integers(8, 2000),
-    st.integers(100, 10**5),
-)
-def test_tapered_units_hold_every_row_once_within_the_limits(
-    sizes: list[int], replicas: int, max_rows: int, max_bytes: int
-) -> None:
-    """Only whole fine spans are put together, in order, within shards."""
-    shards = [fine(size, min(64, max_rows)) for size in sizes]
-    tapered = taper(shards, replicas=replicas, max_rows=max_rows, max_bytes=max_bytes)
-    for size, before, after in zip(sizes, shards, tapered, strict=True):
-        numbers = [n for span in after for n in range(span.first_row, span.first_row + span.rows)]
-        assert numbers == list(range(size))
-        assert sum(span.bytes for span in after) == sum(span.bytes for span in before)
-        assert {span.mark for span in after} <= {span.mark for span in before}
-        least = max(span.bytes for span in before)
-        assert all(span.rows <= max_rows for span in after)
-        assert all(span.bytes <= max(max_bytes, least) for span in after)
-
-
-def test_units_are_small_at_both_ends() -> None:
-    """The first results come after seconds, and replicas end together; large in between."""
-    (spans,) = taper([fine(200_000, 187)], replicas=4, max_rows=6000, max_bytes=10**9)
-    sizes = [span.rows for span in spans]
-    assert sizes[:4] == [187] * 4
-    assert sizes[4:8] == [374] * 4
-    assert max(sizes) > 5000
-    assert sizes[-1] <= 187
-    top = sizes.index(max(sizes))
-    assert sizes[:top] == sorted(sizes[:top])
-    assert sizes[top:-1] == sorted(sizes[top:-1], reverse=True)
-    left = 200_000
-    for size in sizes:  # however the others fare, one unit is a small part of what is left
-        assert size <= max(187, left / (SHARES * 4))
-        left -= size
-
-
-@given(st.floats(0.5, 2.0), st.integers(2, 8))
-def test_replicas_of_different_speed_finish_together(slow: float, replicas: int) -> None:
-    """The last replica works alone for at most a few units of the smallest size."""
-    (spans,) = taper([fine(50_000, 64)], replicas=replicas, max_rows=6000, max_bytes=10**9)
-    free = [0.0] * replicas
-    for span in spans:  # the next unit goes to whoever is free first
-        worker = min(range(replicas), key=free.__getitem__)
-        free[worker] += span.rows * (slow if worker == 0 else 1.0)
-    assert max(free) - min(free) <= 64 * max(slow, 1.0) * (1 + SHARES)
-
-
-def test_a_job_with_a_fixed_unit_size_keeps_it(tmp_path: Path) -> None:
-    """`policy.unit_rows` is a promise; only sizes of our own choice shrink."""
-    router = Router([Route(name="rest", model="m")], SCHEMA)
-    found = shards(tmp_path, [700])
-    fixed = cut(found, router, max_rows=350, max_bytes=10**6)
-    assert {unit.rows for unit in fixed} == {350}
-    tapered = cut(found, router, max_rows=350, max_bytes=10**6, replicas=1)
-    seen = [number for unit in tapered for number in unit.numbers]
-    assert seen == list(range(700))
-    assert len({unit.rows for unit in tapered}) > 2

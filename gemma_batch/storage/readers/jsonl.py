@@ -19,7 +19,7 @@ from gemma_batch.storage.readers.reader import Cutter, Span, bad_row
 from gemma_batch.storage.readers.text import LINE_LIMIT, codec, lines, opened, reading
 
 if TYPE_CHECKING:
-    from gemma_batch.storage.inputs import InputFile
+    from gemma_batch.storage.interfaces import InputFile
 
 SAMPLED_ROWS = 1000
 SAMPLED_BYTES = 64 * 2**20

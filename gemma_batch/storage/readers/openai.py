@@ -14,7 +14,7 @@ from gemma_batch.storage.readers.jsonl import BadLine, JsonlReader
 from gemma_batch.storage.readers.text import lines, opened, reading
 
 if TYPE_CHECKING:
-    from gemma_batch.storage.inputs import InputFile
+    from gemma_batch.storage.interfaces import InputFile
 
 DROPPED = {"messages", "model", "stream", "stream_options"}
 ENDPOINT = "/chat/completions"

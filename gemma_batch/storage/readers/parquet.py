@@ -22,7 +22,7 @@ from gemma_batch.storage.readers.reader import Span, bad_row
 from gemma_batch.storage.readers.text import reading
 
 if TYPE_CHECKING:
-    from gemma_batch.storage.inputs import InputFile
+    from gemma_batch.storage.interfaces import InputFile
 
 BUFFER = 2**20  # bytes that a column chunk is read by
 BATCH_BYTES = 16 * 2**20

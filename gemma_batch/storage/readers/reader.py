@@ -17,7 +17,7 @@ from gemma_batch.errors import FailureCode
 from gemma_batch.rows import Failure, Row
 
 if TYPE_CHECKING:
-    from gemma_batch.storage.inputs import InputFile
+    from gemma_batch.storage.interfaces import InputFile
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from gemma_batch.storage.readers.parquet import ParquetReader
 from gemma_batch.storage.readers.reader import Span
 
 if TYPE_CHECKING:
-    from gemma_batch.storage.inputs import InputFile
+    from gemma_batch.storage.interfaces import InputFile
 
 VALUE, JSON = "value.", "json"
 GROUP_ROWS = 1024  # of a row group: a unit is read without decoding much before it

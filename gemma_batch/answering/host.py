@@ -1,0 +1,94 @@
+"""Host: one engine and its feed on an event loop of their own, without a commit (GPU actor).
+
+It answers requests and knows nothing about units, storage or Ray. The worker hosts its engine
+here; any other process that wants answers from one engine can do the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from gemma_batch.answering.feed import Feed
+from gemma_batch.answering.stats import FeedStats
+from gemma_batch.engines.base import Engine, EngineConfig, engine_class, make_engine
+from gemma_batch.errors import EngineError, GemmaBatchError
+from gemma_batch.rows import Completion, Outcome, Refusal, Request
+from gemma_batch.units.row_policy import Order, RowPolicy
+
+logger = logging.getLogger(__name__)
+CLOSE_SECONDS = 60.0
+T = TypeVar("T")
+
+
+class Host:
+    """Hosts one engine, which starts to load at once. Its methods may be called from any thread.
+
+    The event loop has a thread of its own, so that work on the caller's threads cannot hold the
+    engine up. `in_flight`, `policy`, `order` and `check` are those of `Feed`; `on_ready` is called
+    in a thread before the first request goes to the engine.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        in_flight: int,
+        policy: RowPolicy | None = None,
+        order: Order = "auto",
+        check: Callable[[Completion], Refusal | None] = lambda completion: None,
+        on_ready: Callable[[], object] | None = None,
+    ) -> None:
+        self._config = config
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
+        self._feed = Feed(
+            self._make_engine, in_flight=in_flight, policy=policy, order=order, check=check
+        )
+        self._started = self._submit(self._start(on_ready))
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _make_engine(self) -> Engine:
+        return make_engine(self._config)
+
+    async def _start(self, on_ready: Callable[[], object] | None) -> None:
+        prepare = engine_class(self._config.engine).prepare
+        try:
+            self._config = await asyncio.to_thread(prepare, self._config)
+            await self._feed.start(on_ready=on_ready)
+        except EngineError:
+            raise  # the feed has told everybody who waits for it
+        except Exception as err:
+            cause = str(err) if isinstance(err, GemmaBatchError) else repr(err)
+            self._feed.fail(EngineError(f"the engine could not be started: {cause}"))
+            raise
+
+    @property
+    def stats(self) -> FeedStats:
+        """The running totals of the feed."""
+        return self._feed.stats
+
+    def run(self, requests: Sequence[Request]) -> dict[int, Outcome]:
+        """One outcome per request, by its number; waits for all of them.
+
+        Raises `EngineError` when the engine cannot be started or kept alive.
+        """
+        return self._submit(self._feed.run(list(requests))).result()
+
+    def run_when_needed(self, load: Callable[[], list[Request]]) -> dict[int, Outcome]:
+        """The same for requests that are loaded when there will soon be room for them."""
+        return self._submit(self._feed.run_when_needed(load)).result()
+
+    def engine_numbers(self) -> dict[str, float]:
+        """The engine's own numbers, as of now."""
+        return self._feed.engine_numbers()
+
+    def close(self) -> None:
+        """End the engine's processes; requests that wait get `EngineLost`."""
+        self._submit(self._feed.close()).result(timeout=CLOSE_SECONDS)

@@ -1,0 +1,38 @@
+"""The errors file of a unit, derived from the footer of its part and the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from gemma_batch.reading.source import unit_rows
+from gemma_batch.storage.keep import keep_table
+from gemma_batch.storage.parts import build_errors
+from gemma_batch.units.unit import Shard, Unit
+
+
+def errors_file(
+    shard: Shard,
+    unit: Unit,
+    columns: Sequence[str],
+    keep_schema: pa.Schema,
+    failures: Sequence[dict[str, Any]],
+) -> bytes:
+    """The errors file of a unit, from the failures in its part's footer and the input itself."""
+    rows = {row.number: row for row in unit_rows(shard, unit, columns)}
+    mine = [rows[failure["number"]] for failure in failures]
+    kept = keep_table(mine, keep_schema)
+    written: dict[str, list[Any] | pa.ChunkedArray] = {
+        **{name: kept[name] for name in kept.column_names},
+        "id": [failure["id"] for failure in failures],
+        "code": [failure["code"] for failure in failures],
+        "message": [failure["message"] for failure in failures],
+        "attempts": [failure["attempts"] for failure in failures],
+        "route": [unit.route] * len(failures),
+        "row": [row.values for row in mine],
+        "shard": [row.origin.url if row.origin else shard.url for row in mine],
+        "row_number": [row.origin.row if row.origin else row.number for row in mine],
+    }
+    return build_errors(written, keep_schema)

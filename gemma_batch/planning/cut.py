@@ -1,0 +1,126 @@
+"""Cut: how the input is cut into units, the atoms of scheduling, commit and resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from gemma_batch.planning.routing import Router
+from gemma_batch.spec import Policy
+from gemma_batch.storage.inputs import reader_for
+from gemma_batch.storage.readers.reader import Span
+from gemma_batch.units.unit import Shard, Unit, make_mask
+
+UNIT_ROWS_MIN, UNIT_ROWS_MAX = 64, 8192
+PLANNING_THREADS = 16
+FINEST = 32  # of the largest unit is the smallest, about two seconds of work
+SHARES = 4  # units per replica that what is left is cut into
+
+
+def rows_per_unit(policy: Policy, rows_per_second: float) -> int:
+    """Rows per unit: `policy.unit_seconds` of one engine's work, 64 to 8192, unless set."""
+    if policy.unit_rows is not None:
+        return policy.unit_rows
+    return int(min(max(rows_per_second * policy.unit_seconds, UNIT_ROWS_MIN), UNIT_ROWS_MAX))
+
+
+def cut(
+    shards: Sequence[Shard],
+    router: Router,
+    *,
+    max_rows: int,
+    max_bytes: int,
+    replicas: int | None = None,
+) -> list[Unit]:
+    """Cut every shard into units, in input order; a route without rows in a span gets no unit.
+
+    With `replicas`, units are small at both ends of the input (see `taper`), else only the limits
+    bound them.
+
+    Reads footers of Parquet and all of the other formats once, and the columns that the routes
+    use. Raises `InputError` naming a shard that cannot be read.
+    """
+    # Cut finely once, then put together: how many rows there are is known only afterwards.
+    finest = max_rows if replicas is None else finest_rows(max_rows)
+    with ThreadPoolExecutor(PLANNING_THREADS) as pool:
+        spans = list(
+            pool.map(
+                lambda shard: reader_for(shard.format).index(
+                    shard.file, max_rows=finest, max_bytes=max_bytes
+                ),
+                shards,
+            )
+        )
+    if replicas is not None:
+        spans = taper(spans, replicas=replicas, max_rows=max_rows, max_bytes=max_bytes)
+    return [
+        unit
+        for shard, shard_spans in zip(shards, spans, strict=True)
+        for span in shard_spans
+        for unit in _units_of(shard, span, router)
+    ]
+
+
+def finest_rows(max_rows: int) -> int:
+    """Rows of the smallest unit, where units are not all of one size."""
+    return max(1, min(max_rows, max(UNIT_ROWS_MIN, max_rows // FINEST)))
+
+
+def taper(
+    shards: Sequence[Sequence[Span]], *, replicas: int, max_rows: int, max_bytes: int
+) -> list[list[Span]]:
+    """Put the fine spans of each shard together: small first, then large, small at the end.
+
+    Every replica's first unit is a fine span, its next ones twice the one before, so that the first
+    results, and what is wrong with them, are there after seconds. Towards the end a unit gets
+    1 / (`SHARES` x replicas) of the rows that are left (guided self-scheduling, Polychronopoulos
+    and Kuck 1987), so that replicas that work at different speeds finish within about one small
+    unit of each other. At most `max_rows` and `max_bytes`, at least one fine span.
+    """
+    count = 0
+    growing = finest_rows(max_rows)
+    left = sum(span.rows for spans in shards for span in spans)
+    result: list[list[Span]] = []
+    for spans in shards:
+        merged: list[Span] = []
+        room = 0
+        for span in spans:
+            last = merged[-1] if merged else None
+            fits = last is not None and last.bytes + span.bytes <= max_bytes and span.rows <= room
+            if fits and last is not None:
+                merged[-1] = replace(
+                    last, rows=last.rows + span.rows, bytes=last.bytes + span.bytes
+                )
+            else:
+                merged.append(span)
+                room = min(max_rows, left // (SHARES * replicas), growing)
+                count += 1
+                growing = min(max_rows, growing * 2) if count % replicas == 0 else growing
+            room -= span.rows
+            left -= span.rows
+        result.append(merged)
+    return result
+
+
+def _units_of(shard: Shard, span: Span, router: Router) -> Iterator[Unit]:
+    whole = Unit(
+        shard=shard.number,
+        first_row=span.first_row,
+        rows=span.rows,
+        mark=span.mark,
+        bytes=span.bytes,
+        route=router.names[0],
+        expected=span.rows,
+    )
+    if len(router.names) == 1:
+        yield whole
+        return
+    rows = list(reader_for(shard.format).read(shard.file, span, sorted(router.columns)))
+    numbers: dict[str, list[int]] = {}
+    for row, name in zip(rows, router.assign(rows), strict=True):
+        numbers.setdefault(name, []).append(row.number)
+    for name in router.names:
+        if mine := numbers.get(name):
+            mask = make_mask(span.first_row, span.rows, mine)
+            yield replace(whole, route=name, expected=len(mine), mask=mask)

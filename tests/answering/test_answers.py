@@ -1,0 +1,93 @@
+"""Answer shapes: text today, and how the next shape is added (promise 8)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gemma_batch.answering.answers import AnswerShape, TextShape, shape_of
+from gemma_batch.answering.feed import Feed
+from gemma_batch.committing.commit import commit_unit
+from gemma_batch.engines.echo import EchoEngine
+from gemma_batch.rows import Completion, Failure, Refusal
+from gemma_batch.storage.interfaces import Store
+from gemma_batch.units.payload import Prepared
+from tests.answering.test_feed import config, good
+from tests.committing.test_commit import job
+from tests.committing.test_commit import prepared as prepared
+from tests.committing.test_commit import store as store
+
+
+def completion(*outputs: str) -> Completion:
+    return Completion(list(outputs), ["stop"] * len(outputs), 5, 1)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"n": 2}, {"logprobs": 1}, {"n": 3, "logprobs": 0}])
+def test_text_fills_the_columns_that_it_names(sampling: dict[str, Any]) -> None:
+    """One value per row in each, of the type that was named."""
+    shape = shape_of(sampling)
+    answers = [completion(*"abc"[: sampling.get("n", 1)]) for _ in range(4)]
+    columns = shape.columns(answers)
+    assert list(columns) == [name for name, _ in shape.fields()]
+    for name, kind in shape.fields():
+        assert pa.array(columns[name], kind).null_count == (4 if name == "logprobs" else 0)
+    assert ("logprobs" in columns) == ("logprobs" in sampling)
+
+
+def test_another_number_of_answers_is_refused() -> None:
+    """An engine's defect must not shift answers from one column value to another."""
+    assert TextShape(2).check(completion("a", "b")) is None
+    refusal = TextShape(2).check(completion("a"))
+    assert refusal is not None
+    assert refusal.again
+    assert refusal.message == "the engine gave 1 answers where sampling.n asks for 2"
+
+
+class NumberShape:
+    """The next shape: the last token as a number, which has to be even."""
+
+    def fields(self) -> list[tuple[str, pa.DataType]]:
+        return [("output", pa.string()), ("answer", pa.int64())]
+
+    def asks(self) -> dict[str, Any]:
+        return {"max_tokens": 1}
+
+    def check(self, completion: Completion) -> Refusal | None:
+        if int(completion.outputs[0]) % 2 == 0:
+            return None
+        return Refusal("engine_error", f"{completion.outputs[0]!r} is odd", again=True)
+
+    def columns(self, completions: Sequence[Completion]) -> dict[str, list[Any]]:
+        texts = [completion.outputs[0] for completion in completions]
+        return {"output": texts, "answer": [int(text) for text in texts]}
+
+
+def test_a_new_shape_is_one_class(store: Store, prepared: Prepared) -> None:
+    """The feed refuses what is not of the shape, after a few tries; its columns are committed."""
+    shape: AnswerShape = NumberShape()
+    settings = {**job().sampling, **shape.asks()}
+
+    async def work() -> tuple[Feed, dict[int, Any]]:
+        engine = config()
+        engine.sampling.update(settings)
+        feed = Feed(lambda: EchoEngine(engine), in_flight=4, check=shape.check)
+        await feed.start()
+        try:
+            return feed, await feed.run([good(n) for n in prepared.numbers])
+        finally:
+            await feed.close()
+
+    feed, outcomes = asyncio.run(work())
+    assert isinstance(outcomes[1], Failure)
+    assert (outcomes[1].code, outcomes[1].message) == ("engine_error", "'1' is odd")
+    assert (outcomes[1].attempts, feed.stats.retries) == (3, {"refused": 2})
+    receipt = commit_unit(store, job(), prepared, outcomes, {}, shape=shape)
+    table = pq.read_table(pa.BufferReader(store.read(prepared.unit.path)))
+    assert table.schema.names[:4] == ["n", "id", "output", "answer"]
+    assert table["answer"].to_pylist() == [0, 2]
+    assert receipt["failures"] == {"engine_error": 1}
