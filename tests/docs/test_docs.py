@@ -10,18 +10,20 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import typer.main
 import yaml
 
 from gemma_batch import errors
+from gemma_batch.answering.answers import TextShape
 from gemma_batch.cli.commands import app
 from gemma_batch.driver.retry import WORTH_A_RETRY
 from gemma_batch.errors import FAILURE_MEANING
 from gemma_batch.reporting.report import Report
 from gemma_batch.spec import JobSpec
 from gemma_batch.spec.reference import parts
-from gemma_batch.storage.parts import ERROR_COLUMNS, RESULT_COLUMNS
+from gemma_batch.storage.parts import errors_schema, results_schema
 from tests.docs.pages import (
     PAGES,
     README,
@@ -74,8 +76,8 @@ def test_every_command_and_option_in_a_sentence_exists() -> None:
 def test_make_targets_shown_exist() -> None:
     """`make x` on any page and in CONTRIBUTING is a target."""
     text = "\n".join([*PAGES.values(), CONTRIBUTING])
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    shown = set(re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    shown = set(re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE))
     assert {"quickstart", "test", "faults", "bench"} <= shown <= targets
 
 
@@ -246,12 +248,15 @@ def test_every_failure_code_is_explained_and_its_retry_told() -> None:
 
 def test_every_column_of_the_output_is_named() -> None:
     """Both tables of columns are complete and in the order of the files."""
-    for columns, folder in ((RESULT_COLUMNS, "results"), (ERROR_COLUMNS, "errors")):
+    nothing = pa.schema([])
+    results = results_schema(nothing, TextShape(logprobs=True).fields())
+    for schema, folder in ((results, "results"), (errors_schema(nothing), "errors")):
+        columns = {field.name: str(field.type) for field in schema}
         section = PAGES["docs/output.md"].partition(f"## Columns of `{folder}`")[2]
         rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", section.split("\n## ")[0], re.MULTILINE)
         assert [name for name, _ in rows] == list(columns)
         for name, kind in rows:
-            assert kind == ("text" if str(columns[name]) == "string" else "number"), name
+            assert kind == ("text" if columns[name] == "string" else "number"), name
         (line,) = re.findall(rf"^\| `{folder}/\*\.parquet` \| (.*) \|$", README, re.MULTILINE)
         assert set(re.findall(r"`(\w+)`", line)) <= set(columns)
 
