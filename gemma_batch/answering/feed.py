@@ -58,8 +58,9 @@ class _Item:
 
 
 class Feed:
-    """Feeds one engine. All methods run on one event loop; any thread may read `stats`.
+    """Feeds one engine. The methods run on one event loop.
 
+    Any thread may read `stats` and call `engine_numbers`.
     `make` returns an engine that is not started yet. `in_flight` is the number of requests to keep
     in the engine. `check` returns None for a completion of the shape that the job wants, else the
     refusal (see `answers.py`).
@@ -127,7 +128,7 @@ class Feed:
     async def run_when_needed(self, load: Callable[[], list[Request]]) -> dict[int, Outcome]:
         """Like `run`, but call `load` for the requests only when the queue has room for them.
 
-        `load` runs in a thread. Before that, the requests take no memory of this process. Raises
+        `load` runs in a thread. Before `load`, the requests take no memory of this process. Raises
         the errors of `run` and any error of `load`.
         """
         async with self._admission:  # one call loads at a time, in the order of the calls
@@ -147,7 +148,7 @@ class Feed:
             await self._engine.stop()
 
     def engine_numbers(self) -> dict[str, float]:
-        """The engine's measurements as of now, by name; empty without an engine. Any thread."""
+        """The engine's measurements as of now, by name; empty without an engine."""
         engine = self._engine
         return engine.numbers() if engine is not None else {}
 

@@ -64,7 +64,7 @@ class RowQueue(Generic[T]):
 
     @property
     def reach(self) -> int:
-        """How many rows should wait, so that rows with a shared prefix meet; 0 when not sorting."""
+        """How many rows should wait, so that rows with a shared prefix meet; 0 if unsorted."""
         return SORTED_ROWS if self._order == "prefix" or len(self._sweep) else 0
 
     def put_back(self, items: Sequence[T]) -> None:
