@@ -83,7 +83,7 @@ class Feed:
         self._engine: Engine | None = None
         self._ready = False
         self._queue: RowQueue[_Item] = RowQueue(order, lambda item: item.request)
-        self._open: set[_Item] = set()  # every row without an outcome, wherever it is
+        self._open: set[_Item] = set()  # every row without an outcome
         self._admission = asyncio.Lock()
         self._wanted = asyncio.Event()
         self._wanted.set()

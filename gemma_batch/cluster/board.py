@@ -1,4 +1,4 @@
-"""The board: remembers what the workers of a run report, also after a worker died (a Ray actor).
+"""The board: keeps the reports of a run's workers, also after a worker died (a separate actor).
 
 First, the board holds the live numbers of each worker. The driver uses them for progress, alerts
 and the breaker; no result depends on them. Second, the board holds the unit that each worker is

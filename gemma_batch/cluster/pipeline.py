@@ -114,7 +114,8 @@ def disconnect() -> None:
 def cluster_hardware() -> Hardware:
     """The hardware of the connected cluster, as Ray knows it.
 
-    Ray does not know a GPU's memory and generation: nvidia-smi on one node tells them for all GPUs.
+    nvidia-smi on one node tells the name, memory and generation of a GPU. All other GPUs are taken
+    to be like this GPU.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     total = ray.cluster_resources()
@@ -225,7 +226,8 @@ def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
             _preparers.clear()
             _preparers[key] = Preparer(job)
         # When the process of a task dies, Ray repeats the task, and sets no limit to the number of
-        # repeats. So the board counts them. After `READ_DEATHS` deaths the rows of the unit fail.
+        # repeats. So the board counts the repeats. After `READ_DEATHS` deaths, the rows of the unit
+        # fail.
         if not answer(board.begin_read.remote(unit.path), default=True):
             return [encode(_preparers[key].give_up(shard, unit))]
         prepared = encode(_preparers[key].prepare(shard, unit))

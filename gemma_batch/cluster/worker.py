@@ -1,4 +1,4 @@
-"""The worker: answers several units at a time with one engine, and commits them (GPU actor).
+"""The worker: answers and commits several units at a time, with one engine (GPU actor).
 
 Ray Data calls the worker in several threads, one unit per call. The feed of the engine runs on an
 event loop in another thread, so nothing that Ray does on these threads can delay the engine. The

@@ -45,7 +45,7 @@ NEUTRAL_ARGS = {
 }  # fmt: skip
 QUANTIZATION = {"fp8": "fp8"}
 USUAL_PROMPT = 512  # tokens of a prompt, when there is no sample
-FEED_FACTOR = 2.0  # requests in the engine, as a multiple of max_num_seqs (facts: 1.5 to 2)
+FEED_FACTOR = 2.0  # requests in the engine, as a multiple of max_num_seqs (design: 1.5 to 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from gemma_batch.storage.inputs import reader_for
 SAMPLE_ROWS, SAMPLE_SHARDS = 512, 16
 CHARACTERS_PER_TOKEN = 4
 REPEATS = 4  # a column repeats when it has at most one distinct value per so many rows
-WORTH_A_HINT = 0.10  # of the prompt's characters
+WORTH_A_HINT = 0.10  # the least share of the prompt's characters that a hint saves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
