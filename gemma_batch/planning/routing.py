@@ -82,8 +82,9 @@ class Router:
                 names |= {name.lower() for name in part["column_names"]}
             if function := _changing(part, schema):
                 raise SpecError(
-                    f"{where}: {route.when!r} calls {function!r}, whose answer changes between "
-                    "planning and reading"
+                    f"{where}: {route.when!r} calls {function!r}, whose answer changes from one "
+                    "call to the next, so that a start again could choose another route: use "
+                    "functions of the row's columns only"
                 )
         return {name for name in schema.names if name.lower() in names}
 
