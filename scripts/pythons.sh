@@ -5,8 +5,8 @@
 #
 #   PYTHONS  the interpreters (default: those of python3.11, python3.12 and python3.13 that are here)
 #
-# Takes about three minutes for each Python, and needs the network or a full cache of pip's or uv's. Fails
-# when something fails, when an interpreter of PYTHONS is not here, or when there is none at all.
+# Takes about three minutes for each Python, and needs the network or a full cache of pip's or uv's.
+# Fails when something fails, when one of PYTHONS is not here, or when there is none at all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
