@@ -45,8 +45,8 @@ class JobSpec(SpecPart):
     `s3://` folder that holds one. The weights must be safetensors. Give `model` or `routes`."""
 
     revision: str | None = None
-    """The revision of the model: a commit, tag or branch of the hub. Default: the hub's
-    newest when the run starts. A folder has no revisions."""
+    """The revision of the model: a commit, tag or branch of the hub. Default: the newest on
+    the hub when the run starts. A folder has no revisions."""
 
     routes: tuple[Route, ...] = ()
     """Several models in one run, instead of `model`."""

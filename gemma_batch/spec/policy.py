@@ -78,7 +78,8 @@ class Alerts(SpecPart):
 class Policy(SpecPart):
     """Limits of a run: the failures that it tolerates, when it stops itself, its alerts.
 
-    No field changes the identity of the job, so all may change on a resume. Units stay as they were cut.
+    No field changes the identity of the job, so all may change on a resume. Units stay as they
+    were cut.
     """
 
     max_failed: int | float | str = 0
