@@ -1,8 +1,9 @@
-"""Answer shapes: what an answer must look like, and which columns of the results it fills.
+"""Answer shapes: how an answer must look, and which columns it fills (driver and GPU actor).
 
-The plan asks a shape what it wants of the engine (driver), the feed asks it whether a completion
-is acceptable, the commit asks it for the columns (both in the GPU actor). A new shape is a class
-as `AnswerShape` describes it, one line in `shape_of` and one in `EVERY_SHAPE`.
+In the driver, the plan asks a shape which sampling parameters it needs. In the GPU actor, the feed
+asks the shape whether a completion is acceptable, and the commit asks it for the values of the
+columns. To add a shape, write a class with the methods of `AnswerShape`, and add one line to
+`shape_of` and one to `EVERY_SHAPE`.
 """
 
 from __future__ import annotations
@@ -20,34 +21,40 @@ Fields = Sequence[tuple[str, pa.DataType]]
 
 
 class AnswerShape(Protocol):
-    """What is asked of an answer. Stateless, so one instance serves any number of rows."""
+    """The shape that a job wants its answers to have.
+
+    A shape has no state, so one instance serves any number of rows.
+    """
 
     def fields(self) -> Fields:
-        """Name and type of the columns that an answer fills, in their order."""
+        """Name and type of each column that an answer fills, in the order of the columns."""
         ...
 
     def asks(self) -> dict[str, Any]:
-        """Sampling parameters that the shape needs of the engine, beside the job's own."""
+        """Sampling parameters that the shape needs, in addition to those of the job."""
         ...
 
     def check(self, completion: Completion) -> Refusal | None:
-        """None for an answer of this shape, else why it is none."""
+        """None if the completion has this shape, else the reason why it has not."""
         ...
 
     def columns(self, completions: Sequence[Completion]) -> dict[str, list[Any]]:
-        """The values of `fields`, one for each completion; all of them have passed `check`."""
+        """The values of each column in `fields`, one value per completion.
+
+        Every completion has passed `check`.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TextShape:
-    """The text as the model gave it; lists of `samples` texts where a row asks for several."""
+    """The text as the model gave it. With `samples` above 1, a row has a list of so many texts."""
 
     samples: int = 1
     logprobs: bool = False
 
     def fields(self) -> Fields:
-        """`output` and `finish_reason`, and `logprobs` as JSON where they are asked for."""
+        """`output` and `finish_reason`; with `logprobs`, also `logprobs` as JSON text."""
         kind = pa.string() if self.samples == 1 else pa.list_(pa.string())
         fields = [("output", kind), ("finish_reason", kind)]
         return [*fields, ("logprobs", pa.string())] if self.logprobs else fields
@@ -57,7 +64,7 @@ class TextShape:
         return {}
 
     def check(self, completion: Completion) -> Refusal | None:
-        """Any text will do, but there must be as many as were asked for."""
+        """Accepts any text. Refuses a completion with more or fewer than `samples` texts."""
         found = len(completion.outputs)
         if found == self.samples == len(completion.finish_reasons):
             return None
@@ -65,7 +72,7 @@ class TextShape:
         return Refusal(FailureCode.ENGINE_ERROR.value, text, again=True)
 
     def columns(self, completions: Sequence[Completion]) -> dict[str, list[Any]]:
-        """See `fields`."""
+        """The values of each column in `fields`, one value per completion."""
         single = self.samples == 1
         columns: dict[str, list[Any]] = {
             "output": [c.outputs[0] if single else c.outputs for c in completions],
@@ -79,10 +86,11 @@ class TextShape:
 
 
 EVERY_SHAPE: tuple[AnswerShape, ...] = (TextShape(logprobs=True),)
-# Names that an answer of any shape may fill: no kept column may have one of them.
+# The names of all columns that an answer may fill, of any shape. No kept column may have such a
+# name.
 ANSWER_COLUMNS = frozenset(name for shape in EVERY_SHAPE for name, _ in shape.fields())
 
 
 def shape_of(sampling: Mapping[str, Any]) -> AnswerShape:
-    """The shape of the answers of a job with these sampling parameters."""
+    """The shape of the answers in a job with these sampling parameters."""
     return TextShape(int(sampling.get("n", 1)), sampling.get("logprobs") is not None)

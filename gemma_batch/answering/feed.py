@@ -1,12 +1,13 @@
-"""The feed: keeps one engine full with the rows of several units, and each row's policy.
+"""The feed: keeps one engine full with the rows of several units, and retries rows (GPU actor).
 
-It knows neither Ray nor storage: units of requests go in, one outcome per request comes out.
-Rows of all units wait in one queue (see `order`), so that the engine never drains at a unit's
-border; a slow row holds back only its own unit.
+The feed knows neither Ray nor storage. It takes the requests of a unit and returns one outcome per
+request. The rows of all units wait in one queue (see `order.py`), so the engine does not run empty
+at the end of a unit. A slow row delays only the unit that it belongs to.
 
-When the engine dies, the rows that were in flight are tried again in ever smaller groups,
-nothing else running beside them, until the row that kills it is alone. With one such row among
-N that takes at most log2(N) + 1 further deaths, usually half as many.
+When the engine dies, the feed starts a new engine and tries the rows that were in flight again, in
+smaller and smaller groups. No other row runs meanwhile. The search ends when the row that kills the
+engine runs alone: this row fails. If one of N rows kills the engine, the search takes at most
+log2(N) + 1 further deaths of the engine, and usually half as many.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from gemma_batch.units.row_policy import Order, RowPolicy
 
 logger = logging.getLogger(__name__)
 
-PING_SECONDS = 10.0
-PAUSE_CAP = 60.0  # seconds between two attempts of a row, or two starts of an engine
-# How long the rows in flight may take to notice that their engine is gone.
+PING_SECONDS = 10.0  # the longest pause between two pings of the engine
+PAUSE_CAP = 60.0  # the longest pause in seconds, between attempts of a row or starts of an engine
+# The rows in flight have this many seconds to notice that their engine is gone.
 LOST_SECONDS = 30.0
-# So many rows condemned one after the other without a single answer in between cast doubt on
-# the engine itself: a harmless request then has to prove that it works at all.
+# When so many rows are condemned without a single answer in between, the engine itself may be the
+# cause: the feed tests it with a harmless request before it blames another row.
 CONDEMNED_BEFORE_CANARY = 3
 START_ATTEMPTS = 3
 HARMLESS = Request(-1, TokenPrompt([2]), {"max_tokens": 1, "min_tokens": 0})
@@ -53,14 +54,16 @@ class _Item:
     attempts: int = 0
     first: float = 0.0
     engine: Engine | None = None
-    again: str = "engine_lost"  # why there will be another attempt, should there be one
+    again: str = "engine_lost"  # the cause of the next attempt, if there is one
 
 
 class Feed:
-    """Feeds one engine. All methods run on one event loop; `stats` may be read from anywhere.
+    """Feeds one engine. The methods run on one event loop.
 
-    `in_flight` is the number of requests to keep in the engine; `check` says whether a completion
-    is an answer of the shape that was asked for (see `answers.py`).
+    Any thread may read `stats` and call `engine_numbers`.
+    `make` returns an engine that is not started yet. `in_flight` is the number of requests to keep
+    in the engine. `check` returns None for a completion of the shape that the job wants, else the
+    refusal (see `answers.py`).
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class Feed:
         self._engine: Engine | None = None
         self._ready = False
         self._queue: RowQueue[_Item] = RowQueue(order, lambda item: item.request)
-        self._open: set[_Item] = set()  # every row without an outcome, wherever it is
+        self._open: set[_Item] = set()  # every row without an outcome
         self._admission = asyncio.Lock()
         self._wanted = asyncio.Event()
         self._wanted.set()
@@ -92,9 +95,9 @@ class Feed:
         self._idle_since: float | None = None
 
     async def start(self, on_ready: Callable[[], object] | None = None) -> None:
-        """Start the engine. Raises `EngineStartError` after a few attempts.
+        """Start the engine. Raises `EngineStartError` after `START_ATTEMPTS` attempts.
 
-        `on_ready` is called, in a thread, before the first row goes to the engine.
+        `on_ready` is called in a thread before the first row goes to the engine.
         """
         try:
             await self._start_engine()
@@ -107,9 +110,10 @@ class Feed:
         self._pump()
 
     async def run(self, requests: list[Request]) -> dict[int, Outcome]:
-        """One outcome per request, by row number. May be called many times at once.
+        """Answer the requests: one outcome per request, by row number.
 
-        Raises `EngineError` when the engine cannot be kept alive; no outcome is lost silently.
+        Several calls may run at the same time. Raises `EngineError` when the engine cannot be kept
+        alive, so that no row is lost silently.
         """
         loop = asyncio.get_running_loop()
         items = [_Item(request, loop.create_future()) for request in requests]
@@ -122,19 +126,20 @@ class Feed:
         return {item.request.number: out for item, out in zip(items, outcomes, strict=True)}
 
     async def run_when_needed(self, load: Callable[[], list[Request]]) -> dict[int, Outcome]:
-        """The same for requests that are loaded, in a thread, when there will soon be room.
+        """Like `run`, but call `load` for the requests only when the queue has room for them.
 
-        Only then are they in this process's memory, and lost with it.
+        `load` runs in a thread. Before `load`, the requests take no memory of this process. Raises
+        the errors of `run` and any error of `load`.
         """
-        async with self._admission:  # first come, first served, one at a time
+        async with self._admission:  # one call loads at a time, in the order of the calls
             await self._wanted.wait()
             requests = await asyncio.to_thread(load)
             answers = asyncio.ensure_future(self.run(requests))
-            await asyncio.sleep(0)  # now its rows are in the queue
+            await asyncio.sleep(0)  # `run` puts the rows into the queue before the next call loads
         return await answers
 
     async def close(self) -> None:
-        """Stop the engine; rows still waiting get `EngineLost`."""
+        """Stop the engine. Rows that still wait get `EngineLost`."""
         self._break(EngineLost("the engine was closed"))
         for task in (self._recovery, self._watch):
             if task is not None:
@@ -143,18 +148,18 @@ class Feed:
             await self._engine.stop()
 
     def engine_numbers(self) -> dict[str, float]:
-        """What the engine says about itself now; may be asked from any thread."""
+        """The engine's measurements as of now, by name; empty without an engine."""
         engine = self._engine
         return engine.numbers() if engine is not None else {}
 
     def fail(self, error: EngineError) -> None:
-        """Give up for a cause outside the engine: rows waiting now and later get `error`."""
+        """Give up for a cause outside the engine. Rows that wait now or later get `error`."""
         self._break(error)
 
     # -- normal running ---------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Submit waiting rows while the engine has room."""
+        """Give waiting rows to the engine while it has room."""
         running = self._ready and self._engine is not None
         if running and self._recovery is None and self._broken is None:
             while self._queue and len(self._active) < self._limit:
@@ -163,14 +168,16 @@ class Feed:
         oldest = next(iter(self._active), None)
         self.stats.oldest = oldest.first if oldest is not None else 0.0
         self._measure_starving()
-        # The engine's next fill is always waiting; behind it only what the order can make use of.
+        # Keep enough rows queued to fill the engine once more. Queue more rows only when sorting by
+        # prefix needs a window.
         if self._broken is not None or len(self._queue) < max(self._limit, self._queue.reach):
             self._wanted.set()
         else:
             self._wanted.clear()
 
     def _measure_starving(self) -> None:
-        # Starved: a ready engine with nothing to do. Its share of the run is our cost, not its.
+        # Starving: the engine is ready and has no row. This time counts as overhead of this
+        # framework.
         now = time.monotonic()
         starving = self._engine is not None and self._recovery is None and not self._active
         if starving and self._idle_since is None:
@@ -191,7 +198,7 @@ class Feed:
         self._pump()
 
     async def _attempt(self, item: _Item) -> bool:
-        """Try one row until it has an outcome (True) or the engine dies under it (False)."""
+        """Try one row. True when the row has an outcome, False when the engine died first."""
         assert self._engine is not None
         engine, policy = self._engine, self._policy
         item.engine = engine
@@ -216,7 +223,7 @@ class Feed:
             except EngineLost as err:
                 self._engine_lost(engine, err)
                 return False
-            except Exception as err:  # an engine's defect must cost this row, not the run
+            except Exception as err:  # a defect of the engine costs this row, not the run
                 logger.exception("unexpected error for row %s", item.request.number)
                 text = f"{type(err).__name__}: {err}"
                 self._finish(item, self._failure(item, FailureCode.ENGINE_ERROR, text))
@@ -247,7 +254,7 @@ class Feed:
         item.done.set_result(outcome)
 
     def _break(self, error: EngineError) -> None:
-        """Give up: every row that waits gets the error; units of them are not committed."""
+        """Give up: every row that waits gets the error, so the unit of the row is not committed."""
         self._broken = error
         for item in self._open:
             item.done.set_exception(error)
@@ -278,7 +285,7 @@ class Feed:
             return
 
     async def _watch_for_hangs(self, engine: Engine) -> None:
-        """Kill an engine whose process lives but gives no sign of life for `policy.hang` s."""
+        """Kill the engine if its process lives but answers no ping for `policy.hang` seconds."""
         limit = self._policy.hang
         error: EngineLost | None = None
         while self._engine is engine and error is None:
@@ -295,7 +302,8 @@ class Feed:
         if error is None:
             return
         self._engine_lost(engine, error)
-        # The rows in flight see the death now; one that does not would wait for ever.
+        # The rows in flight notice the death by themselves. A row that does not notice it would
+        # wait for ever, so its attempt is cancelled.
         await asyncio.sleep(LOST_SECONDS)
         for item, task in list(self._active.items()):
             if item.engine is engine:
@@ -309,7 +317,8 @@ class Feed:
     async def _recover(self, suspects: list[_Item]) -> None:
         begun = time.monotonic()
         try:
-            # All rows in flight see the death; wait until each has reported it or its answer.
+            # Every row in flight notices the death. Wait until each row has reported the death or
+            # an answer.
             await asyncio.gather(*self._active.values(), return_exceptions=True)
             await self._restart()
             await self._isolate([item for item in suspects if not item.done.done()])
@@ -332,13 +341,16 @@ class Feed:
         await self._start_engine()
 
     async def _isolate(self, suspects: list[_Item]) -> None:
-        """Bisect the rows that were in flight; the one that dies alone is condemned."""
+        """Halve the rows that were in flight, until the row that kills the engine runs alone.
+
+        This row is condemned.
+        """
         while suspects:
             group = suspects[: max(1, len(suspects) // 2)]
             rest = suspects[len(group) :]
             left = await self._trial(group)
             if not left:
-                suspects = rest  # the group is innocent, so the culprit is among the rest
+                suspects = rest  # no row of the group killed the engine, so look among the rest
                 continue
             if len(group) == 1:
                 self._condemn(group[0])
@@ -346,12 +358,12 @@ class Feed:
                 await self._canary()
             else:
                 await self._restart()
-            # The rest did nothing wrong that is known: it goes back to the head of the queue.
+            # Nothing is known against the rest: these rows go back to the head of the queue.
             self._queue.put_back(rest)
             suspects = left if len(group) > 1 else []
 
     async def _trial(self, group: list[_Item]) -> list[_Item]:
-        """Run only these rows; those without outcome because the engine died come back."""
+        """Run only these rows. Returns the rows without an outcome, because the engine died."""
         limit = self._limit
         for start in range(0, len(group), limit):
             tasks = [self._submit(item) for item in group[start : start + limit]]
@@ -370,7 +382,7 @@ class Feed:
         try:
             await self._engine.generate(HARMLESS)
         except (RowRejected, RowTransient):
-            pass  # it answers, that is all that is asked of it
+            pass  # the engine answers, and nothing else is tested
         except EngineLost as err:
             raise EngineLost(
                 f"the engine dies on every request, also on a harmless one: {err}"

@@ -1,7 +1,7 @@
-"""Host: one engine and its feed on an event loop of their own, without a commit (GPU actor).
+"""Host: one engine and its feed, on an event loop in a separate thread (GPU actor).
 
-It answers requests and knows nothing about units, storage or Ray. The worker hosts its engine
-here; any other process that wants answers from one engine can do the same.
+The host answers requests. It knows nothing about units, commits, storage or Ray. The worker of a
+run hosts its engine here. Any other process that wants answers from one engine can use a host too.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from gemma_batch.rows import Completion, Outcome, Refusal, Request
 from gemma_batch.units.row_policy import Order, RowPolicy
 
 logger = logging.getLogger(__name__)
-CLOSE_SECONDS = 60.0
+CLOSE_SECONDS = 60.0  # the longest time that `close` waits
 T = TypeVar("T")
 
 
 class Host:
-    """Hosts one engine, which starts to load at once. Its methods may be called from any thread.
+    """Hosts one engine, which starts to load at once. Any thread may call the methods.
 
-    The event loop has a thread of its own, so that work on the caller's threads cannot hold the
-    engine up. `in_flight`, `policy`, `order` and `check` are those of `Feed`; `on_ready` is called
-    in a thread before the first request goes to the engine.
+    The event loop runs in a separate thread, so work on the caller's threads cannot delay the
+    engine. `in_flight` (requests), `policy`, `order` and `check` go to the `Feed`. `on_ready` is
+    called in a thread before the first request goes to the engine.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Host:
             self._config = await asyncio.to_thread(prepare, self._config)
             await self._feed.start(on_ready=on_ready)
         except EngineError:
-            raise  # the feed has told everybody who waits for it
+            raise  # the feed has given the error to every row that waits
         except Exception as err:
             cause = str(err) if isinstance(err, GemmaBatchError) else repr(err)
             self._feed.fail(EngineError(f"the engine could not be started: {cause}"))
@@ -75,20 +75,26 @@ class Host:
         return self._feed.stats
 
     def run(self, requests: Sequence[Request]) -> dict[int, Outcome]:
-        """One outcome per request, by its number; waits for all of them.
+        """Answer the requests: one outcome per request, by row number. Waits for all outcomes.
 
         Raises `EngineError` when the engine cannot be started or kept alive.
         """
         return self._submit(self._feed.run(list(requests))).result()
 
     def run_when_needed(self, load: Callable[[], list[Request]]) -> dict[int, Outcome]:
-        """The same for requests that are loaded when there will soon be room for them."""
+        """Like `run`, but call `load` for the requests only when the feed has room for them.
+
+        Raises the errors of `run` and any error of `load`.
+        """
         return self._submit(self._feed.run_when_needed(load)).result()
 
     def engine_numbers(self) -> dict[str, float]:
-        """The engine's own numbers, as of now."""
+        """The engine's measurements as of now, by name; empty without an engine."""
         return self._feed.engine_numbers()
 
     def close(self) -> None:
-        """End the engine's processes; requests that wait get `EngineLost`."""
+        """End the engine's processes. Requests that wait get `EngineLost`.
+
+        Raises TimeoutError when this takes more than `CLOSE_SECONDS`.
+        """
         self._submit(self._feed.close()).result(timeout=CLOSE_SECONDS)

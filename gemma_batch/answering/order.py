@@ -1,19 +1,20 @@
-"""The order in which waiting rows go to an engine: pure queues over requests.
+"""The order in which waiting rows go to an engine: pure queues over requests (GPU actor).
 
-`input`   as they come.
-`prefix`  rows that share a prefix go together. The waiting rows of all units are kept sorted by
-          their token ids and served in one sweep after the other, upwards, like an elevator:
-          neighbours in that order share the longest prefixes (it walks the prefix tree depth
-          first, which needs the smallest cache), and no row waits longer than two sweeps.
-`length`  within each unit the rows that are expected to take longest go first, so that a unit's
-          commit, and the last one of a run, wait less for stragglers.
-`auto`    `prefix` for a unit where it saves a share of the prompt tokens that is worth it,
-          otherwise `length`. (A plan whose sample shows prefixes that units have in common makes
-          it `prefix` for the whole run.)
+`input`   Rows go in the order in which they come.
+`prefix`  Rows that share a prefix go together. The queue keeps the waiting rows of all units sorted
+          by token ids. It serves the rows upwards, in one sweep after the other, like an elevator.
+          Neighbours in this order share the longest prefixes: the order walks the prefix tree
+          depth first, and so needs the smallest cache. No row waits longer than two sweeps.
+`length`  Within each unit, the rows that are expected to take longest go first. So the commit of a
+          unit, and the end of a run, wait less for slow rows.
+`auto`    `prefix` for a unit in which this order saves at least the share `WORTH_SHARE` of the
+          prompt tokens, otherwise `length`. (The driver replaces `auto` by `prefix` for a whole
+          route if the plan's sample shows this saving, or if the route was sorted as a whole.)
 
-Why prefixes matter more for Gemma: a cached prefix can be used only while the last window of
-every sliding layer is still there, so interleaved prefixes push each other out early.
-No queue loses or doubles a row; what they know is token ids and sampling parameters only.
+Prefixes matter more for Gemma than for other models: vLLM can use a cached prefix only while the
+last window of every sliding layer is still cached, so interleaved prefixes evict each other early.
+No queue loses or doubles a row. A queue knows only the prompts' sort keys (token ids), the prompts'
+lengths and the sampling parameters.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from gemma_batch.units.row_policy import Order
 
 T = TypeVar("T")
 
-ENOUGH_ANSWERS = 16  # before a mean length counts
+ENOUGH_ANSWERS = 16  # a mean of fewer answers does not count
 
 
 class RowQueue(Generic[T]):
-    """Rows that wait, in one of the orders; `request_of` gives a row's request."""
+    """The rows that wait, in one of the orders. `request_of` returns the request of a row."""
 
     def __init__(self, order: Order, request_of: Callable[[T], Request]) -> None:
         self._order, self._request_of = order, request_of
@@ -46,7 +47,7 @@ class RowQueue(Generic[T]):
         return len(self._first) + len(self._line) + len(self._sweep)
 
     def add(self, items: Sequence[T]) -> None:
-        """Take the rows of one unit and put them where the order wants them."""
+        """Add the rows of one unit at the places that the order gives them."""
         requests = [self._request_of(item) for item in items]
         order = self._order
         if order == "auto":
@@ -63,50 +64,51 @@ class RowQueue(Generic[T]):
 
     @property
     def reach(self) -> int:
-        """How many rows it would like to have waiting, to find those that share a prefix."""
+        """How many rows should wait, so that rows with a shared prefix meet; 0 if unsorted."""
         return SORTED_ROWS if self._order == "prefix" or len(self._sweep) else 0
 
     def put_back(self, items: Sequence[T]) -> None:
-        """Take rows that go before all others, in this order."""
+        """Add rows in front of all other rows, in the given order."""
         self._first.extendleft(reversed(items))
 
     def pop(self) -> T:
-        """The next row. Raises IndexError when none waits."""
+        """Remove and return the next row. Raises IndexError when no row waits."""
         if self._first:
             return self._first.popleft()
-        # Units of both kinds may wait at once: neither must starve the other.
+        # Rows in a line and rows in a sweep may wait at the same time. They take turns, so that
+        # neither kind starves the other.
         self._line_is_next = bool(self._line) and (not self._line_is_next or not self._sweep)
         return self._line.popleft() if self._line_is_next else self._sweep.pop()
 
     def clear(self) -> None:
-        """Forget all rows."""
+        """Remove all rows."""
         self._first.clear()
         self._line.clear()
         self._sweep = Sweep()
 
     def learn(self, request: Request, output_tokens: int) -> None:
-        """A row was answered with so many tokens."""
+        """Learn that the answer to a request had so many tokens."""
         self._lengths.learn(request, output_tokens)
 
 
 class Sweep(Generic[T]):
-    """Items given out by ascending key, round and round.
+    """Gives out items by ascending key, in one sweep after the other.
 
-    An item that arrives behind the last one given out waits for the next round.
+    An item whose key is not above the last key given out waits for the next sweep.
     """
 
     def __init__(self) -> None:
         self._ahead: list[tuple[bytes, int, T]] = []
         self._behind: list[tuple[bytes, int, T]] = []
-        self._next = 0  # index in `_ahead`
+        self._next = 0  # index in `_ahead` of the next item
         self._last = b""
-        self._count = 0  # breaks ties, so that items themselves are never compared
+        self._count = 0  # breaks ties between equal keys, so that items are never compared
 
     def __len__(self) -> int:
         return len(self._ahead) - self._next + len(self._behind)
 
     def add(self, items: Sequence[T], keys: Sequence[bytes]) -> None:
-        """Take items with their keys."""
+        """Add items, one key for each item."""
         del self._ahead[: self._next]
         self._next = 0
         for item, key in zip(items, keys, strict=True):
@@ -115,7 +117,7 @@ class Sweep(Generic[T]):
         self._ahead.sort()
 
     def pop(self) -> T:
-        """The item with the least key that is not behind. Raises IndexError when there is none."""
+        """Remove and return the next item of the sweep. Raises IndexError when there is no item."""
         if self._next == len(self._ahead):
             self._ahead, self._behind, self._next = sorted(self._behind), [], 0
         key, _, item = self._ahead[self._next]
@@ -127,15 +129,16 @@ class Sweep(Generic[T]):
 class LengthEstimate:
     """Expected output tokens of a request, learned from answers.
 
-    The mean of what prompts of similar length (within a factor of two) got; a row with a
-    `max_tokens` of its own is expected to use the share of it that such rows have used.
+    The expectation is the mean over answers to prompts of similar length (within a factor of two).
+    A row that sets `max_tokens` is instead expected to use the mean share of `max_tokens` that such
+    rows have used so far.
     """
 
     def __init__(self) -> None:
         self._means: dict[Any, tuple[int, float]] = {}
 
     def learn(self, request: Request, output_tokens: int) -> None:
-        """A request was answered with so many tokens."""
+        """Learn that the answer to a request had so many tokens."""
         limit = request.sampling.get("max_tokens")
         values: dict[Any, float] = {_bucket(request): output_tokens, "all": output_tokens}
         if limit:
@@ -145,7 +148,10 @@ class LengthEstimate:
             self._means[key] = (count + 1, mean + (value - mean) / (count + 1))
 
     def expected(self, request: Request) -> tuple[float, int]:
-        """Comparable: (tokens, or 0 while nothing is known; length of the prompt)."""
+        """Expected output tokens, then prompt tokens: longer requests compare as greater.
+
+        Before enough answers are known, the output tokens are the row's `max_tokens`, or 0.
+        """
         limit = request.sampling.get("max_tokens")
         if limit:
             tokens = limit * (self._mean("share") or 1.0)

@@ -1,4 +1,4 @@
-"""FeedStats: the running totals of one feed, for progress, metrics and alerts."""
+"""FeedStats: the running totals of one feed, for progress, metrics and alerts (GPU actor)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from gemma_batch.rows import Failure, Outcome
 
 @dataclass(slots=True)
 class FeedStats:
-    """Written on the feed's event loop, read from another thread.
+    """Totals that the feed's event loop writes and other threads read.
 
-    `oldest` is when the oldest row in the engine went there first (monotonic clock, 0: none is).
-    `retries` counts attempts beyond a row's first, by what ended the one before.
+    `oldest` is the time when the oldest row in the engine first went there (monotonic clock in
+    seconds; 0 when the engine has no row). `ready_at` is the Unix time when an engine was first
+    ready (0: not yet). `failures` counts failed rows by code. `retries` counts all attempts after
+    a row's first attempt, by the cause that ended the attempt before.
     """
 
     answered: int = 0
@@ -35,7 +37,7 @@ class FeedStats:
     retries: dict[str, int] = field(default_factory=dict)
 
     def count(self, outcome: Outcome) -> None:
-        """Add one finished row."""
+        """Count one finished row."""
         if isinstance(outcome, Failure):
             self.failed += 1
             self.failures[outcome.code] = self.failures.get(outcome.code, 0) + 1
@@ -46,15 +48,15 @@ class FeedStats:
             self.cached_tokens += outcome.cached_tokens
 
     def count_retry(self, cause: str) -> None:
-        """A row is tried once more."""
+        """Count one more attempt of a row."""
         self.retries[cause] = self.retries.get(cause, 0) + 1
 
     @property
     def oldest_seconds(self) -> float:
-        """For how long the oldest row has been in the engine."""
+        """Seconds since the oldest row went to the engine; 0 when the engine has no row."""
         oldest = self.oldest
         return round(time.monotonic() - oldest, 3) if oldest else 0.0
 
     def numbers(self) -> dict[str, Any]:
-        """All of it as plain data, for the board."""
+        """All totals as plain data, for the board."""
         return {**asdict(self), "oldest_seconds": self.oldest_seconds}

@@ -1,12 +1,13 @@
-"""The board: what the workers of a run tell while they live, kept outside their processes.
+"""The board: keeps the reports of a run's workers, also after a worker died (a separate actor).
 
-Two things are on it. Their live numbers, for progress only, never the truth. And which unit each
-of them is working on: a worker process that dies takes its memory with it, but the board then
-knows that this unit has seen a death, and, when the unit was being taken apart, which rows were
-in flight alone. So a row that kills the whole process is found like one that kills the engine.
+First, the board holds the live numbers of each worker. The driver uses them for progress, alerts
+and the breaker; no result depends on them. Second, the board holds the unit that each worker is
+working on. A worker process that dies loses its memory. The board then still knows that the unit
+has seen a death. If the worker was taking the unit apart, the board also knows which rows were in
+flight alone. So a row that kills the whole process is found like a row that kills the engine.
 
-Plain Python; `pipeline` makes an actor of it. A board that is lost with its node costs knowledge
-about deaths, never rows.
+This module is plain Python; `pipeline.py` makes an actor of the board. If the board is lost with
+its node, the knowledge about deaths is lost, but no row.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-CAREFUL_AFTER = 2  # deaths of a unit's workers; one alone is most often a node that went away
-READ_DEATHS = 5  # deaths of the processes that read a unit, then its rows are given up
+CAREFUL_AFTER = 2  # deaths of a unit's workers; a single death mostly means that a node went away
+READ_DEATHS = 5  # deaths of the processes that read a unit; after these, the unit's rows fail
 
 
 @dataclass(slots=True)
 class Case:
-    """What is known about one unit. `groups` are row numbers still to be tried by themselves."""
+    """The knowledge about one unit. Lists hold row numbers.
+
+    `holder` is the worker that works on the unit, `deaths` counts the workers that died with it.
+    `trying` are the rows in flight now, if the unit is taken apart. Each list in `groups` must
+    still run without other rows. The rows in `condemned` fail.
+    """
 
     holder: str = ""
     deaths: int = 0
@@ -31,11 +37,11 @@ class Case:
 
     @property
     def careful(self) -> bool:
-        """Whether the unit has to run alone, in groups that the board is told of."""
+        """Whether the unit has to run alone, in groups of rows that the worker reports first."""
         return self.deaths >= CAREFUL_AFTER
 
     def died(self) -> None:
-        """Its worker died: what was being tried is halved, or condemned when it was one row."""
+        """The worker died: halve the group in flight, or condemn it when it is a single row."""
         self.deaths += 1
         group, self.trying = self.trying, []
         if len(group) == 1:
@@ -46,7 +52,7 @@ class Case:
 
 
 class Board:
-    """See the module's docstring. Every method is quick; none raises."""
+    """See the module's docstring. Every method is quick, and no method raises an error."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, dict[str, Any]] = {}
@@ -63,12 +69,12 @@ class Board:
         self._told[worker] = time.monotonic()
 
     def ready(self, worker: str) -> None:
-        """The worker's engine is up; from now on its death may be a row's fault."""
+        """The worker's engine is ready. From now on a row may cause the worker's death."""
         self._ready.add(worker)
         self._load_deaths = 0
 
     def begin(self, worker: str, unit: str) -> Case:
-        """The worker starts with the unit. Another worker that still holds it has died."""
+        """The worker starts with the unit. If another worker holds the unit, that worker died."""
         case = self._cases.setdefault(unit, Case())
         if case.holder and case.holder != worker:
             self._count_death(case.holder)
@@ -84,22 +90,24 @@ class Board:
         case.groups = [other for other in case.groups if other != group]
 
     def end(self, unit: str) -> None:
-        """The unit is committed, or given up with an error that was reported."""
+        """The worker has committed the unit, or has returned an error in place of a receipt."""
         self._cases.pop(unit, None)
 
     def begin_read(self, unit: str) -> bool:
-        """A process starts to read the unit; False when too many died with it already."""
+        """A process starts to read the unit. False when too many processes died reading it."""
         self._reads[unit] = self._reads.get(unit, 0) + 1
         return self._reads[unit] <= READ_DEATHS
 
     def end_read(self, unit: str) -> None:
-        """The unit was read."""
+        """The process has read the unit."""
         self._reads.pop(unit, None)
 
     def state(self) -> dict[str, Any]:
-        """`workers`: their last numbers; `deaths`, and `load_deaths` in a row, of processes.
+        """The board's knowledge for the driver, as plain data.
 
-        Numbers have `silent_seconds`, since they came: those of a worker that is gone grow old.
+        `workers` has the last numbers of each worker by the worker's name. `silent_seconds` in the
+        numbers is their age: it grows when a worker is gone. `deaths` counts the worker processes
+        that died, `load_deaths` the deaths in a row before an engine was ready.
         """
         now = time.monotonic()
         return {

@@ -1,8 +1,10 @@
-"""The exchange of a distributed sort: chunks of rows in, sorted files out, by Ray Data.
+"""The exchange of a distributed sort: chunks in, sorted files out (driver and Ray CPU tasks).
 
-ChunkSource (read and render, one CPU task per chunk)
+The driver builds a Ray Data pipeline and gets the descriptions of the files. The tasks do the rest:
+
+ChunkSource (read and render, one task per chunk)
     → Ray Data's sort, by the text of the prompts
-    → a file per block, put by its task; only its description comes back
+    → one file per block, which the block's task puts into the output
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from gemma_batch.storage.readers.staged import staged_file
 
 
 class BoardLog:
-    """A `ReadLog` on a board: Ray runs a task again for ever when its process dies."""
+    """A `ReadLog` on a board: without it, Ray repeats a task for ever when its process dies."""
 
     def __init__(self, board: Any) -> None:
         self._board = board
@@ -47,7 +49,7 @@ class BoardLog:
 
 
 class ChunkSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy's reading
-    """One read task per chunk of rows that are to be sorted."""
+    """Ray Data's source of a sort: one read task per chunk of rows."""
 
     def __init__(self, sorting: Sorting, work: Sequence[Chunk]) -> None:
         super().__init__()
@@ -56,11 +58,11 @@ class ChunkSource(Datasource):  # type: ignore[misc]  # ray is not typed for myp
         self._work = work
 
     def get_name(self) -> str:
-        """The stage's name in Ray's own displays."""
+        """The stage's name in Ray's displays."""
         return "ReadToSort"
 
     def estimate_inmemory_data_size(self) -> int:
-        """Bytes of all rows as they are in the input."""
+        """Bytes of all rows in the input, as the readers estimated them."""
         return sum(unit.bytes for chunk in self._work for unit in chunk.units)
 
     def get_read_tasks(
@@ -69,7 +71,7 @@ class ChunkSource(Datasource):  # type: ignore[misc]  # ray is not typed for myp
         per_task_row_limit: int | None = None,
         data_context: DataContext | None = None,
     ) -> list[ReadTask]:
-        """One task per chunk, whatever parallelism is asked for."""
+        """One task per chunk, for any `parallelism`."""
         return [
             ReadTask(
                 functools.partial(_read_chunk, self._sorting, self._log, chunk),
@@ -101,8 +103,8 @@ def _write_piece(table: pa.Table, sorting: Sorting) -> pa.Table:
     if table.num_rows:
         set_patience(sorting.job.storage_patience)
         store = open_store(sorting.job.output)
-        # Under a name of its own: a task that Ray runs again writes another file, and the one that
-        # is reported is the one that counts.
+        # Each call writes a file with a new name. So a task that Ray repeats writes a second file,
+        # and only the file in the description that comes back counts.
         name = f"{sorting.folder}/{uuid.uuid4().hex}.parquet"
         store.create(name, staged_file(table.drop_columns([KEY])))
         pieces = [json.dumps(describe(table, stat(f"{store.url}/{name}")))]
@@ -110,9 +112,10 @@ def _write_piece(table: pa.Table, sorting: Sorting) -> pa.Table:
 
 
 def exchange(sorting: Sorting, work: Sequence[Chunk]) -> Iterator[dict[str, Any]]:
-    """Sort the rows of all chunks across the cluster; yields what `describe` says of each piece.
+    """Sort the rows of all chunks across the cluster. Yields the description of each sorted file.
 
-    Raises `GemmaBatchError` when a task fails.
+    `describe` in `reading/sort_keys.py` makes the descriptions. Raises `GemmaBatchError` when a
+    task fails.
     """
     dataset = (
         ray.data.read_datasource(

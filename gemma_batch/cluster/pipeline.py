@@ -1,11 +1,14 @@
-"""The only Ray Data wiring: one pipeline per route, units in, receipts out.
+"""The Ray Data pipeline of a route, and the connection to Ray (driver and Ray tasks).
 
-    UnitSource (read + render, one CPU task and one block per unit)
-        → Worker (GPU actor pool: infer and commit)
-        → receipts, to the driver
+Units go into the pipeline and receipts come out:
 
-A unit is one row in a block of its own, so that Ray Data can neither split nor merge it, and
-the two stages ask for different resources so that they never fuse.
+    UnitSource (Ray CPU tasks: read and render, one task and one block per unit)
+        → Worker (a pool of GPU actors: answer and commit)
+        → receipts (back in the driver)
+
+The driver runs this module, except `_read` (Ray CPU task) and `_query_gpu` (Ray task on a node
+with a GPU). A unit is the only row of a block, so Ray Data can neither split nor merge a unit. The
+two stages ask for different resources, so Ray Data never fuses the stages.
 """
 
 from __future__ import annotations
@@ -44,12 +47,16 @@ from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.unit import Shard, Unit
 
 logger = logging.getLogger(__name__)
-PROBE_SECONDS = 10
-UNITS_IN_FLIGHT = (2, 32)
+PROBE_SECONDS = 10  # the time limit for a first connection to the cluster
+UNITS_IN_FLIGHT = (2, 32)  # the least and the most units that an actor works on at a time
 
 
 def connect(address: str | None, *, verbose: bool = False) -> None:
-    """Join the cluster at `address` (or RAY_ADDRESS), or start a local one."""
+    """Join the cluster at `address` (default: RAY_ADDRESS), or start a local cluster.
+
+    Does nothing when this process is connected already. `verbose` shows the logs of Ray and of the
+    workers. Raises `UserError` when the cluster cannot be reached.
+    """
     if ray.is_initialized():
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
@@ -71,7 +78,7 @@ def connect(address: str | None, *, verbose: bool = False) -> None:
 
 
 def _probe(target: str) -> None:
-    # Ray itself would wait for minutes for a cluster that is not there.
+    # Without this test, Ray waits for minutes for a cluster that does not exist.
     host, found, port = target.removeprefix("ray://").rpartition(":")
     if not found or not port.isdigit():
         return
@@ -86,7 +93,8 @@ def _probe(target: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    # Ray's native code writes to file descriptor 2 while it starts; what goes wrong is raised.
+    # Ray's native code writes to file descriptor 2 while it starts. Nothing is lost: errors are
+    # raised as exceptions.
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -99,12 +107,16 @@ def _quiet() -> Iterator[None]:
 
 
 def disconnect() -> None:
-    """Leave the cluster; a local one ends."""
+    """Leave the cluster. A local cluster ends."""
     ray.shutdown()
 
 
 def cluster_hardware() -> Hardware:
-    """What the connected cluster has, read from Ray and, for the kind of GPU, from one node."""
+    """The hardware of the connected cluster, as Ray knows it.
+
+    nvidia-smi on one node tells the name, memory and generation of a GPU. All other GPUs are taken
+    to be like this GPU.
+    """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     total = ray.cluster_resources()
     gpus = int(total.get("GPU", 0))
@@ -143,19 +155,19 @@ def _query_gpu() -> tuple[str, int, float]:
 
 
 def make_metrics(run: str) -> RunMetrics:
-    """The driver's own metrics."""
+    """The driver's metrics of the run with this name."""
     return RunMetrics(ray.util.metrics, run=run)
 
 
 def make_board() -> Any:
-    """The actor that workers tell how things are, on the driver's own node if there is room."""
+    """Start a board as an actor, on the driver's node if Ray can place the actor there."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
     return ray.remote(Board).options(**options).remote()
 
 
 def read_board(board: Any) -> dict[str, Any] | None:
-    """The board's state; None when it can't be had in a moment."""
+    """The board's state; None when the board does not answer within 2 seconds."""
     try:
         state: dict[str, Any] = ray.get(board.state.remote(), timeout=2)
     except (ray.exceptions.RayError, TimeoutError):
@@ -164,7 +176,10 @@ def read_board(board: Any) -> dict[str, Any] | None:
 
 
 class UnitSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy's reading
-    """One read task per unit: reads and renders it into one row in a block of its own."""
+    """Ray Data's source of units: one read task per unit, which makes one row of the unit.
+
+    This row is the only row of its block.
+    """
 
     def __init__(self, job: RouteJob, work: Sequence[tuple[Shard, Unit]], board: Any) -> None:
         super().__init__()
@@ -173,11 +188,11 @@ class UnitSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy
         self._board = board
 
     def get_name(self) -> str:
-        """The stage's name in Ray's own displays."""
+        """The stage's name in Ray's displays."""
         return "ReadAndRender"
 
     def estimate_inmemory_data_size(self) -> int:
-        """Bytes of all units as they are in the input."""
+        """Bytes of all units in the input, as the readers estimated them."""
         return sum(unit.bytes for _, unit in self._work)
 
     def get_read_tasks(
@@ -186,7 +201,7 @@ class UnitSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy
         per_task_row_limit: int | None = None,
         data_context: DataContext | None = None,
     ) -> list[ReadTask]:
-        """One task per unit, whatever parallelism is asked for."""
+        """One task per unit, for any `parallelism`."""
         return [
             ReadTask(
                 functools.partial(_read, self._job, self._board, shard, unit),
@@ -202,7 +217,7 @@ _preparers: dict[str, Preparer] = {}
 
 
 def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
-    # Tokenizers are slow to load: one Preparer per process and job, not per unit.
+    # Tokenizers are slow to load, so a process keeps the Preparer of its job for all units.
     key = job_ref.hex()
     try:
         if key not in _preparers:
@@ -210,7 +225,9 @@ def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
             set_patience(job.storage_patience)
             _preparers.clear()
             _preparers[key] = Preparer(job)
-        # Ray runs a task again for ever when its process dies, whatever it was that it read.
+        # When the process of a task dies, Ray repeats the task, and sets no limit to the number of
+        # repeats. So the board counts the repeats. After `READ_DEATHS` deaths, the rows of the unit
+        # fail.
         if not answer(board.begin_read.remote(unit.path), default=True):
             return [encode(_preparers[key].give_up(shard, unit))]
         prepared = encode(_preparers[key].prepare(shard, unit))
@@ -221,7 +238,7 @@ def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
 
 
 def answer(call: Any, *, default: Any) -> Any:
-    """What the board answers to a call, or `default` when it is gone or slow."""
+    """The board's answer to a call; `default` when the board is gone or slow."""
     try:
         return ray.get(call, timeout=BOARD_SECONDS)
     except (ray.exceptions.RayError, TimeoutError):
@@ -229,7 +246,7 @@ def answer(call: Any, *, default: Any) -> Any:
 
 
 class RouteRun:
-    """The pipeline of one route over its units (at least one)."""
+    """The pipeline of one route over its units (at least one unit)."""
 
     def __init__(
         self, job: RouteJob, work: Sequence[tuple[Shard, Unit]], pool: Pool, board: Any
@@ -257,9 +274,9 @@ class RouteRun:
         )
 
     def receipts(self) -> Iterator[dict[str, Any]]:
-        """Run it, and yield each receipt as its part is committed.
+        """Run the pipeline, and yield the receipt of each unit once its part is committed.
 
-        Raises `GemmaBatchError` when engines or storage gave up; committed parts stay.
+        Raises `GemmaBatchError` when engines or storage gave up. Committed parts stay.
         """
         try:
             for batch in self._dataset.iter_batches(
@@ -273,18 +290,18 @@ class RouteRun:
             raise GemmaBatchError(f"route {self._route!r} stopped unexpectedly: {err}") from err
 
     def stop(self) -> None:
-        """End it from another thread; whoever waits for `receipts` gets no more of them.
+        """End the pipeline, from another thread. After this, `receipts` yields nothing more.
 
-        That consumer sleeps until a part is committed.
+        The thread that consumes `receipts` may stay blocked until the current part is committed.
         """
         stop_dataset(self._dataset)
 
 
 def stop_dataset(dataset: Any) -> None:
-    """End a data set that may still be consumed.
+    """End the pipeline of a data set that a thread may still consume.
 
-    Ray Data ends only with its consumer, and a pipeline that outlives the connection to the
-    cluster takes this process with it (exit code 1).
+    Ray Data itself ends a pipeline only when the consumer ends. A pipeline that still runs when
+    this process leaves the cluster ends this process, with exit code 1.
     """
     executor = dataset._current_executor
     if executor is not None:
@@ -292,8 +309,8 @@ def stop_dataset(dataset: Any) -> None:
 
 
 def _units_in_flight(job: RouteJob, work: Sequence[tuple[Shard, Unit]]) -> int:
-    # Enough units that the feed always has rows beyond those in the engine, across borders; of
-    # large ones, the feed lets in only as many as it needs.
+    # How many units an actor holds: enough that the next rows are waiting when a unit ends. (With
+    # large units the feed loads fewer.)
     rows = max(1, min(unit.expected for _, unit in work))
     wanted = max(job.in_flight, SORTED_ROWS if job.order == "prefix" else 0)
     least, most = UNITS_IN_FLIGHT
@@ -301,10 +318,11 @@ def _units_in_flight(job: RouteJob, work: Sequence[tuple[Shard, Unit]]) -> int:
 
 
 def configure() -> None:
-    """Ray Data's own limits and noise, set for long loads of weights and quiet terminals."""
+    """Set Ray Data's limits for engines that load for a long time, and keep the terminal quiet."""
     context = DataContext.get_current()
-    # Our own limits are policy.row_deadline, engine_start_timeout and stop.stalled_minutes: Ray
-    # Data's 30 minutes without a finished block would end a slow load or a long unit.
+    # Ray Data's limit, 30 minutes without a finished block, would end a slow load or a long unit.
+    # This package has limits instead: policy.row_deadline, policy.engine_start_timeout and
+    # policy.stop.stalled_minutes.
     context.execution_no_progress_timeout_s = -1
     context.max_consecutive_actor_init_deaths = 3
     context.enable_progress_bars = False

@@ -1,8 +1,9 @@
-"""The GPU actor: feeds one engine with several units at once and commits their parts itself.
+"""The worker: answers and commits several units at a time, with one engine (GPU actor).
 
-Ray Data calls it in several threads, one unit per call. The engine lives on an event loop of
-its own, so that nothing Ray does on its threads can hold it up, and starts loading while the
-first units are still being read. Only receipts leave this process.
+Ray Data calls the worker in several threads, one unit per call. The feed of the engine runs on an
+event loop in another thread, so nothing that Ray does on these threads can delay the engine. The
+engine starts to load while Ray CPU tasks still read the first units. Only receipts leave this
+process.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.unit import Unit
 
 logger = logging.getLogger(__name__)
-REPORT_SECONDS = 1.0
-BOARD_SECONDS = 10.0
+REPORT_SECONDS = 1.0  # the pause between two reports to the board and the metrics
+BOARD_SECONDS = 10.0  # the time limit for an answer of the board
 CONDEMNED = "the worker's process died with this row alone in flight"
 T = TypeVar("T")
 
 
 class Gate:
-    """Units pass side by side, except one that has to be alone in the process."""
+    """Lets units in side by side, except a unit that has to be alone in the process."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -49,7 +50,7 @@ class Gate:
 
     @contextlib.contextmanager
     def pass_through(self, *, alone: bool) -> Iterator[None]:
-        """Be inside with others, or alone; one who wants to be alone lets nobody else in."""
+        """Be inside with other units, or `alone`. While an `alone` unit waits, no unit gets in."""
         with self._changed:
             if alone:
                 self._alone_wanted += 1
@@ -68,14 +69,18 @@ class Gate:
 
 
 def _ask_for_normal_priority() -> None:
-    # Ray starts its workers with niceness 15. What paces a GPU, or is the engine on a CPU, must
-    # not stand behind every other process of the host; only root may change that.
+    # Ray starts its workers with niceness 15, a low priority. The process that keeps a GPU busy, or
+    # that is the engine on a CPU, must not wait for every other process of the host. Only root may
+    # raise the priority.
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, 0)
 
 
 class Worker:
-    """One replica of one route; the callable class of the pipeline's last stage."""
+    """One replica of one route: the class that Ray Data calls in the pipeline's last stage.
+
+    Without a `board`, nothing is reported.
+    """
 
     def __init__(self, job: RouteJob, board: Any = None) -> None:
         set_patience(job.storage_patience)
@@ -111,7 +116,10 @@ class Worker:
             threading.Thread(target=self._report, name="report", daemon=True).start()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """One unit in, its receipt out; or `{"error": ...}` when engine or storage gave up."""
+        """Take a unit (one row), answer and commit it, and return one row with `receipt` as JSON.
+
+        When the engine or the storage gave up, the JSON is `{"error": ...}`.
+        """
         receipts = [
             json.dumps(self._run_unit(unit.as_py(), rows))
             for unit, rows in zip(batch["unit"], batch["rows"], strict=True)
@@ -133,7 +141,7 @@ class Worker:
 
     def _outcomes(self, unit: Unit, case: Case, head: str, rows: Any) -> dict[str, Any]:
         started = time.time()
-        # Ray may hand out a unit again after a death between the commit and the receipt.
+        # When a worker dies between the commit and the receipt, Ray gives out the unit again.
         done = committed_receipt(self._store, unit)
         if done is not None:
             return done
@@ -170,14 +178,15 @@ class Worker:
         return receipt
 
     def _carefully(self, unit: Unit, case: Case, requests: list[Request]) -> dict[int, Outcome]:
-        """The rows of a unit that workers died with, in the groups that the board asks for."""
+        """Run the rows of a unit with which workers died, in the groups that the board wants."""
         logger.warning("unit %s saw %d workers die: taken apart", unit.name, case.deaths)
         outcomes: dict[int, Outcome] = {}
         for number in case.condemned:
             outcomes[number] = Failure(FailureCode.ENGINE_CRASH.value, CONDEMNED, case.deaths)
             self._host.stats.count(outcomes[number])
         groups = [set(group) for group in case.groups]
-        # Last, those that were tried already and are known to be harmless; or all, at first.
+        # The last group has all other rows: all rows of the unit at first, later the rows that ran
+        # before and are known to be harmless.
         groups.append({r.number for r in requests}.difference(case.condemned, *groups))
         for group in groups:
             if mine := [request for request in requests if request.number in group]:
@@ -186,7 +195,7 @@ class Worker:
         return outcomes
 
     def _tell(self, method: str, *values: Any) -> Any:
-        """Call the board and wait for its answer; None when it is gone or slow."""
+        """Call a method of the board and return its answer; None when the board is gone or slow."""
         if self._board is None:
             return None
         import ray

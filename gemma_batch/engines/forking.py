@@ -12,15 +12,16 @@ The template is the fork server of Python's `multiprocessing`. A process has at 
 The template has no threads and no context on a GPU, and it ends when the last process that holds
 its pipe has ended.
 
-An engine's processes always end when the process that started the engine ends, forked or spawned.
-Without this rule a forked core would live on when the actor is killed, because Ray ends only the
-actor's own children, and a forked core is a child of the template.
+An engine's processes, forked or spawned, end when the process that started the engine ends. Without
+this rule a forked core would live on when the actor is killed, because Ray ends only the actor's
+own children, and a forked core is a child of the template.
 
 To turn the template off, set `VLLM_WORKER_MULTIPROC_METHOD=fork` in the environment of the process
 that starts the engine (for a Ray job: in `env_vars` of its runtime environment). vLLM then chooses
-how to start its processes: in a Ray actor it spawns them, elsewhere it forks them. In a Ray actor
-this holds for the first start only: vLLM itself sets the variable to `spawn` there, so an engine
-that is started again in the same actor uses the template.
+how to start its processes, and this module adds nothing to it: in a Ray actor vLLM spawns them as
+children of the actor, elsewhere it forks them. In a Ray actor this holds for the first start only:
+vLLM itself sets the variable to `spawn` there, so an engine that is started again in the same actor
+uses the template.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cut: how the input is cut into units, the atoms of scheduling, commit and resume."""
+"""Cut: cuts the input into units, the atoms of scheduling, commit and resume (driver, laptop)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from gemma_batch.storage.readers.reader import Span
 from gemma_batch.units.unit import Shard, Unit, make_mask
 
 UNIT_ROWS_MIN, UNIT_ROWS_MAX = 64, 8192
-PLANNING_THREADS = 16
-FINEST = 32  # of the largest unit is the smallest, about two seconds of work
-SHARES = 4  # units per replica that what is left is cut into
+PLANNING_THREADS = 16  # for reading that many files at the same time
+FINEST = 32  # a largest unit has the rows of so many smallest units, each about 2 s of work
+SHARES = 4  # near the end, the rows that are left make so many units per replica
 
 
 def rows_per_unit(policy: Policy, rows_per_second: float) -> int:
-    """Rows per unit: `policy.unit_seconds` of one engine's work, 64 to 8192, unless set."""
+    """Rows per unit: `policy.unit_rows`, or `policy.unit_seconds` of one engine's work.
+
+    The rows by time are at least 64 and at most 8192. `rows_per_second` is the speed of one engine.
+    """
     if policy.unit_rows is not None:
         return policy.unit_rows
     return int(min(max(rows_per_second * policy.unit_seconds, UNIT_ROWS_MIN), UNIT_ROWS_MAX))
@@ -33,15 +36,15 @@ def cut(
     max_bytes: int,
     replicas: int | None = None,
 ) -> list[Unit]:
-    """Cut every shard into units, in input order; a route without rows in a span gets no unit.
+    """Cut every shard into units, in input order. A route without rows in a span gets no unit.
 
-    With `replicas`, units are small at both ends of the input (see `taper`), else only the limits
-    bound them.
+    With `replicas` (engines), units are small at both ends of the input (see `taper`). Without
+    `replicas`, only the limits `max_rows` and `max_bytes` set the size of units.
 
-    Reads footers of Parquet and all of the other formats once, and the columns that the routes
-    use. Raises `InputError` naming a shard that cannot be read.
+    Reads the footers of Parquet files, and files of other formats whole, once. With several routes,
+    also reads the columns that the routes use. Raises `InputError` for a shard that cannot be read.
     """
-    # Cut finely once, then put together: how many rows there are is known only afterwards.
+    # Cut finely first and put the spans together afterwards, when the number of rows is known.
     finest = max_rows if replicas is None else finest_rows(max_rows)
     with ThreadPoolExecutor(PLANNING_THREADS) as pool:
         spans = list(
@@ -63,20 +66,21 @@ def cut(
 
 
 def finest_rows(max_rows: int) -> int:
-    """Rows of the smallest unit, where units are not all of one size."""
+    """Rows of the smallest unit, when units have different sizes."""
     return max(1, min(max_rows, max(UNIT_ROWS_MIN, max_rows // FINEST)))
 
 
 def taper(
     shards: Sequence[Sequence[Span]], *, replicas: int, max_rows: int, max_bytes: int
 ) -> list[list[Span]]:
-    """Put the fine spans of each shard together: small first, then large, small at the end.
+    """Put the fine spans of each shard together: small units first, then large, small at the end.
 
-    Every replica's first unit is a fine span, its next ones twice the one before, so that the first
-    results, and what is wrong with them, are there after seconds. Towards the end a unit gets
-    1 / (`SHARES` x replicas) of the rows that are left (guided self-scheduling, Polychronopoulos
-    and Kuck 1987), so that replicas that work at different speeds finish within about one small
-    unit of each other. At most `max_rows` and `max_bytes`, at least one fine span.
+    The first unit of each replica is one fine span, and each next unit is twice as large as the
+    unit before. So the first results, and the errors in them, appear after seconds. Towards the end
+    a unit gets 1 / (`SHARES` x replicas) of the rows that are left (guided self-scheduling,
+    Polychronopoulos and Kuck 1987). So replicas that work at different speeds finish within about
+    one small unit of each other. A unit has at most `max_rows` rows and `max_bytes` bytes, and at
+    least one fine span.
     """
     count = 0
     growing = finest_rows(max_rows)

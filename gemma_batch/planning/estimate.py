@@ -1,7 +1,7 @@
-"""The estimate: how long a job takes on named hardware, what it costs, and what it could take.
+"""The estimate: time, cost and physical limit of a job on given hardware (driver, laptop).
 
-Arithmetic on a sample, a placement and the GPU table; nothing is measured. Good to a factor of
-two; the report says how far off it was.
+The estimate is arithmetic on a sample, a placement and the GPU table: nothing is measured. It is
+good to a factor of two. The report of the run says how far off the estimate was.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from gemma_batch.planning.pool import make_pool
 from gemma_batch.planning.sample import RouteSample
 from gemma_batch.prompts.prefixes import SORTED_ROWS, WORTH_SHARE
 
-# Sorting the input, measured on 2 cores with rows of 92 tokens: 33 s for 20,000 of them and 48 s
-# for 160,000, most of the first in starting Ray Data's processes. What a token costs is a guess.
+# Time to sort the input, measured on 2 cores with rows of 92 tokens: 33 s for 20,000 rows and 48 s
+# for 160,000 rows. Most of the 33 s went into the start of Ray Data's processes. The seconds per
+# token are a guess.
 SORT_SECONDS = 30.0
 SORT_CPU_SECONDS_PER_ROW = 170e-6
 SORT_CPU_SECONDS_PER_TOKEN = 0.5e-6
@@ -31,11 +32,13 @@ SORT_CPU_SECONDS_PER_TOKEN = 0.5e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """One route on all of the hardware. Tokens are means per row; `seconds` is wall time.
+    """The estimate of one route that has all of the hardware.
 
-    `limit_rows_per_second` and `bound` are the physical limit of all its engines together (None on
-    a CPU). `gpu_hours` counts the GPUs its engines hold; `cost` is in the currency of the price
-    (which is an engine's on a CPU).
+    Tokens are means per row. `seconds` is wall time and includes `start_seconds`, the start of an
+    engine. `rows_per_second` is the speed of all the route's engines together, and
+    `limit_rows_per_second` their physical limit; `bound` says whether arithmetic or memory sets
+    this limit (both None on a CPU). `gpu_hours` counts the GPUs that the engines hold. `cost` is in
+    the currency of the price; on a CPU, the price is per engine and hour.
     """
 
     route: str
@@ -55,7 +58,7 @@ class Estimate:
 
     @property
     def output_tokens_per_second(self) -> float:
-        """All engines together."""
+        """Output tokens per second of all engines together."""
         return self.rows_per_second * self.output_tokens
 
 
@@ -68,11 +71,12 @@ def estimate_routes(
     output_tokens: float,
     price: float | None = None,
 ) -> list[Estimate]:
-    """An estimate per placed route with rows; `price` is per GPU and hour (None: the route's own).
+    """One estimate for each route that has rows. Every route must have a placement.
 
-    Routes of an engine that does not compute (a dry run) have none. `output_tokens` is the mean
-    answer; with `max_tokens` the estimate is an upper bound. Raises `PlacementError` when there is
-    no room for an engine.
+    A route gets no estimate if its engine does not compute (a dry run). `samples` and `rows` are by
+    route. `output_tokens` is the mean answer; with `max_tokens` in its place, the estimate is an
+    upper bound. `price` is per GPU and hour (None: the route's `price_per_hour`). Raises
+    `PlacementError` when there is no room for an engine.
     """
     return [
         _estimate(
@@ -88,7 +92,10 @@ def estimate_routes(
 
 
 def workload_of(sample: RouteSample, output_tokens: float) -> Workload:
-    """The mean row: what prompts share when they are sorted is taken to be cached."""
+    """The mean row of a sample.
+
+    The prefix cache is taken to hold everything that prompts share when they are sorted.
+    """
     prompt = max(sample.mean_tokens, 1.0)
     return Workload(
         prompt_tokens=prompt, output_tokens=output_tokens, cached_tokens=prompt * sample.shared
@@ -140,10 +147,11 @@ def _estimate(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SortGain:
-    """What sorting all rows of a route by prefix is worth, before they are run.
+    """The time that sorting all rows of a route by prefix saves and takes, before the route runs.
 
-    `window` and `whole` are shares of prompt tokens from the prefix cache: with windows of waiting
-    rows sorted by the engines' feeds, and with the whole input sorted. Times are wall seconds.
+    `window` and `whole` are shares of prompt tokens that come from the prefix cache, from 0 to 1.
+    `window` holds when only the feeds sort their windows of waiting rows, `whole` when the whole
+    input is sorted. Times are wall seconds.
     """
 
     route: str
@@ -154,7 +162,7 @@ class SortGain:
 
     @property
     def pays(self) -> bool:
-        """Whether it saves more than it takes, and enough to be sure of that."""
+        """Whether sorting saves more time than it takes, and enough to be sure of it."""
         enough = self.whole - self.window >= WORTH_SHARE
         return enough and self.saved_seconds > self.sort_seconds
 
@@ -162,9 +170,9 @@ class SortGain:
 def sort_gain(
     route: RoutePlan, sample: RouteSample, rows: int, hardware: Hardware, *, output_tokens: float
 ) -> SortGain:
-    """What sorting is worth for a placed route of `rows` rows with such a sample."""
+    """The gain of sorting a route with `rows` rows and this sample. The route must be placed."""
     prompt = max(sample.mean_tokens, 1.0)
-    # Without a gain the feeds keep the rows' own order.
+    # The feeds sort by prefix only where that gains enough, or where the spec wants it.
     ordered = sample.gain >= WORTH_SHARE or route.resources.order == "prefix"
     near = sample.sharing.sorted_together(SORTED_ROWS) if ordered else sample.sharing.in_order
     window, whole = near, max(near, sample.sharing.sorted_together(rows))
@@ -186,7 +194,7 @@ def sort_gain(
 
 
 def is_sorted(route: RoutePlan, gain: SortGain) -> bool:
-    """Whether all rows of a route are sorted before it runs: the spec's word, or the plan's."""
+    """Whether all rows of a route are sorted before it runs. The spec decides, else the plan."""
     resources = route.resources
     if resources.sort != "auto":
         return resources.sort == "always"
@@ -202,7 +210,10 @@ def sort_facts(
     *,
     output_tokens: float,
 ) -> dict[str, Any] | None:
-    """What sorting is worth as plain data, and whether it is `planned`; None where nobody knows."""
+    """The gain of sorting as plain data, with `planned`: whether the route will be sorted.
+
+    None when the hardware is not known or the route has no rows.
+    """
     if hardware is None or not rows:
         return None
     gain = sort_gain(route, sample, rows, hardware, output_tokens=output_tokens)
@@ -212,7 +223,7 @@ def sort_facts(
 def engine_limit(route: RoutePlan, gpu: GPU | None, work: Workload) -> Limit | None:
     """The physical limit of one engine of a placed route; None on a CPU.
 
-    Engines that share a GPU have a share of its speed each.
+    Engines that share a GPU each get an equal share of the GPU's speed.
     """
     placement = route.placement
     assert placement is not None
@@ -235,12 +246,15 @@ def engine_limit(route: RoutePlan, gpu: GPU | None, work: Workload) -> Limit | N
 
 
 def precision_of(route: RoutePlan) -> Precision:
-    """The precision that a route's weights have on a GPU."""
+    """The precision of a route's weights on a GPU."""
     return route.resources.precision or "bf16"
 
 
 def totals(estimates: Sequence[Estimate]) -> dict[str, Any]:
-    """All routes one after the other, as plain data; side by side they take no longer."""
+    """The sums over all routes, and the estimate of each route, as plain data.
+
+    The sums count the routes one after the other. Routes that run side by side take no longer.
+    """
     costs = [one.cost for one in estimates if one.cost is not None]
     return {
         "seconds": round(math.fsum(one.seconds for one in estimates), 1),

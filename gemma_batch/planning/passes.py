@@ -1,9 +1,9 @@
-"""Passes: units derived from what is committed; `retry` is the first kind.
+"""Passes: units derived from committed units; `retry` is the first kind of pass (driver).
 
-A pick says which rows of a committed unit a pass takes. The units of the pass are the same runs
-of rows of the same shards, with a mask that holds only those rows, so a pass is committed,
-resumed and reported like a first run. Nothing is written here; `committing/generations.py` keeps
-the list.
+A pick says which rows of a committed unit a pass takes. A unit of the pass has the same shard and
+the same run of rows as the committed unit, and a mask with only the picked rows. So a pass is
+committed, resumed and reported like a first run. This module writes nothing:
+`committing/generations.py` keeps the list of units of a pass.
 """
 
 from __future__ import annotations
@@ -21,32 +21,33 @@ from gemma_batch.units.unit import Unit, make_mask
 
 
 class Pick(Protocol):
-    """Which rows a pass takes."""
+    """Picks the rows that a pass takes."""
 
     def wanted(self, receipt: Receipt) -> bool:
-        """Whether a unit with this receipt may have rows to take.
+        """Whether a unit with this receipt may have rows that the pass takes.
 
-        The receipts are at hand; the failures of a unit cost one read of a footer.
+        This question saves time: the receipts are known already, but the failures of a unit cost
+        one read of a footer.
         """
         ...
 
     def rows(self, failures: Sequence[Mapping[str, Any]]) -> list[int]:
-        """The numbers of the rows to take, by the failures in the footer of the newest part."""
+        """The numbers of the rows to take, from the failures in the footer of the newest part."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Takes the rows that failed with one of the `codes`."""
+    """Picks the rows that failed with one of the `codes`."""
 
     codes: Collection[str]
 
     def wanted(self, receipt: Receipt) -> bool:
-        """Whether a row of the unit failed with such a code."""
+        """Whether a row of the unit failed with one of the codes."""
         return any(code in self.codes for code in receipt["failures"])
 
     def rows(self, failures: Sequence[Mapping[str, Any]]) -> list[int]:
-        """These rows."""
+        """The numbers of the rows that failed with one of the codes."""
         return [failure["number"] for failure in failures if failure["code"] in self.codes]
 
 
@@ -57,9 +58,10 @@ def derive(
     pick: Pick,
     generation: int,
 ) -> list[Unit]:
-    """The units of a pass over `units`, all of which are committed, in their order.
+    """The units of a pass over `units`, in the order of `units`. All of `units` are committed.
 
-    Raises `OutputError` where a footer cannot be read, `StorageError`.
+    `receipts` are by the key of each committed part. Raises `OutputError` for a part with an
+    unreadable footer, `StorageError` when storage fails.
     """
     latest = latest_generation(receipts)
 

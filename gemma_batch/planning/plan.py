@@ -1,8 +1,8 @@
-"""The plan: everything that can be known and can be wrong before an engine starts.
+"""The plan: everything that can be wrong before an engine starts (driver, laptop, submitter).
 
-It puts together the survey of the input, each route's model and its placement on the hardware,
-and from them the units and the fingerprint. It starts nothing, writes nothing and needs neither
-Ray nor vLLM; what hardware there is, it is told.
+The plan combines the survey of the input with each route's model and the model's placement on the
+hardware. From these the plan derives the units and the fingerprint. The plan starts nothing, writes
+no output and needs neither Ray nor vLLM. The caller tells the plan which hardware there is.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.row_policy import RowPolicy
 from gemma_batch.units.unit import Unit
 
-# What a job needs is rarely more; longer documents are asked for explicitly, because memory
-# profile, CUDA graphs and the number of sequences all follow from this length.
+# Tokens of prompt and answer. Few jobs need more. A spec asks for longer documents explicitly,
+# because memory profile, CUDA graphs and the number of sequences all follow from this length.
 DEFAULT_MODEL_LEN = 8192
-# Engine arguments that decide speed or memory but not what is answered.
+# Engine arguments that change the speed or the memory, but no answer.
 NEUTRAL_ARGS = {
     "block_size", "enforce_eager", "kv_cache_memory_bytes", "max_cudagraph_capture_size",
     "compilation_config", "optimization_level", "load_format", "distributed_executor_backend",
@@ -44,13 +44,17 @@ NEUTRAL_ARGS = {
     "disable_log_stats",
 }  # fmt: skip
 QUANTIZATION = {"fp8": "fp8"}
-USUAL_PROMPT = 512  # tokens, where no row was looked at
-FEED_FACTOR = 2.0  # requests in the engine, as a multiple of max_num_seqs (facts: 1.5 to 2)
+USUAL_PROMPT = 512  # tokens of a prompt, when there is no sample
+FEED_FACTOR = 2.0  # requests in the engine, as a multiple of max_num_seqs (design: 1.5 to 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutePlan:
-    """One route's model and where it runs; `files` is None when they could not be had."""
+    """One route's model and its placement.
+
+    `files` is None when the model's files could not be reached. `max_model_len` is in tokens.
+    `rows_per_second` is the expected speed of one engine, once the route is placed.
+    """
 
     route: Route
     resources: Resources
@@ -63,7 +67,7 @@ class RoutePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A job that is known to be startable. `notes` are sentences for people."""
+    """A job that can be started. `notes` are sentences for people."""
 
     spec: JobSpec
     survey: Survey
@@ -73,7 +77,7 @@ class Plan:
     def placed(self, hardware: Hardware, prompt_tokens: Mapping[str, float] | None = None) -> Plan:
         """The same plan with every route placed. Raises `PlacementError`.
 
-        `prompt_tokens` are means by route, where a sample was taken.
+        `prompt_tokens` is the mean prompt of each sampled route, by the route's name.
         """
         known = prompt_tokens or {}
         routes = tuple(
@@ -83,9 +87,11 @@ class Plan:
         return replace(self, routes=routes)
 
     def units(self, replicas: int = 1) -> list[Unit]:
-        """Cut the input; reads footers, and whole files of formats without them.
+        """Cut the input into units, for `replicas` engines.
 
-        For `replicas` engines, units are small at both ends of the input.
+        Units are small at both ends of the input, unless `policy.unit_rows` is set. Reads the
+        footers of Parquet files, and files of other formats whole. Raises `InputError` for a shard
+        that cannot be read.
         """
         slowest = min(route.rows_per_second for route in self.routes)
         return cut(
@@ -97,7 +103,7 @@ class Plan:
         )
 
     def fingerprint(self) -> Fingerprint:
-        """Everything that can change a result, by the spec's own field names."""
+        """Everything that can change a result, by the names of the spec's fields."""
         spec = self.spec
         fields: dict[str, Any] = {
             "input.id": self.survey.id_column,
@@ -113,7 +119,10 @@ class Plan:
         return fingerprint(fields, self.survey.shards)
 
     def job(self, plan: RoutePlan, *, cpu_threads: int | None = None) -> RouteJob:
-        """What tasks and actors of one route need. The route must have a placement."""
+        """The data that the tasks and actors of one route need. The route must be placed.
+
+        `cpu_threads` is an engine's share of a CPU node's cores (None: all cores).
+        """
         spec, policy = self.spec, self.spec.policy
         assert plan.placement is not None
         sampling = spec.sampling.engine_params()
@@ -145,7 +154,7 @@ class Plan:
 
 
 def _devices(placement: Placement) -> float:
-    """The GPUs that one engine holds; an engine without a GPU counts as one."""
+    """The number of GPUs that one engine holds; 1 for an engine on a CPU."""
     on_gpu = placement.gpu_memory_utilization > 0
     return placement.tensor_parallel / placement.engines_per_gpu if on_gpu else 1.0
 
@@ -169,7 +178,7 @@ def _route_fields(plan: RoutePlan, prefix: str) -> dict[str, Any]:
 
 
 def _files_digest(files: ModelFiles | None) -> str | None:
-    """SHA-256 over the small files that say what the model is."""
+    """SHA-256 over the model's JSON files and chat templates; None without files."""
     if files is None:
         return None
     digest = hashlib.sha256()
@@ -210,10 +219,10 @@ def _engine_config(
 
 
 def make_plan(spec: JobSpec, *, need_files: bool = True) -> Plan:
-    """Plan a job as far as that is possible without knowing the hardware.
+    """Plan a job as far as possible without the hardware.
 
     With `need_files` False, a catalog model whose files cannot be reached is planned from the
-    catalog alone. Raises a `UserError` that says what to change.
+    catalog alone. Raises a `UserError` that says how to change the spec or the input.
     """
     notes: list[str] = []
     looked = survey(spec)
@@ -291,12 +300,13 @@ def _is_folder(model: str) -> bool:
 
 
 def _is_derivative(model: str) -> bool:
-    # Fine-tunes and quantised copies live under other organisations; their config decides.
+    # Fine-tunes and quantised copies live under other organisations. The plan needs no catalog row
+    # for such a model: the model's configuration tells everything.
     return "/" in model and not model.startswith("google/")
 
 
 def rows_by_route(units: Sequence[Unit]) -> dict[str, int]:
-    """Planned rows per route."""
+    """The number of planned rows of each route, by the route's name."""
     totals: dict[str, int] = {}
     for unit in units:
         totals[unit.route] = totals.get(unit.route, 0) + unit.expected

@@ -1,4 +1,7 @@
-"""The pool of engines of one route: how many, and what each reserves of a cluster. No Ray here."""
+"""The pool of a route: how many engines there are, and how much each reserves (driver, laptop).
+
+This module does not import Ray.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.plan import RoutePlan
 from gemma_batch.units.route_job import RouteJob
 
-READ_CPUS = 1.0  # of Ray's, for a task that reads
+READ_CPUS = 1.0  # CPUs in Ray's count that a reading task reserves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """How many engine actors, and what each reserves of Ray's resources."""
+    """The least and the most engine actors, and the GPUs and CPUs that each reserves in Ray."""
 
     least: int
     most: int
@@ -23,7 +26,7 @@ class Pool:
 
 
 def make_pool(route: RoutePlan, hardware: Hardware) -> Pool:
-    """The pool of a placed route. Raises `PlacementError` when there is no room for one engine."""
+    """The pool of a placed route. Raises `PlacementError` when no engine has room on the GPUs."""
     placement, replicas = route.placement, route.resources.replicas
     assert placement is not None
     if placement.gpu_memory_utilization > 0:
@@ -38,8 +41,9 @@ def make_pool(route: RoutePlan, hardware: Hardware) -> Pool:
         least, most = _bounds(replicas, room)
         return Pool(least=least, most=most, num_gpus=share, num_cpus=0)
     least, most = _bounds(replicas, 1)
-    # Ray must be left one CPU to read with, also when all engines end up on one node because the
-    # others went away; what an engine really uses is its own affair.
+    # Engines must leave Ray one CPU of a node for the reading tasks, even when the other nodes went
+    # away and all engines are on one node. The number limits only Ray's scheduling, not the cores
+    # that an engine uses.
     spare = max(0.5, hardware.cpus_per_node - READ_CPUS)
     return Pool(least=least, most=most, num_gpus=0, num_cpus=round(min(0.9, spare / most), 2))
 
@@ -53,12 +57,12 @@ def _bounds(replicas: object, room: int) -> tuple[int, int]:
 
 
 def not_more_than(pool: Pool, engines: int) -> Pool:
-    """The pool without engines that would find no unit to work on."""
+    """The pool with at most `engines` engines, so that each engine finds a unit to work on."""
     return replace(pool, least=min(pool.least, engines), most=min(pool.most, engines))
 
 
 def with_cpu_threads(job: RouteJob, hardware: Hardware, pool: Pool) -> RouteJob:
-    """Share the cores of a CPU node between the engines on it."""
+    """The job with an equal share of the CPU cores for each engine; unchanged on GPUs."""
     engines = pool.most * job.engine.tensor_parallel
     if job.engine.device != "cpu" or engines == 1:
         return job

@@ -1,4 +1,8 @@
-"""Rows' prompts as their model will see them, for `plan`; offline when it has to be."""
+"""Preview: prompts of some rows as the model will see them (driver, laptop).
+
+`plan` shows the first prompt, and the sample measures prompts. Without the model's files, the
+preview uses the chat template of the model's generation.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,10 @@ from gemma_batch.rows import Row
 
 
 def first_prompt(plan: Plan) -> dict[str, Any]:
-    """`text` and `tokens` of the first readable row's prompt, and a `note` (each may be None)."""
+    """`text` and `tokens` (a number) of the first readable row's prompt, and a `note` for people.
+
+    Each of the three may be None.
+    """
     rows = plan.survey.sample(1)
     if not rows:
         return _answer(None, None, "the first input file holds no readable row")
@@ -36,7 +43,7 @@ def _answer(text: str | None, tokens: int | None, note: str | None) -> dict[str,
 
 
 def renderer_for(plan: Plan, route: RoutePlan, tokenizer: Tokenizer) -> Renderer:
-    """The renderer of a route that is not placed yet."""
+    """The renderer of a route. The route need not be placed."""
     prompt = plan.survey.prompt
     return Renderer(
         system=prompt.system,
@@ -51,9 +58,9 @@ def renderer_for(plan: Plan, route: RoutePlan, tokenizer: Tokenizer) -> Renderer
 
 
 def offline_prompt(plan: Plan, route: RoutePlan, row: Row) -> str:
-    """A row's prompt by the generation's own chat template, without the model's files.
+    """A row's prompt by the chat template of the model's generation, without the model's files.
 
-    Raises `RowProblem`.
+    Raises `RowProblem` when the row cannot be rendered.
     """
     prompt, values = plan.survey.prompt, row.values or {}
     messages = []

@@ -1,9 +1,10 @@
-"""Which route a row takes: the `when` expressions, evaluated by DuckDB over the row's columns.
+"""Routing: the route of each row, by the `when` expressions (driver, laptop, submitter).
 
-DuckDB runs without file, network or extension access, on an in-memory table that holds only the
-columns that the expressions name. The first matching route wins; an expression that errors or is
-null on a row does not match it. The answer depends on the row alone, so planning and reading
-agree; functions that depend on time or chance are refused for that reason.
+DuckDB evaluates the expressions, without access to files, network or extensions. It sees an
+in-memory table with only the columns that the expressions name. The first matching route takes the
+row. An expression that is null or fails on a row does not match this row. The route of a row
+depends on the row alone, so every plan of the same input finds the same routes. Functions that
+depend on time or chance would break this rule, so the plan refuses such functions.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from gemma_batch.errors import SpecError
 from gemma_batch.rows import Row
 from gemma_batch.spec import Route
 
-# What the catalog of DuckDB's functions does not mark as changing, though it does.
+# Functions whose value depends on more than the row. DuckDB's list of functions marks some of them
+# as stable, has others without a mark, and lacks the rest.
 UNSTABLE = {
     "current_date", "current_time", "current_timestamp", "current_localtime",
     "current_localtimestamp", "localtime", "localtimestamp", "getenv", "current_setting", "user",
@@ -28,7 +30,10 @@ UNSTABLE = {
 
 
 class Router:
-    """Assigns rows to routes by name. Raises `SpecError` for an expression that cannot work."""
+    """Assigns rows to routes by name. Raises `SpecError` for an expression that cannot work.
+
+    `columns` are the names of the columns that the expressions use.
+    """
 
     def __init__(self, routes: Sequence[Route], schema: pa.Schema) -> None:
         self.names = [route.name for route in routes]
@@ -77,15 +82,16 @@ class Router:
                 names |= {name.lower() for name in part["column_names"]}
             if function := _changing(part, schema):
                 raise SpecError(
-                    f"{where}: {route.when!r} calls {function!r}, whose answer changes between "
-                    "planning and reading"
+                    f"{where}: {route.when!r} calls {function!r}, whose answer changes from one "
+                    "call to the next, so that a start again could choose another route: use "
+                    "functions of the row's columns only"
                 )
         return {name for name in schema.names if name.lower() in names}
 
     def _bind(self, routes: Sequence[Route], schema: pa.Schema) -> None:
         import duckdb
 
-        self._con.register("rows", self._table([]))  # only what `assign` will have, too
+        self._con.register("rows", self._table([]))  # the same columns as in `assign`
         for route in routes:
             query = f"SELECT coalesce(try(({route.when}\n)), false)::BOOLEAN FROM rows"
             try:
@@ -98,7 +104,7 @@ class Router:
                 ) from None
 
     def assign(self, rows: Sequence[Row]) -> list[str]:
-        """The route of each row; a row that could not be read takes the last one."""
+        """The name of each row's route. A row that could not be read takes the last route."""
         if self._con is None:
             return [self.names[self._default]] * len(rows)
         readable = [i for i, row in enumerate(rows) if row.values is not None]
@@ -133,9 +139,13 @@ def _unstable() -> frozenset[str]:
 
 
 def _changing(part: dict[str, Any], schema: pa.Schema) -> str:
-    """The function that an expression's part calls, if its answer does not depend on the row."""
+    """The name of the function that `part` calls, if its value depends on more than the row.
+
+    Otherwise an empty string. `part` is a node of a parsed expression.
+    """
     if part.get("class") == "COLUMN_REF":
-        # Some are written without brackets, as columns are, which go first.
+        # `current_date` has no brackets and parses as a column name; a real column of that name
+        # wins.
         name = str(part["column_names"][-1]).lower()
         known = name in {column.lower() for column in schema.names}
         return name if name in _unstable() and not known else ""
@@ -170,8 +180,8 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 def _fit(value: Any, kind: pa.DataType) -> Any:
-    # A value of another type than the column's (possible in JSON lines) is null to the routes,
-    # except that anything has a text form.
+    # In JSON lines, a value may have another type than its column. In a column of text, such a
+    # value becomes JSON text. In any other column, a value that cannot be converted becomes null.
     if pa.types.is_string(kind) and value is not None and not isinstance(value, str):
         return json.dumps(value, ensure_ascii=False, default=str)
     try:

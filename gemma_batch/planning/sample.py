@@ -1,8 +1,8 @@
-"""A sample of the input's rows, rendered: what a plan can know of lengths and prefixes.
+"""The sample: the plan renders some rows to learn lengths and prefixes (driver, laptop).
 
-Rows from the start of shards spread over the whole input, so it is cheap for every format and
-wrong for inputs whose shards change along the way. With the model's files tokens are exact;
-without, four characters count as one.
+The rows come from the start of shards that are spread over the whole input. So the sample is cheap
+for every format, and it is wrong if rows at the start of shards differ from later rows. Token
+counts are exact when the model's files are at hand. Otherwise four characters count as one token.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from gemma_batch.storage.inputs import reader_for
 
 SAMPLE_ROWS, SAMPLE_SHARDS = 512, 16
 CHARACTERS_PER_TOKEN = 4
-REPEATS = 4  # a column repeats when it has at most 1 value in so many rows
-WORTH_A_HINT = 0.10  # of the prompt's characters
+REPEATS = 4  # a column repeats when it has at most one distinct value per so many rows
+WORTH_A_HINT = 0.10  # the least share of the prompt's characters that a hint saves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteSample:
-    """What the sampled rows of one route look like.
+    """Lengths and prefixes of the sampled rows of one route.
 
-    `prompt_tokens` is ascending, one number per row that renders; `failures` counts the others by
-    code. `shared` is the share of prompt tokens that a row has in common with its neighbour when
-    rows are sorted by prefix (the whole input has at least that much), `gain` what of it they do
-    not share as given, `sharing` the same for other numbers of rows. `hint` is a sentence for
-    people, or None. `exact` is False without a tokenizer.
+    `prompt_tokens` is ascending and has one number per row that renders. `failures` counts the
+    other rows by code. `shared` is the share of prompt tokens, from 0 to 1, that a row has in
+    common with the row before it when the sample is sorted by prefix; the whole input has at least
+    this share. `gain` is `shared` minus the same share in the given order. `sharing` is a model of
+    the share for any number of rows. `hint` is a sentence for people, or None. `exact` is False
+    when there was no tokenizer.
     """
 
     rows: int
@@ -59,28 +60,28 @@ class RouteSample:
 
     @property
     def over_context(self) -> float:
-        """Share of rows that do not fit the context."""
+        """Share of rows, from 0 to 1, that do not fit the context."""
         return self.failures.get(FailureCode.PROMPT_TOO_LONG.value, 0) / max(self.rows, 1)
 
     def quantile(self, share: float) -> int:
-        """Prompt tokens that `share` of the rows do not exceed."""
+        """The number of prompt tokens that a `share` of the rows (0 to 1) does not exceed."""
         if not self.prompt_tokens:
             return 0
         return self.prompt_tokens[min(int(share * len(self.prompt_tokens)), self.last)]
 
     @property
     def last(self) -> int:
-        """Index of the longest row."""
+        """Index of the longest row in `prompt_tokens`; -1 without rows."""
         return len(self.prompt_tokens) - 1
 
     def histogram(self) -> dict[int, int]:
-        """Rows by prompt tokens, in powers of two: upper bound -> rows."""
+        """Number of rows by prompt tokens: upper bound (a power of two) -> rows."""
         counts = Counter(1 << max(0, n - 1).bit_length() for n in self.prompt_tokens)
         return dict(sorted(counts.items()))
 
 
 def sample_routes(plan: Plan, rows: int = SAMPLE_ROWS) -> dict[str, RouteSample]:
-    """A sample per route, from about `rows` rows of the whole input.
+    """A sample for each route, by the route's name, from about `rows` rows of the whole input.
 
     Raises `InputError` when one of the sampled files is corrupt.
     """
@@ -92,7 +93,10 @@ def sample_routes(plan: Plan, rows: int = SAMPLE_ROWS) -> dict[str, RouteSample]
 
 
 def sample_rows(plan: Plan, rows: int) -> list[Row]:
-    """Readable rows from the start of up to `SAMPLE_SHARDS` shards, evenly spread."""
+    """About `rows` readable rows from the start of up to `SAMPLE_SHARDS` evenly spread shards.
+
+    Raises `InputError` when one of the sampled files is corrupt.
+    """
     shards = plan.survey.shards
     count = min(len(shards), SAMPLE_SHARDS)
     found: list[Row] = []
@@ -153,7 +157,10 @@ def _pseudo_tokens(text: str) -> list[int]:
 
 
 def _hint(plan: Plan, rows: Sequence[Row], shared: float) -> str | None:
-    """Whether columns that repeat stand behind ones that do not, and what moving them is worth."""
+    """A sentence when moving columns to the front of `prompt.user` would save tokens, else None.
+
+    Repeated values of a column share no prefix when a column without repeats stands in front.
+    """
     user = plan.survey.prompt.user
     if user is None or len(rows) < REPEATS * REPEATS:
         return None
@@ -181,7 +188,7 @@ def _hint(plan: Plan, rows: Sequence[Row], shared: float) -> str | None:
 
 
 def _in_order(template: str) -> list[str]:
-    """The template's columns by their first mention."""
+    """The template's columns, in the order in which the template first names them."""
     columns = Template(template, field="prompt.user").columns
 
     def mention(name: str) -> int:

@@ -1,13 +1,15 @@
-"""What a prefix cache can save, by how many rows are sorted together: a model fitted to a sample.
+"""Sharing: the saving of a prefix cache when many rows are sorted together (driver, laptop).
 
-Rows are taken to belong to groups, each with a prefix of its own, all equally likely. Of n rows
-that are sorted together, those that are not the first of their group find its prefix in the cache:
-the share 1 - (1 - exp(-x)) / x with x = n / groups: n balls thrown into `groups` cells occupy
-groups * (1 - exp(-x)) of them on average (the classical occupancy problem). A sample of n rows
-shows that share, and so the number of groups.
+The module fits a model to a sample. The model says that every row belongs to a group, that each
+group has a prefix, and that all groups are equally likely. When n rows are sorted together, each
+row that is not the first row of its group finds the group's prefix in the cache. The share of such
+rows is 1 - (1 - exp(-x)) / x with x = n / groups. The reason is the classical occupancy problem:
+n balls thrown into `groups` cells occupy groups * (1 - exp(-x)) cells on average. A sample of n
+rows shows this share, and from the share follows the number of groups.
 
-Real groups are of unequal size. Then the model is right at the sample's own size, and for larger
-ones somewhat too confident in the rare groups: it is for a decision, not for a bill.
+Real groups have unequal sizes. Then the model is right for as many rows as the sample has. For more
+rows the model overestimates the saving of rare groups somewhat. The model is good enough for a
+decision, not for a bill.
 """
 
 from __future__ import annotations
@@ -24,16 +26,16 @@ from gemma_batch.prompts.prefixes import (
     shared_share,
 )
 
-FEWEST_PAIRS = 8  # rows of a sample that share a prefix before they count as more than chance
+FEWEST_PAIRS = 8  # fewer pairs of sampled rows with a common prefix may be chance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharing:
-    """Shares are of all prompt tokens, in whole cache blocks.
+    """The fitted model. Shares are of all prompt tokens, from 0 to 1, in whole cache blocks.
 
-    `common` is shared by all rows, `in_order` by neighbours in the input's order; a row that finds
-    its group's prefix shares `grouped` beyond `common`. `groups` is infinite when the sample shows
-    none.
+    `common` is the share that all rows have in common. `in_order` is the share that neighbours have
+    in common in the input's order. A row that finds its group's prefix in the cache saves `grouped`
+    in addition to `common`. `groups` is the number of groups, infinite when the sample shows none.
     """
 
     common: float = 0.0
@@ -42,18 +44,18 @@ class Sharing:
     groups: float = math.inf
 
     def sorted_together(self, rows: float) -> float:
-        """The share when windows of so many rows are sorted, wherever they come from."""
+        """The share of prompt tokens in the cache when windows of so many rows are sorted."""
         found = self.common + self.grouped * repeated(rows / self.groups)
         return max(self.in_order, found)
 
 
 def repeated(x: float) -> float:
-    """Share of rows whose group has been seen, for x rows per group."""
+    """Share of rows, from 0 to 1, whose group has an earlier row, for x rows per group."""
     return 1 + math.expm1(-x) / x if x > 1e-6 else x / 2
 
 
 def rows_per_group(share: float) -> float:
-    """The inverse of `repeated`, for a share from 0 to below 1."""
+    """Rows per group at which `repeated` gives this share (from 0 to below 1): its inverse."""
     low, high = 0.0, 1.0
     while repeated(high) < share and high < 1e9:
         high *= 2

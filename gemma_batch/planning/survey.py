@@ -1,7 +1,8 @@
-"""The survey: a first look at the input, before anything costs money.
+"""The survey: a first look at the input, before it costs money (driver, laptop, submitter).
 
-Which files there are, what format and columns they have, and that every column the spec names
-exists with one type. It reads listings, footers and a few rows, never the data.
+The survey finds the files, their format and their columns. It checks that every column in the spec
+exists, and settles one type for each column. It reads listings, footers and a few rows, never all
+data.
 """
 
 from __future__ import annotations
@@ -25,17 +26,18 @@ from gemma_batch.storage.parts import ERROR_COLUMNS, RESULT_COLUMNS
 from gemma_batch.units.unit import FIRST_STAGED, Shard
 
 SAMPLE_ROWS = 200
-# A kept column may not have the name of a column that the output has of its own.
+# A kept column may not have the name of a column that the output has anyway.
 RESERVED_COLUMNS = ANSWER_COLUMNS | RESULT_COLUMNS.keys() | ERROR_COLUMNS.keys()
-LOOKED_AT = 32  # files of formats without a footer whose first lines are looked at
+LOOKED_AT = 32  # files whose first lines are read, in formats without a footer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What the input is. `columns` are those the job reads, `prompt` is the effective one.
+    """The facts about the input.
 
-    `uniform`: every file has the same Arrow types for them, so that rows of all of them can stand
-    in one Parquet file as they are.
+    `columns` are the columns that the job reads. `prompt` is the spec's prompt, with the defaults
+    of the input's format. `uniform` says that all files have the same Arrow types in these columns,
+    so one Parquet file can hold the rows of all files unchanged.
     """
 
     shards: tuple[Shard, ...]
@@ -49,11 +51,17 @@ class Survey:
 
     @property
     def copyable(self) -> bool:
-        """Whether rows can be copied without loss: other formats hold nothing but JSON's types."""
+        """Whether rows can be copied without loss.
+
+        Rows of formats other than Parquet always can: these formats hold only JSON's types.
+        """
         return self.uniform or self.shards[0].format != "parquet"
 
     def sample(self, rows: int = SAMPLE_ROWS) -> list[Row]:
-        """Up to `rows` readable rows from the start of the first shard that has any."""
+        """Up to `rows` readable rows, from the start of the first shard with a readable row.
+
+        Raises `InputError` when the shard is corrupt.
+        """
         found: list[Row] = []
         for shard in self.shards:
             reader = reader_for(shard.format)
@@ -69,7 +77,7 @@ class Survey:
 
 
 def survey(spec: JobSpec) -> Survey:
-    """Look at the input. Raises `InputError` or `SpecError` with what to change."""
+    """Look at the input. Raises `InputError` or `SpecError`, which say how to mend the job."""
     files = expand(list(spec.input.paths))
     formats = formats_of(files, spec.input.format)
     if len(formats) > 1:
@@ -124,7 +132,8 @@ def _effective_prompt(spec: JobSpec, kind: str) -> Prompt:
 
 
 def _schemas(shards: Sequence[Shard]) -> list[pa.Schema]:
-    # Parquet: every footer, so that a bad shard is found now. Others: the first lines of some.
+    # Parquet: every footer, so that a bad shard is found now. Other formats: the first lines of a
+    # few files.
     looked = shards if shards[0].format == "parquet" else shards[:LOOKED_AT]
     with ThreadPoolExecutor(PLANNING_THREADS) as pool:
         return list(pool.map(lambda s: reader_for(s.format).schema(s.file), looked))
@@ -148,7 +157,7 @@ def _union(schemas: Sequence[pa.Schema]) -> pa.Schema:
 
 
 def _uniform(schemas: Sequence[pa.Schema], used: Iterable[str], schema: pa.Schema) -> bool:
-    # Maps are left out: read as dicts, they cannot be written from those again.
+    # Columns with maps are not uniform: maps are read as dicts, and cannot be written from dicts.
     return all(
         found.field(name).type == schema.field(name).type and not _has_map(found.field(name).type)
         for found in schemas
@@ -177,7 +186,7 @@ def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 
 def _wanted(spec: JobSpec, prompt: Prompt, id_column: str | None) -> dict[str, str]:
-    """Column -> the field of the spec that needs it."""
+    """The columns that the spec names: column -> the field of the spec that needs the column."""
     wanted: dict[str, str] = {}
     for name in ("system", "user"):
         if (text := getattr(prompt, name)) is not None:

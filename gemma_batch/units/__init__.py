@@ -1,1 +1,4 @@
-"""Units: the nouns that travel between processes: Shard, Unit, RouteJob, the payload."""
+"""Units: the nouns that travel between processes: shard, unit, route job and payload.
+
+All processes of a run use this room.
+"""

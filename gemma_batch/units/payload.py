@@ -1,8 +1,9 @@
-"""What travels from a CPU task to a GPU actor: one unit as one row of plain Arrow values.
+"""The payload: one unit as one row of Arrow values, on its way from a CPU task to a GPU actor.
 
-The rows of the unit are an Arrow IPC stream in a single binary value, so that Ray Data can
-neither split nor merge a unit. Errors that end a run travel as data too: their sentence reaches
-the driver whole, without the stack traces that Ray would wrap around it.
+The Ray CPU task encodes the unit and the GPU actor decodes it. One binary value holds all rows of
+the unit as an Arrow IPC stream, so Ray Data can neither split nor merge a unit. An error that ends
+the run travels as data too. So its message reaches the driver whole, without the stack traces that
+Ray would wrap around an exception.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ KEEP = "keep."
 
 @dataclass(slots=True, kw_only=True)
 class Prepared:
-    """A unit read and rendered: requests to run, failures already known, ids and kept values."""
+    """A unit that was read and rendered.
+
+    `numbers`, `ids` and `keep` (the kept columns) have one entry per row, in the same order. Each
+    row has either a request in `requests` or a failure in `failures` (by row number).
+    """
 
     shard: Shard
     unit: Unit
@@ -34,7 +39,10 @@ class Prepared:
 
 
 def encode_error(error: Exception) -> pa.Table:
-    """A unit that could not be prepared: the reason travels in its place and ends the run."""
+    """The error of a unit that could not be prepared, in place of the unit. It ends the run.
+
+    One row as `encode` returns it: `unit` is `{"error": ...}` as JSON, and `rows` is null.
+    """
     message = json.dumps({"error": f"{error}"})
     return pa.table(
         {
@@ -45,7 +53,7 @@ def encode_error(error: Exception) -> pa.Table:
 
 
 def encode(prepared: Prepared) -> pa.Table:
-    """One row: `unit` (JSON) and `rows` (binary)."""
+    """The unit as one row with the columns `unit` (JSON) and `rows` (an Arrow IPC stream)."""
     by_number = {request.number: request for request in prepared.requests}
     failures = [prepared.failures.get(number) for number in prepared.numbers]
     prompts = [by_number[n].prompt if n in by_number else None for n in prepared.numbers]
@@ -79,7 +87,7 @@ def encode(prepared: Prepared) -> pa.Table:
 
 
 def decode(head: str, rows: bytes | memoryview) -> Prepared:
-    """The inverse of `encode`."""
+    """The unit that `encode` made one row of. `head` is the row's `unit`, `rows` its `rows`."""
     shard, unit = decode_head(head)
     table = pa.ipc.open_stream(rows).read_all()
     keep_names = [name for name in table.column_names if name.startswith(KEEP)]
@@ -106,13 +114,13 @@ def decode(head: str, rows: bytes | memoryview) -> Prepared:
 
 
 def encode_head(shard: Shard, unit: Unit) -> str:
-    """Shard and unit as JSON."""
+    """The shard and the unit as JSON; the mask is hexadecimal text."""
     mask = unit.mask.hex() if unit.mask is not None else None
     return json.dumps({"shard": asdict(shard), "unit": {**asdict(unit), "mask": mask}})
 
 
 def decode_head(head: str) -> tuple[Shard, Unit]:
-    """The inverse of `encode_head`."""
+    """The shard and the unit in the JSON of `encode_head`."""
     data: dict[str, Any] = json.loads(head)
     mask = data["unit"]["mask"]
     unit = Unit(**{**data["unit"], "mask": bytes.fromhex(mask) if mask is not None else None})

@@ -1,4 +1,4 @@
-"""RouteJob: what a task or a GPU actor has to know of one route; plain data that Ray carries."""
+"""RouteJob: one route as plain data, made by the driver for Ray CPU tasks and GPU actors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from gemma_batch.units.row_policy import Order, RowPolicy
 class RouteJob:
     """One route, ready to run.
 
-    `columns` are the input columns to read, `keep_schema` those copied to the output;
-    `in_flight` is the number of requests that the feed keeps in the engine, `storage_patience`
-    the seconds for which a failing object store is tried again. One engine holds `devices` GPUs
-    (1 where it has none), each at `price` per hour; `name` is the job's.
+    `columns` are the input columns to read. `keep_schema` has the columns to copy into the output.
+    `max_model_len` limits prompt and answer together, in tokens. `in_flight` is the number of
+    requests that the feed keeps in the engine. `storage_patience` is the number of seconds for
+    which a failing call to storage is tried again. One engine holds `devices` GPUs (1 for an engine
+    on a CPU), each at `price` per hour. `name` is the name of the job.
     """
 
     output: str

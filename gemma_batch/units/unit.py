@@ -1,8 +1,9 @@
-"""Shards and units: how the input is cut into the atoms of scheduling, commit and resume.
+"""Shards and units: the pieces of the input (all processes).
 
-A unit is a run of consecutive rows of one shard, on one route. It is sized in time, so that a
-crash costs about a minute per replica, and bounded by rows and bytes. Units are planned once
-and kept in the output; nothing here depends on what has been committed.
+A unit is a run of consecutive rows of one shard, on one route. Units are the atoms of scheduling,
+commit and resume. A unit is sized in time, so that a crash costs about a minute per replica, and
+bounded by rows and bytes. Units are planned once and kept in the output. Nothing in this module
+depends on the state of commits.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from gemma_batch.storage.parts import PartKey
 from gemma_batch.storage.readers.reader import Span
 
 Mask: TypeAlias = bytes
-# A shard's number is part of the names of its parts, for good. Input files count up from 0 and a
-# run's own copies of them from here, so that neither takes a number of the other when files are
-# added to the input later.
+# The number of a shard is part of the names of its parts, for good. Input files count up from 0.
+# Staged copies, which a run makes of the input, count up from this number. So no input file that is
+# added later gets the number of a staged copy.
 FIRST_STAGED = 10_000_000
 
 UNITS_SCHEMA = pa.schema(
@@ -42,9 +43,10 @@ UNITS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """One input file as it was when the run was planned, or a staged copy. `size` in bytes.
+    """One input file as it was when the run was planned, or a staged copy.
 
-    The `number` of an input file is below `FIRST_STAGED`.
+    `size` is in bytes. `etag` changes whenever the file does. The `number` of an input file is
+    below `FIRST_STAGED`.
     """
 
     number: int
@@ -55,7 +57,7 @@ class Shard:
 
     @property
     def file(self) -> InputFile:
-        """The same as `storage` names it."""
+        """The shard as the storage room names it."""
         return InputFile(self.url, self.size, self.etag)
 
 
@@ -63,11 +65,12 @@ class Shard:
 class Unit:
     """Rows `first_row` to `first_row + rows - 1` of a shard, on one route.
 
-    `mask` has one bit per row of the run (lowest bit of the first byte: the first row), set for
-    the rows that belong to this unit; None means all. Which row takes which route is settled at
-    plan time and kept, so that no later state of the shard can lose or double a row. `expected`
-    counts the unit's rows; `mark` is the reader's own position; `generation` > 0 is a retry;
-    `step` is as for `PartKey`.
+    Row numbers are 0-based. `mask` has one bit per row of the run, set for each row that belongs to
+    this unit. The lowest bit of the first byte is the first row. A mask of None means all rows. The
+    plan settles the route of each row, and the mask keeps it, so no later state of the shard can
+    lose or double a row. `expected` is the number of rows that belong to the unit. `bytes` is the
+    rough size of the whole run of rows, uncompressed. `mark` is the position of the first row for
+    the reader (see `Span`). A `generation` above 0 is a retry. `step` is as in `PartKey`.
     """
 
     shard: int
@@ -83,17 +86,17 @@ class Unit:
 
     @property
     def key(self) -> PartKey:
-        """The key of its part."""
+        """The key of the unit's part."""
         return PartKey(self.shard, self.first_row, self.route, self.generation, self.step)
 
     @property
     def name(self) -> str:
-        """The file name of its part."""
+        """The file name of the unit's part."""
         return self.key.name
 
     @property
     def path(self) -> str:
-        """Where its part is in the output."""
+        """The path of the unit's part in the output."""
         return self.key.path
 
     @property
@@ -106,12 +109,12 @@ class Unit:
 
     @property
     def span(self) -> Span:
-        """Its rows as the reader names them."""
+        """The unit's run of rows as the reader names it, without the mask."""
         return Span(self.first_row, self.rows, self.mark, self.bytes)
 
 
 def make_mask(first_row: int, rows: int, numbers: Iterable[int]) -> bytes:
-    """The mask of a unit that holds only the rows `numbers`."""
+    """The mask of a unit that holds only the rows `numbers` (0-based row numbers of the shard)."""
     mask = bytearray((rows + 7) // 8)
     for number in numbers:
         mask[(number - first_row) >> 3] |= 1 << ((number - first_row) & 7)
@@ -119,7 +122,7 @@ def make_mask(first_row: int, rows: int, numbers: Iterable[int]) -> bytes:
 
 
 def write_units(units: Iterable[Unit]) -> bytes:
-    """The units as a Parquet file."""
+    """The units as the bytes of a Parquet file."""
     units = list(units)
     columns = [
         pa.array([getattr(unit, field.name) for unit in units], field.type)
@@ -131,9 +134,9 @@ def write_units(units: Iterable[Unit]) -> bytes:
 
 
 def read_units(data: bytes, generation: int = 0, step: str | None = None) -> list[Unit]:
-    """The units of a file that `write_units` made, of a generation and step.
+    """The units in the bytes of a file that `write_units` made, with this generation and step.
 
-    Raises `OutputError` when it is no such file.
+    Raises `OutputError` when the bytes are no such file.
     """
     try:
         rows = pq.read_table(io.BytesIO(data), schema=UNITS_SCHEMA).to_pylist()
