@@ -7,7 +7,7 @@ AIRFLOW_STAMP := $(AIRFLOW)/.setup-done
 export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: setup quickstart test faults lint format docs bench lock clean
+.PHONY: setup quickstart test faults lint format bench lock clean
 
 setup: $(STAMP)
 
@@ -41,6 +41,7 @@ format: setup
 	$(VENV)/bin/ruff format .
 
 # The page that is made from the spec itself; a test says when it is old.
+.PHONY: docs
 docs: setup
 	$(PY) -m gemma_batch.spec.reference docs/spec.md
 

@@ -28,11 +28,11 @@ from gemma_batch.spec.yaml_text import apply_overrides, parse_yaml, sentences
 
 
 class JobSpec(SpecPart):
-    """One batch job: which rows, what is asked of which model, where the answers go."""
+    """One batch job: the input rows, the question, the model, and the place of the answers."""
 
     name: str = "gemma-batch"
-    """The name of the job in logs, metrics and submission ids. It is no part of what the job is:
-    it may change on a resume."""
+    """The name of the job in logs, metrics and submission ids. It may
+    change on a resume."""
 
     input: Input
     """Where the documents are."""
@@ -45,8 +45,8 @@ class JobSpec(SpecPart):
     `s3://` folder that holds one. The weights must be safetensors. Give `model` or `routes`."""
 
     revision: str | None = None
-    """The revision of the model: a commit, tag or branch of the hub. Default: what the hub gives
-    when the run starts. A folder has none."""
+    """The revision of the model: a commit, tag or branch of the hub. Default: the newest on
+    the hub when the run starts. A folder has no revisions."""
 
     routes: tuple[Route, ...] = ()
     """Several models in one run, instead of `model`."""
@@ -61,7 +61,7 @@ class JobSpec(SpecPart):
     """Hardware and engine settings."""
 
     policy: Policy = Policy()
-    """What a run tolerates, when it stops itself, what it warns of."""
+    """Limits of a run: the failures that it tolerates, when it stops itself, its alerts."""
 
     @model_validator(mode="after")
     def _model_or_routes(self) -> JobSpec:

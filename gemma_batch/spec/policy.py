@@ -1,4 +1,4 @@
-"""The `policy` part of a spec: what a run tolerates, when it stops itself, what it warns of."""
+"""The `policy` part of a spec: tolerated failures, when a run stops itself, its alerts."""
 
 from __future__ import annotations
 
@@ -76,9 +76,10 @@ class Alerts(SpecPart):
 
 
 class Policy(SpecPart):
-    """What a run tolerates, when it stops itself, what it warns of.
+    """Limits of a run: the failures that it tolerates, when it stops itself, its alerts.
 
-    No field is part of what the job is, so all may change on a resume. Units stay as they were cut.
+    No field changes the identity of the job, so all may change on a resume. Units stay as they
+    were cut.
     """
 
     max_failed: int | float | str = 0
@@ -105,7 +106,7 @@ class Policy(SpecPart):
     the run gives up."""
 
     unit_rows: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Rows of a unit, which is what a run commits at once and loses at most in a crash. Default:
+    """Rows of a unit. A run commits a unit at once; a crash costs the units in flight. Default:
     from `unit_seconds` and the speed that the plan expects, 64 to 8,192; smaller at both ends of
     the input."""
 

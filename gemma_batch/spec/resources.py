@@ -76,8 +76,8 @@ class Resources(SpecPart):
     most 8,192: memory is reserved for this length, and few documents need more."""
 
     max_num_seqs: Positive | None = None
-    """Rows that one engine answers at the same time. Default: what the memory left for the KV
-    cache holds, at most 512 (256 for models from 8 billion parameters)."""
+    """Rows that one engine answers at the same time. Default: as many as fit the memory for the
+    KV cache, at most 512 (256 for models from 8 billion parameters)."""
 
     max_num_batched_tokens: Positive | None = None
     """Tokens that one engine computes in one step. Default: 16,384 on GPUs of the Hopper
@@ -87,8 +87,8 @@ class Resources(SpecPart):
     """Share of a GPU's memory that the engines on it use together, from 0 to 1. Default: 0.9."""
 
     cpu_kv_cache_gib: Annotated[float, Field(gt=0)] | None = None
-    """Memory of the KV cache of one worker on a CPU, in GiB. Default: what the plan finds room
-    for."""
+    """Memory of the KV cache of one worker on a CPU, in GiB. Default: from the free
+    memory, by the plan."""
 
     price_per_hour: Annotated[float, Field(ge=0)] | None = None
     """Price of one GPU for an hour (of one engine, where there is no GPU), in any currency. With

@@ -136,13 +136,13 @@ def test_every_deployment_command_names_what_is_there(line: str) -> None:
 def test_every_overlay_is_in_the_table() -> None:
     """What there is to apply is listed, and nothing else."""
     overlays = {path.parent.name for path in ROOT.glob("infra/kuberay/overlays/*/job.yaml")}
-    shown = {name.strip("`") for name, _ in table("docs/kubernetes.md", "overlay", "what")}
+    shown = {name.strip("`") for name, _ in table("docs/kubernetes.md", "overlay", "use")}
     assert shown == overlays | {"cluster"}
 
 
 def test_every_monitoring_file_is_in_the_table() -> None:
     """What there is for Prometheus and Grafana is listed, and nothing else."""
-    rows = table("docs/watching.md", "file in `infra/monitoring/`", "what")
+    rows = table("docs/watching.md", "file in `infra/monitoring/`", "use")
     there = {path.name for path in (ROOT / "infra/monitoring").iterdir()}
     assert {name.strip("`") for name, _ in rows} == there
 
