@@ -41,9 +41,14 @@ format: setup
 	$(VENV)/bin/ruff format .
 
 # The page that is made from the spec itself; a test says when it is old.
-.PHONY: docs
 docs: setup
 	$(PY) -m gemma_batch.spec.reference docs/spec.md
+
+# The package on every Python that it supports; PYTHONS names the interpreters to take.
+pythons: setup
+	bash scripts/pythons.sh
+
+.PHONY: docs pythons
 
 # Under 45 minutes on 2 cores; on slow ones with fewer rounds and contenders. Nothing else should
 # run beside it.

@@ -2,7 +2,7 @@
 
 Size: a day of support tickets. Cost: set `resources` to what the cluster has; `gemma-batch plan`
 tells the cost of a spec. Copy this file into the DAG folder, replace paths and columns, and make
-the connection `gemma_batch_ray` (README, From Airflow). The params can be changed for one run.
+the connection `gemma_batch_ray` (docs/airflow.md). The params can be changed for one run.
 """
 
 from __future__ import annotations

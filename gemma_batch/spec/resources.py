@@ -45,8 +45,8 @@ class Resources(SpecPart):
 
     replicas: Literal["auto"] | Positive | Replicas = "auto"
     """The number of engines. `auto`: as many as the GPUs of the cluster have room for at the
-    start, one on a CPU. A number: exactly this many. `{min, max}`: the number may grow and
-    shrink."""
+    start, one on a CPU. A number: exactly this many. `{min, max}`: the run starts `min` engines
+    and Ray Data may add more up to `max`; with small units it was seen to add none."""
 
     tensor_parallel: Positive | None = None
     """GPUs (on a CPU: worker processes) that one engine spreads the model over. Must divide the
