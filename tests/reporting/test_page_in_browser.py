@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.reporting.test_page import receipt, report
 
 from gemma_batch.reporting.page import report_page
 from tests.integration.helpers import program
+from tests.reporting.test_page import receipt, report
 
 LONG = "s3://a-bucket-with-a-very-long-name/" + "and/a/very/long/path/" * 8
 # Runs inside a page around the report: what the browser made of it, as the text of that page.
