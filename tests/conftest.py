@@ -38,7 +38,7 @@ GROUPS = {
     "tests/faults": "faults",
     "tests/docker/test_compose.py": "compose",
     "tests/benchmarks": "benchmarks",
-    "tests/infra/test_aws.py": "aws",
+    "tests/infra/test_aws.py": "cluster",
     "tests/hostile/test_secrets.py": "secrets",
     "tests/engines": "engines",
 }
@@ -48,9 +48,15 @@ settings.register_profile("long", deadline=None, max_examples=1000)
 settings.load_profile("long" if LONG else "short")
 
 
+def pytest_configure() -> None:
+    """Each of xdist's workers leads a session, by which its processes are told from others'."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.setsid()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group the tests and bring them into the order in which groups are to begin."""
-    order = {name: place for place, name in enumerate(GROUPS.values())}
+    order = {name: place for place, name in enumerate(dict.fromkeys(GROUPS.values()))}
 
     def group(item: pytest.Item) -> str:
         path = item.nodeid.partition("::")[0]

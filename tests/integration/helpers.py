@@ -55,8 +55,9 @@ def command(*arguments: str) -> list[str]:
 
 @functools.cache
 def _warm(settings: tuple[tuple[str, str], ...]) -> Warm:
-    # Ray reads these settings when it is imported.
-    modules = ("gemma_batch.cli.commands", "gemma_batch.driver.run", "gemma_batch.cluster.pipeline")
+    # Ray reads these settings when it is imported; what the others read then is not imported here.
+    modules = ["gemma_batch.cli.commands", "gemma_batch.driver.run", "gemma_batch.driver.retry"]
+    modules += ["gemma_batch.cluster.pipeline", "gemma_batch.ops.ray_jobs", "duckdb", "s3fs"]
     return Warm(sys.executable, modules, {**environment(), **dict(settings)})
 
 
@@ -82,7 +83,7 @@ def cli(*arguments: str, timeout: float = 300, **env: str) -> subprocess.Complet
 
 
 def cold_cli(*arguments: str, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
-    """The same in a new interpreter: for what decides about the imports themselves."""
+    """The same in a new interpreter, as people start it."""
     return subprocess.run(
         command(*arguments),
         env=environment(**env),

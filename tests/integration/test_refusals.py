@@ -22,7 +22,7 @@ from gemma_batch.cli.commands import main
 from gemma_batch.committing.lease import Lease
 from gemma_batch.storage.fs import open_store
 
-from .helpers import cli, start_cli, write_spec
+from .helpers import cli, cold_cli, start_cli, write_spec
 
 NOWHERE = "127.0.0.1:1"
 Change = Callable[[dict[str, Any], Path], None]
@@ -162,7 +162,7 @@ def test_a_second_driver_is_refused_while_the_first_lives(
 def test_usage_errors_do_not_look_like_crashes(tmp_path: Path) -> None:
     """A missing file, an unknown command and an output without a run."""
     assert cli("run", str(tmp_path / "none.yaml")).returncode == 2
-    assert cli("walk").returncode == 2
+    assert cold_cli("walk").returncode == 2
     done = cli("status", str(tmp_path / "empty"))
     assert done.returncode == 2
     assert "holds no run" in done.stderr
