@@ -7,7 +7,11 @@ AIRFLOW_STAMP := $(AIRFLOW)/.setup-done
 export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: setup quickstart test faults lint format bench lock clean
+# Processes that share the tests out. They wait more than they compute.
+WORKERS ?= 2
+PYTEST := $(PY) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+.PHONY: setup quickstart test test-long faults lint format bench lock clean
 
 setup: $(STAMP)
 
@@ -25,7 +29,12 @@ $(AIRFLOW_STAMP): $(STAMP) requirements/airflow.lock scripts/setup_airflow.sh
 
 test: setup $(AIRFLOW_STAMP)
 	bash scripts/programs.sh $(VENV)
-	$(PY) -m pytest
+	$(PYTEST)
+
+# Also what is too slow for every change, and many more of hypothesis' examples.
+test-long: setup $(AIRFLOW_STAMP)
+	bash scripts/programs.sh $(VENV)
+	GEMMA_BATCH_LONG_TESTS=1 $(PYTEST) -m "long or not long"
 
 # All of them; with MINUTES=12 as many, by chance, as begin within so long.
 faults: setup

@@ -15,12 +15,13 @@ from gemma_batch.prompts.render import Overlong, Renderer
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.reading.prepare import check_params
 from gemma_batch.rows import Failure, Row
+from tests.examples import examples
 
 FUZZ = settings(
     deadline=None,
     derandomize=True,
     database=None,
-    max_examples=100,
+    max_examples=examples(100),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 LIMIT, ANSWER = 96, 16
@@ -112,7 +113,7 @@ def harmless(tokenizer: Tokenizer, **changes: Any) -> Counter[int]:
 
 
 @pytest.mark.parametrize("user", TEMPLATES)
-@settings(FUZZ, max_examples=30)
+@settings(FUZZ, max_examples=examples(30))
 @given(
     rows=st.lists(st.fixed_dictionaries({"title": VALUE, "body": VALUE}), min_size=1, max_size=3),
     overlong=st.sampled_from(["fail", "truncate_start", "truncate_end"]),

@@ -21,12 +21,13 @@ from gemma_batch.errors import GemmaBatchError, InputError
 from gemma_batch.rows import Row
 from gemma_batch.storage.inputs import detect_format, reader_for, stat
 from gemma_batch.storage.interfaces import InputFile
+from tests.examples import examples
 
 FUZZ = settings(
     deadline=None,
     derandomize=True,
     database=None,
-    max_examples=60,
+    max_examples=examples(60),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 Pack = Callable[[bytes], bytes]

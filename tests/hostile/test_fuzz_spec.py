@@ -18,12 +18,13 @@ from gemma_batch.errors import SpecError
 from gemma_batch.spec import JobSpec
 from gemma_batch.spec.yaml_text import apply_overrides, parse_yaml
 from gemma_batch.storage.keep import as_json, check_keep, keep_column, keep_value
+from tests.examples import examples
 
 FUZZ = settings(
     deadline=None,
     derandomize=True,
     database=None,
-    max_examples=150,
+    max_examples=examples(150),
     suppress_health_check=[HealthCheck.too_slow],
 )
 SCALARS = (
@@ -186,7 +187,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-@settings(FUZZ, max_examples=80)
+@settings(FUZZ, max_examples=examples(80))
 @given(value=VALUES)
 def test_any_value_is_kept_whole_or_refused(kind: pa.DataType, value: Any) -> None:
     """`check_keep` raises ValueError and nothing else; what it passes builds a column."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import os
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -81,7 +82,7 @@ def job(s3: S3Server, tiny: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "sampling": {"max_tokens": 4},
         "output": {"path": f"{bucket}/out", "keep": ["doc"]},
         "resources": {"engine": "echo", "max_model_len": 512, "replicas": 1},
-        "policy": {"unit_rows": 10, "max_failed": 9},
+        "policy": {"unit_rows": 15, "max_failed": 9},
     }
 
 
@@ -178,40 +179,48 @@ FAILURES: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("changes", "env", "sentence"), [f[1:] for f in FAILURES], ids=[f[0] for f in FAILURES]
-)
+@pytest.fixture(scope="module")
+def ended(
+    s3: S3Server, job: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """How each of the starts ended; side by side, since they wait for what does not answer."""
+    fill = {"pw": CANARIES["PASSWORD_IN_URL"], "spec": CANARIES["IN_THE_SPEC"]}
+    host = s3.endpoint.removeprefix("http://")
+
+    def start(
+        name: str, changes: dict[str, Any], env: dict[str, str], sentence: str
+    ) -> subprocess.CompletedProcess[str]:
+        folder = tmp_path_factory.mktemp("fails")
+        data = json.loads(json.dumps(job))
+        for path, value in changes.items():
+            node = data
+            *parents, last = path.split(".")
+            for part in parents:
+                node = node.setdefault(part, {})
+            node[last] = json.loads(json.dumps(value).replace("{spec}", fill["spec"]))
+        data["output"]["path"] = data["output"]["path"].replace("/out", f"/{folder.name}")
+        changed = {k: v.replace("{pw}", fill["pw"]).replace("{s3}", host) for k, v in env.items()}
+        given = {
+            **ENVIRONMENT,
+            "RAY_ADDRESS": "127.0.0.1:1",
+            "HF_ENDPOINT": "http://127.0.0.1:1",
+            "HF_HUB_CACHE": str(folder / "hub"),
+            **changed,
+        }
+        return cli("run", str(write_spec(folder / "job.yaml", **data)), "--verbose", **given)
+
+    pool = ThreadPoolExecutor(4)
+    futures = {failure[0]: pool.submit(start, *failure) for failure in FAILURES}
+    pool.shutdown(wait=False)
+    return lambda name: futures[name].result()
+
+
+@pytest.mark.parametrize(("name", "sentence"), [(f[0], f[3]) for f in FAILURES])
 def test_a_start_that_fails_says_no_secret(
-    s3: S3Server,
-    job: dict[str, Any],
-    tmp_path: Path,
-    changes: dict[str, Any],
-    env: dict[str, str],
-    sentence: str,
+    ended: Callable[[str], subprocess.CompletedProcess[str]], name: str, sentence: str
 ) -> None:
     """Whatever is wrong with storage, hub or spec: it is explained without the credentials."""
-    data = json.loads(json.dumps(job))
-    fill = {"pw": CANARIES["PASSWORD_IN_URL"], "spec": CANARIES["IN_THE_SPEC"]}
-    for path, value in changes.items():
-        node = data
-        *parents, last = path.split(".")
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[last] = json.loads(json.dumps(value).replace("{spec}", fill["spec"]))
-    data["output"]["path"] = data["output"]["path"].replace(
-        "/out", f"/{os.path.basename(tmp_path)}"
-    )
-    host = s3.endpoint.removeprefix("http://")
-    changed = {k: v.replace("{pw}", fill["pw"]).replace("{s3}", host) for k, v in env.items()}
-    path = str(write_spec(tmp_path / "job.yaml", **data))
-    given = {
-        **ENVIRONMENT,
-        "RAY_ADDRESS": "127.0.0.1:1",
-        "HF_ENDPOINT": "http://127.0.0.1:1",
-        "HF_HUB_CACHE": str(tmp_path / "hub"),
-        **changed,
-    }
-    done = cli("run", path, "--verbose", **given)
+    done = ended(name)
     assert done.returncode not in {0, 3}
     assert sentence in done.stderr
     assert leaks(done.stdout.encode() + done.stderr.encode()) == [], done.stderr

@@ -15,6 +15,7 @@ from gemma_batch.errors import InputError
 from gemma_batch.prompts.template import Template
 from gemma_batch.spec import JobSpec
 from gemma_batch.spec.yaml_text import parse_yaml
+from tests.examples import examples
 
 MODEL = "google/gemma-3-4b-it"
 
@@ -56,7 +57,7 @@ def test_a_column_name_does_not_become_part_of_the_spec(tmp_path: Path, name: st
     deadline=None,
     derandomize=True,
     database=None,
-    max_examples=60,
+    max_examples=examples(60),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(

@@ -133,7 +133,7 @@ def spec(account: Account, tmp_path: Path, tiny: str) -> Path:
         model=tiny,
         output={"path": f"s3://policy-out/answers/{tmp_path.name}"},
         resources={"engine": "echo", "replicas": 1},
-        policy={"unit_rows": 64, "max_failed": 10},
+        policy={"unit_rows": 200, "max_failed": 10},
     )
 
 
@@ -175,24 +175,30 @@ def test_the_policy_is_enough_for_a_whole_job(
 
 
 @pytest.mark.parametrize("left_out", [s["Sid"] for s in policy()["Statement"]])
-def test_no_statement_can_be_left_out(account: Account, spec: Path, left_out: str) -> None:
+def test_no_statement_can_be_left_out(
+    account: Account, spec: Path, cluster: str, left_out: str
+) -> None:
     """Without any one of them the job is refused before anything is started."""
     document = policy()
     document["Statement"] = [s for s in document["Statement"] if s["Sid"] != left_out]
     account.may(document)
-    done = cli("run", str(spec), **account.environment)
+    done = cli("run", str(spec), RAY_ADDRESS=cluster, **account.environment)
     assert done.returncode not in {0, 3}, done.stderr
     assert "no permission for" in done.stderr
 
 
 @pytest.mark.parametrize("action", ["s3:GetObject", "s3:PutObject"])
-def test_the_output_needs_reading_and_writing(account: Account, spec: Path, action: str) -> None:
+def test_the_output_needs_reading_and_writing(
+    account: Account, spec: Path, cluster: str, action: str
+) -> None:
     """With only one of the two, a job does not run."""
     document = policy()
     assert document["Statement"][-1]["Action"] == ["s3:GetObject", "s3:PutObject"]
     document["Statement"][-1]["Action"] = [action]
     account.may(document)
-    assert cli("run", str(spec), **account.environment).returncode not in {0, 3}
+    done = cli("run", str(spec), RAY_ADDRESS=cluster, **account.environment)
+    assert done.returncode not in {0, 3}, done.stderr
+    assert "no permission for" in done.stderr
 
 
 @pytest.mark.parametrize(

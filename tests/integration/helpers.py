@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -9,13 +10,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from gemma_batch.storage.fs import open_store
+from tests.warm import Process, Warm
 
 ROOT = Path(__file__).parent.parent.parent
 # Whatever home a test gives its processes: without it vLLM is imported once more to learn of each
@@ -51,8 +53,37 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "gemma_batch.cli", *arguments]
 
 
+@functools.cache
+def _warm(settings: tuple[tuple[str, str], ...]) -> Warm:
+    # Ray reads these settings when it is imported; what the others read then is not imported here.
+    modules = ["gemma_batch.cli.commands", "gemma_batch.driver.run", "gemma_batch.driver.retry"]
+    modules += ["gemma_batch.cluster.pipeline", "gemma_batch.ops.ray_jobs", "duckdb", "s3fs"]
+    return Warm(sys.executable, modules, {**environment(), **dict(settings)})
+
+
+def _prepared(**env: str) -> tuple[dict[str, str], Warm]:
+    given = environment(**env)
+    at_import = ("RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED")
+    return given, _warm(tuple((name, given[name]) for name in at_import))
+
+
+def start_cli(
+    *arguments: str, stdout: IO[Any] | None = None, stderr: IO[Any] | None = None, **env: str
+) -> Process:
+    """Start the command line, in a process of its own with the imports done (see `warm.py`)."""
+    given, warm = _prepared(**env)
+    words = ("-m", "gemma_batch.cli", *arguments)
+    return warm.start(*words, env=given, stdout=stdout, stderr=stderr)
+
+
 def cli(*arguments: str, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
+    given, warm = _prepared(**env)
+    return warm.run("-m", "gemma_batch.cli", *arguments, env=given, timeout=timeout)
+
+
+def cold_cli(*arguments: str, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+    """The same in a new interpreter, as people start it."""
     return subprocess.run(
         command(*arguments),
         env=environment(**env),

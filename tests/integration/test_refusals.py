@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ from gemma_batch.cli.commands import main
 from gemma_batch.committing.lease import Lease
 from gemma_batch.storage.fs import open_store
 
-from .helpers import cli, command, environment, write_spec
+from .helpers import cli, cold_cli, start_cli, write_spec
 
 NOWHERE = "127.0.0.1:1"
 Change = Callable[[dict[str, Any], Path], None]
@@ -141,13 +141,62 @@ def test_an_unreachable_cluster_is_a_clear_refusal(job: dict[str, Any], tmp_path
     assert "Traceback" not in done.stderr
 
 
-def test_another_configuration_never_mixes_into_an_output(
+def test_a_second_driver_is_refused_while_the_first_lives(
+    job: dict[str, Any], tmp_path: Path
+) -> None:
+    """Exit code 4 for the lease; the holder is named."""
+    store = open_store(job["output"]["path"])
+    lease = Lease(store, beat=0.5)
+    lease.acquire()
+    try:
+        spec = write_spec(tmp_path / "job.yaml", **job)
+        done = cli("run", str(spec), RAY_ADDRESS=NOWHERE)
+        assert done.returncode == 4, done.stderr
+        assert f"process {os.getpid()}" in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+        assert not lease.lost.is_set()
+    finally:
+        lease.release()
+
+
+def test_usage_errors_do_not_look_like_crashes(tmp_path: Path) -> None:
+    """A missing file, an unknown command and an output without a run."""
+    assert cli("run", str(tmp_path / "none.yaml")).returncode == 2
+    assert cold_cli("walk").returncode == 2
+    done = cli("status", str(tmp_path / "empty"))
+    assert done.returncode == 2
+    assert "holds no run" in done.stderr
+
+
+def test_ctrl_c_stops_cleanly_and_only_the_same_job_goes_on(
     job: dict[str, Any], tmp_path: Path, cluster: str
 ) -> None:
-    """Promise 5: the refusal names each field and file that differs; the same spec goes on."""
-    spec = tmp_path / "job.yaml"
-    done = cli("run", str(write_spec(spec, **job)), RAY_ADDRESS=cluster)
+    """SIGINT: exit code 130, what is committed stays, the lease is free at once.
+
+    Promise 5: another job is refused, naming each field and file that differs.
+    """
+    job["resources"]["engine_args"] = {"rows_per_second": 5}
+    job["policy"] = {"unit_rows": 5}
+    spec = write_spec(tmp_path / "job.yaml", **job)
+    driver = start_cli("run", str(spec), RAY_ADDRESS=cluster)
+    store = open_store(job["output"]["path"])
+    deadline = time.monotonic() + 120
+    while len(store.list("results")) < 2:
+        assert time.monotonic() < deadline
+        assert driver.poll() is None, driver.said(1)
+        time.sleep(0.1)
+    driver.send_signal(signal.SIGINT)
+    _, said = driver.communicate(timeout=60)
+    assert driver.returncode == 130, said
+    assert "run the same command again" in said
+    assert "Traceback" not in said
+    before = len(store.list("results"))
+    job["resources"]["engine_args"] = {}
+    done = cli("run", str(write_spec(spec, **job)), "--json", RAY_ADDRESS=cluster)
     assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["answered"] == 40
+    assert report["run_rows"] <= 40 - 5 * before + 5
 
     job["sampling"] = {"max_tokens": 5, "top_p": 0.5}
     job["resources"]["replicas"] = 1  # may change: it changes no result
@@ -170,65 +219,3 @@ def test_another_configuration_never_mixes_into_an_output(
     done = cli("run", str(write_spec(spec, **job)), "--json", RAY_ADDRESS=NOWHERE)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["run_rows"] == 0
-
-
-def test_a_second_driver_is_refused_while_the_first_lives(
-    job: dict[str, Any], tmp_path: Path
-) -> None:
-    """Exit code 4 for the lease; the holder is named."""
-    store = open_store(job["output"]["path"])
-    lease = Lease(store, beat=0.5)
-    lease.acquire()
-    try:
-        spec = write_spec(tmp_path / "job.yaml", **job)
-        done = cli("run", str(spec), RAY_ADDRESS=NOWHERE)
-        assert done.returncode == 4, done.stderr
-        assert f"process {os.getpid()}" in done.stderr.splitlines()[-1]
-        assert "Traceback" not in done.stderr
-        assert not lease.lost.is_set()
-    finally:
-        lease.release()
-
-
-def test_usage_errors_do_not_look_like_crashes(tmp_path: Path) -> None:
-    """A missing file, an unknown command and an output without a run."""
-    assert cli("run", str(tmp_path / "none.yaml")).returncode == 2
-    assert cli("walk").returncode == 2
-    done = cli("status", str(tmp_path / "empty"))
-    assert done.returncode == 2
-    assert "holds no run" in done.stderr
-
-
-def test_ctrl_c_stops_cleanly_and_the_next_start_goes_on(
-    job: dict[str, Any], tmp_path: Path, cluster: str
-) -> None:
-    """SIGINT: exit code 130, what is committed stays, the lease is free at once."""
-    import signal
-
-    job["resources"]["engine_args"] = {"rows_per_second": 5}
-    job["policy"] = {"unit_rows": 5}
-    spec = write_spec(tmp_path / "job.yaml", **job)
-    driver = subprocess.Popen(
-        command("run", str(spec)),
-        env=environment(RAY_ADDRESS=cluster),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    store = open_store(job["output"]["path"])
-    deadline = time.monotonic() + 120
-    while len(store.list("results")) < 2:
-        assert time.monotonic() < deadline
-        assert driver.poll() is None, driver.stderr and driver.stderr.read()
-        time.sleep(0.1)
-    driver.send_signal(signal.SIGINT)
-    _, said = driver.communicate(timeout=60)
-    assert driver.returncode == 130, said
-    assert "run the same command again" in said
-    assert "Traceback" not in said
-    before = len(store.list("results"))
-    job["resources"]["engine_args"] = {}
-    done = cli("run", str(write_spec(spec, **job)), "--json", RAY_ADDRESS=cluster)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert report["answered"] == 40
-    assert report["run_rows"] <= 40 - 5 * before + 5

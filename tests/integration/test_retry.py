@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 from gemma_batch.storage.fs import open_store
 
-from .helpers import assert_each_once, cli, command, environment, write_spec
+from .helpers import assert_each_once, cli, start_cli, write_spec
 
 
 def test_failed_rows_are_run_again_into_a_new_generation(
@@ -53,11 +52,7 @@ def test_failed_rows_are_run_again_into_a_new_generation(
         "--set",
         "resources.engine_args.rows_per_second=40",
     ]
-    driver = subprocess.Popen(
-        command("retry", output, *easier),
-        env=environment(RAY_ADDRESS=cluster),
-        stderr=subprocess.DEVNULL,
-    )
+    driver = start_cli("retry", output, *easier, RAY_ADDRESS=cluster)
     store = open_store(output)
     deadline = time.monotonic() + 120
     while not any("-retry1" in key for key in store.list("results")):
@@ -87,27 +82,12 @@ def test_failed_rows_are_run_again_into_a_new_generation(
     assert json.loads(again.stdout)["answered"] == 300 - len(nulls)
     allowed = ("--set", f"policy.max_failed={len(nulls)}")
     assert cli("retry", output, *allowed, RAY_ADDRESS="127.0.0.1:1").returncode == 0
+
+    # A process that died between a part and its errors file leaves nothing out in the end.
+    files = sorted((tmp_path / "out" / "errors").glob("*.parquet"))
+    before = files[3].read_bytes()
+    files[3].unlink()
     assert cli("run", str(tmp_path / "job.yaml"), RAY_ADDRESS="127.0.0.1:1").returncode == 3
-
-
-def test_a_missing_errors_file_is_made_again(tiny: str, cluster: str, tmp_path: Path) -> None:
-    """A process that died between a part and its errors file leaves nothing out in the end."""
-    rows = [{"id": f"r{i}", "doc": None if i == 3 else "x"} for i in range(10)]
-    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    output = tmp_path / "out"
-    data = {
-        "input": {"path": str(tmp_path / "in.jsonl"), "id": "id"},
-        "prompt": {"user": "{{ doc }}"},
-        "model": tiny,
-        "output": {"path": str(output)},
-        "resources": {"engine": "echo", "max_model_len": 512},
-        "policy": {"max_failed": "10%"},
-    }
-    job = str(write_spec(tmp_path / "job.yaml", **data))
-    assert cli("run", job, RAY_ADDRESS=cluster).returncode == 0
-    (errors,) = (output / "errors").glob("*.parquet")
-    before = errors.read_bytes()
-    errors.unlink()
-    assert cli("run", job, RAY_ADDRESS="127.0.0.1:1").returncode == 0
-    assert errors.read_bytes() == before
-    assert_each_once(str(output), [row["id"] for row in rows])
+    assert files[3].read_bytes() == before
+    _, errors = assert_each_once(output, ids)
+    assert {row["id"] for row in errors} == nulls

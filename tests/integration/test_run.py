@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,14 @@ import pytest
 from gemma_batch.storage.fs import open_store
 from jobs.stdlib_docs import write_docs
 
-from .helpers import assert_each_once, cli, command, environment, write_spec
+from .helpers import assert_each_once, cli, start_cli, write_spec
 
-DOCS, SHARDS = 20_000, 8
+DOCS, SHARDS = 6000, 8
 
 
 @pytest.fixture(scope="session")
 def s3_docs(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
-    """20,000 real documents in 8 Parquet shards on S3, and their ids."""
+    """Real documents in 8 Parquet shards on S3, and their ids."""
     folder = tmp_path_factory.mktemp("docs")
     write_docs(folder, rows=DOCS, shards=SHARDS)
     bucket = s3.bucket("docs")
@@ -49,9 +48,9 @@ def spec(path: str, model: str, output: str, **extra: Any) -> dict[str, Any]:
             "engine": "echo",
             "max_model_len": 512,
             "replicas": 2,
-            "engine_args": {"rows_per_second": 1500},
+            "engine_args": {"rows_per_second": 600},
         },
-        "policy": {"unit_rows": 256},
+        "policy": {"unit_rows": 100},
         **extra,
     }
 
@@ -66,12 +65,7 @@ def test_every_row_exactly_once_through_two_kills(
     store, chance = open_store(output), random.Random(7)
     committed: dict[str, str] = {}
     for _ in range(2):
-        driver = subprocess.Popen(
-            command("run", str(job)),
-            env=environment(RAY_ADDRESS=cluster),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        driver = start_cli("run", str(job), RAY_ADDRESS=cluster)
         before = len(committed)
         wanted = before + chance.randint(2, 15)
         deadline = time.monotonic() + 120

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
 import time
 import uuid
 from pathlib import Path
@@ -17,7 +20,7 @@ from gemma_batch.family.tiny import build_tiny_gemma
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.storage.fs import open_store
 
-from .helpers import assert_each_once, cli, data_set, write_spec
+from .helpers import assert_each_once, data_set, start_cli, write_spec
 
 CPU = {"device": "cpu", "max_model_len": 512, "cpu_kv_cache_gib": 1}
 TIE = 1e-4  # two logits closer than this may be taken in either order by other arithmetic
@@ -32,9 +35,9 @@ def tiny4(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> str:
 
 @pytest.fixture(scope="session")
 def documents(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> tuple[str, list[Any]]:
-    """440 documents of many lengths in two shards."""
+    """Documents of many lengths in two shards."""
     folder = tmp_path_factory.mktemp("documents")
-    rows = [{"id": f"d{i}", "doc": text[:900]} for i, text in enumerate(texts[:440])]
+    rows = [{"id": f"d{i}", "doc": text[:900]} for i, text in enumerate(texts[:240])]
     for shard in range(2):
         pq.write_table(
             pa.Table.from_pylist(rows[shard::2]), folder / f"{shard}.parquet", row_group_size=50
@@ -83,17 +86,30 @@ def assert_greedy(model: str, rows: dict[str, str], results: list[dict[str, Any]
 
 
 def engines() -> set[int]:
-    """The ids of vLLM's processes on this machine."""
-    found = psutil.process_iter(["cmdline"])
-    return {p.pid for p in found if "".join(p.info["cmdline"] or ()).startswith("VLLM::")}
+    """The ids of vLLM's processes in this process's session, where all that tests start is."""
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            mine = os.getsid(process.pid) == os.getsid(0)
+            if mine and "".join(process.cmdline()).startswith("VLLM::"):
+                found.add(process.pid)
+    return found
 
 
-def assert_gone_but(before: set[int]) -> None:
-    """Fails when other engines than those `before` are there after a while."""
-    deadline = time.monotonic() + 20
+def run_to_its_end(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """A command line that starts engines, none of which outlives it."""
+    before, seen, deadline = engines(), set[int](), time.monotonic() + 500
+    process = start_cli(*arguments, **env)
+    while process.poll() is None:
+        assert time.monotonic() < deadline, process.said(1)
+        seen |= engines() - before
+        time.sleep(0.5)
+    assert seen, f"no engine was started: {process.said(1)}"
+    deadline = time.monotonic() + 60
     while left := engines() - before:
         assert time.monotonic() < deadline, f"engines are left: {left}"
         time.sleep(0.2)
+    return subprocess.CompletedProcess(process.args, process.wait(), *process.communicate())
 
 
 def test_two_models_in_one_run_one_of_them_tensor_parallel(
@@ -107,7 +123,6 @@ def test_two_models_in_one_run_one_of_them_tensor_parallel(
     """Each row goes to exactly one model and gets transformers' greedy answer, over several units
     and two shards: from Gemma 3 with TP 2 from disk, or from Gemma 4 whose weights are streamed
     from S3 and never copied. No engine outlives the run, on a cluster that does."""
-    before = engines()
     path, rows = documents
     name = f"streamed-{uuid.uuid4().hex}"
     store = open_store(f"{s3.bucket('models')}/{name}")
@@ -131,15 +146,14 @@ def test_two_models_in_one_run_one_of_them_tensor_parallel(
         resources=CPU,
         policy={"unit_rows": 100},
     )
-    done = cli("run", str(job), RAY_ADDRESS=cluster, timeout=400)
+    done = run_to_its_end("run", str(job), RAY_ADDRESS=cluster)
     assert done.returncode == 0, done.stderr
-    assert_gone_but(before)
     results, errors = assert_each_once(str(tmp_path / "out"), [row["id"] for row in rows])
     assert errors == []
     docs = {row["id"]: row["doc"] for row in rows}
     for route, model, folder in (("split", tiny, tiny), ("four", store.url, tiny4)):
         mine = [row for row in results if row["route"] == route]
-        assert len(mine) >= 200
+        assert len(mine) >= 100
         assert all((row["id"][-1] in "01234") == (route == "split") for row in mine)
         assert {row["model"] for row in mine} == {model}
         assert_greedy(folder, docs, mine)
@@ -153,7 +167,6 @@ def test_every_kind_of_bad_row_costs_itself_alone(
 ) -> None:
     """Promise 3, with the engine really dying on one of the rows. No engine outlives the run, of
     which the cluster is part here."""
-    before = engines()
     marker = "zq zq zq poison zq"
     bad = {
         "null": ({"doc": None, "kind": "x"}, "null_value"),
@@ -190,9 +203,8 @@ def test_every_kind_of_bad_row_costs_itself_alone(
             },
         },
     )
-    done = cli("run", str(job), "--json", timeout=500)
+    done = run_to_its_end("run", str(job), "--json")
     assert done.returncode == 3, done.stderr  # max_failed is 0
-    assert_gone_but(before)
     broken_at = lines.index("{not json")
     keys = {**{key: code for key, (_, code) in bad.items()}}
     keys[f"00000-{broken_at:010d}"] = keys.pop("broken")

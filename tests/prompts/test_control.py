@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gemma_batch.prompts.control import control_pattern, control_tokens, neutralise
 from gemma_batch.prompts.template import Segment, Template
 from gemma_batch.prompts.tokens import Tokenizer
+from tests.examples import examples
 
 PIECES = (
     "<start_of_turn>", "<end_of_turn>", "<|turn>", "<turn|>", "<bos>", "<eos>", "<pad>", "<mask>",
@@ -94,7 +95,7 @@ def test_what_the_author_wrote_stays(gemma3: Tokenizer) -> None:
     assert neutralise(safe, gemma3.control_pattern) == safe
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=documents, value=documents, after=documents)
 def test_no_document_adds_a_control_token(
     tokenizer: Tokenizer, before: str, value: str, after: str

@@ -17,6 +17,7 @@ from gemma_batch.prompts.template import END, START, RowProblem
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.prompts.truncate import share
 from gemma_batch.rows import Failure, Request, Row
+from tests.examples import examples
 from tests.prompts.helpers import make, words
 
 ROOM = 512 - 64
@@ -239,7 +240,9 @@ def test_only_user_messages_of_a_conversation_are_cut(tokenizer: Tokenizer) -> N
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     pieces=st.lists(

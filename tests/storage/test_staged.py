@@ -17,6 +17,7 @@ from gemma_batch.storage.inputs import reader_for
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.readers.reader import Span
 from gemma_batch.storage.readers.staged import StagedReader, staged_file, staged_table
+from tests.examples import examples
 
 TYPES = pa.schema(
     [
@@ -86,7 +87,7 @@ def test_values_of_parquet_keep_their_types(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=4), json_values, max_size=4), max_size=6))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(60))
 def test_values_of_json_lines_come_back(tmp_path: Path, values: list[dict[str, Any]]) -> None:
     """Whatever an object holds, rows of different keys and types side by side."""
     rows = [Row(i, value) for i, value in enumerate(values)]

@@ -24,6 +24,7 @@ from gemma_batch.storage.readers.csv import CsvReader
 from gemma_batch.storage.readers.jsonl import JsonlReader
 from gemma_batch.storage.readers.openai import OpenAIReader
 from gemma_batch.storage.readers.reader import Reader
+from tests.examples import examples
 
 Put = Callable[[str, bytes], InputFile]
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -272,7 +273,7 @@ BYTES = st.lists(PIECES, max_size=40).map(b"".join)
 
 @pytest.mark.parametrize("suffix", PACK)
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "openai"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(data=BYTES, max_rows=st.integers(1, 5), max_bytes=st.integers(1, 60))
 def test_any_bytes(kind: str, suffix: str, data: bytes, max_rows: int, max_bytes: int) -> None:
     """Whatever is in a file, every way of cutting it gives the same rows, or an InputError."""
@@ -295,7 +296,7 @@ def test_any_bytes(kind: str, suffix: str, data: bytes, max_rows: int, max_bytes
         assert read_all(reader, file, max_rows, max_bytes) == whole
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(data=st.binary(max_size=60))
 @pytest.mark.parametrize("name", ["x.jsonl.gz", "x.jsonl.zst", "x.csv.gz", "x.parquet"])
 def test_noise_is_an_input_error_or_rows(name: str, data: bytes) -> None:
