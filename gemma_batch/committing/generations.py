@@ -1,6 +1,6 @@
 """Generations: the passes that an output holds beyond its first run (driver, `status`).
 
-A pass is a set of units derived from what is committed (see `planning/passes.py`). The list of
+A pass is a set of units derived from the committed parts (see `planning/passes.py`). The list of
 these units is put create-only before the pass starts. A pass that was killed therefore goes on
 with the same rows. All parts of a pass have the number of its generation; the first run has
 generation 0.
@@ -19,7 +19,7 @@ from gemma_batch.units.unit import Unit, read_units, write_units
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Units derived from what is committed, all of one `generation` (1 or more)."""
+    """Units derived from the committed parts, all of one `generation` (1 or more)."""
 
     generation: int
     units: tuple[Unit, ...]

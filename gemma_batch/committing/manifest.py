@@ -1,9 +1,9 @@
 """The manifest: the identity of a run, put once, create-only, before any GPU works (driver).
 
 The manifest holds the fingerprint, the inputs as they were and the key of the list of units. The
-fingerprint lists by name everything that can change a result. A later start compares its own
-fingerprint with the manifest. When the two differ, the start is refused, and the refusal names
-the differences.
+fingerprint lists by name everything that can change a result. A later start makes a fingerprint
+too and compares it with the manifest. When the two differ, the start is refused, and the refusal
+names the differences.
 """
 
 from __future__ import annotations

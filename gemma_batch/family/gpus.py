@@ -21,7 +21,7 @@ _VISIBLE = 0.98  # share of the total memory in nvidia-smi that a process sees
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GPU:
-    """One GPU model. `memory_gib` is what a process sees; bandwidth is in bytes/s.
+    """One GPU model. `memory_gib` is the memory that a process sees; bandwidth is in bytes/s.
 
     `flops_*` are dense FLOP/s, None when the GPU has no such arithmetic.
     """

@@ -42,7 +42,7 @@ class Limit:
 
     @property
     def bound(self) -> Literal["compute", "memory"]:
-        """Which of the two takes longer."""
+        """Whether arithmetic ("compute") or memory traffic ("memory") takes longer."""
         return "compute" if self.compute_seconds >= self.memory_seconds else "memory"
 
     @property

@@ -45,8 +45,8 @@ def rows_per_second(
 
     seconds per row = max(least seconds of the device / ATTAINED / EFFICIENCY, host seconds)
 
-    The least seconds are those of `roofline`, and EFFICIENCY is the share that communication
-    leaves. Engines that share a GPU share the speed of the device; each has its own host process.
+    The least seconds come from `roofline`, and EFFICIENCY is the share that communication leaves.
+    Engines that share a GPU share the speed of the device, but each engine has one host process.
     """
     workload = Workload(
         prompt_tokens=prompt_tokens, output_tokens=output_tokens, cached_tokens=cached_tokens

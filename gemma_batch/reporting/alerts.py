@@ -38,7 +38,7 @@ class Alert:
 
     @property
     def text(self) -> str:
-        """One sentence for people."""
+        """The alert as one sentence for people."""
         side = "less" if self.name.startswith("min_") else "more"
         what = MEANING[self.name].format(value=self.value)
         return f"{what}, {side} than policy.alerts.{self.name}={self.threshold:g}"

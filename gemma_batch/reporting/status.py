@@ -31,9 +31,9 @@ class Status:
     """The state of an output.
 
     `state` is complete, held (a driver has the lease) or stopped. `rows` and `units` count planned
-    rows and units, the other counts committed ones. Speeds are of the last stretch of work; those
-    of a finished run are of its last run. `seconds_left` is None when no driver works on the
-    output. `cost` and `alerts` are the same as in the report.
+    rows and units; all other counts are of committed rows and units. Speeds are of the last stretch
+    of work. When the output is complete, speeds are of the last run. `seconds_left` is None when no
+    driver works on the output. `cost` and `alerts` are the same as in the report.
     """
 
     name: str

@@ -35,7 +35,7 @@ class Record(NamedTuple):
 
 
 class CsvReader:
-    """See the module."""
+    """See the module's docstring."""
 
     name = "csv"
     suffixes: tuple[str, ...] = (".csv", ".csv.gz", ".csv.zst")

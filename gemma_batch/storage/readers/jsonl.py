@@ -33,7 +33,7 @@ class BadLine(ValueError):
 
 
 class JsonlReader:
-    """See the module."""
+    """See the module's docstring."""
 
     name = "jsonl"
     suffixes: tuple[str, ...] = (

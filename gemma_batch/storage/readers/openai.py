@@ -23,7 +23,7 @@ ENDPOINT = "/chat/completions"
 
 
 class OpenAIReader(JsonlReader):
-    """See the module."""
+    """See the module's docstring."""
 
     name = "openai"
     suffixes: tuple[str, ...] = ()

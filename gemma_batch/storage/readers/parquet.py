@@ -33,7 +33,7 @@ UNREADABLE = (ValueError, OverflowError, KeyError, pa.ArrowException)  # raised 
 
 
 class ParquetReader:
-    """See the module."""
+    """See the module's docstring."""
 
     name = "parquet"
     suffixes: tuple[str, ...] = (".parquet", ".pq")

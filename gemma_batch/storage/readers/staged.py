@@ -72,7 +72,7 @@ def staged_file(table: pa.Table) -> bytes:
 
 
 class StagedReader(ParquetReader):
-    """See the module."""
+    """See the module's docstring."""
 
     name = "staged"
     suffixes: tuple[str, ...] = ()
