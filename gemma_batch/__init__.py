@@ -1,6 +1,7 @@
 """Distributed offline batch inference for Gemma models.
 
-The public API, loaded on first use so that importing the package costs nothing.
+This module is the public API. Each name is loaded on first use, so that importing the package
+costs nothing.
 """
 
 from __future__ import annotations

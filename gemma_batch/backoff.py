@@ -1,4 +1,4 @@
-"""How long to wait before trying again: one rule for storage, rows and engines."""
+"""Backoff: how long to wait before trying again; one rule for storage, rows and engines."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import random
 
 
 def pause(attempt: int, *, base: float, cap: float) -> float:
-    """Seconds to wait after failure number `attempt` (from 0): half to all of `base * 2**attempt`,
-    at most `cap`.
+    """Seconds to wait after failure number `attempt` (from 0).
 
-    The jitter keeps many workers that failed together from coming back together.
+    The pause is `base * 2**attempt` seconds, at most `cap`, times a random factor from 0.5 to 1.
+    The random factor keeps workers that failed at the same time from trying again at the same
+    time.
     """
     return min(cap, base * 2.0 ** min(attempt, 60)) * random.uniform(0.5, 1.0)

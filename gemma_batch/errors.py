@@ -1,4 +1,4 @@
-"""Every exception of the package, and the codes a failed row can carry.
+"""Every exception of the package, and every code that a failed row can have.
 
     GemmaBatchError                 exit code 1
     ├── UserError                   exit code 2: the spec or its input is wrong, nothing was started
@@ -10,7 +10,7 @@
     │   ├── MismatchError           an output that belongs to another configuration or input
     │   └── ClusterError            no Ray cluster answers at an address, or it refuses the token
     ├── ClusterLost                 a Ray cluster that answered before no longer does
-    ├── StoppedError                exit code 4: stopped by an alert
+    ├── StoppedError                exit code 4: stopped by the breaker or an alert
     │   └── LeaseError              another driver works on the same output
     ├── StorageError                storage gave up after its retries
     └── EngineError
@@ -19,8 +19,8 @@
         ├── RowRejected             this row will never be accepted: not retried
         └── RowTransient            this row may be accepted later: retried, bounded
 
-Whether something is retried is decided by its type, never by its text. All of them can be
-pickled, since they cross Ray process borders.
+The type of an exception decides whether something is tried again, never its text. All exceptions
+can be pickled, because Ray passes them from process to process.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ INTERRUPTED = 130  # the exit code of a run that was asked to stop
 
 
 class GemmaBatchError(Exception):
-    """Anything this package raises on purpose."""
+    """The base of every exception that this package raises on purpose."""
 
     exit_code = 1
 
 
 class UserError(GemmaBatchError):
-    """What a person has to change before anything can start."""
+    """Something is wrong that a person has to change before the run can start."""
 
     exit_code = 2
 
@@ -60,7 +60,7 @@ class PlacementError(UserError):
 
 
 class OutputError(UserError):
-    """The output path cannot be written, or holds something else."""
+    """The output path cannot be used, holds no run, or lacks files or holds damaged files."""
 
 
 class MismatchError(UserError):
@@ -72,17 +72,17 @@ class ClusterError(UserError):
 
 
 class ClusterLost(GemmaBatchError):
-    """A Ray dashboard that answered before no longer does; its jobs may well go on."""
+    """A Ray dashboard that answered before no longer answers; its jobs may still be running."""
 
 
 class StoppedError(GemmaBatchError):
-    """The run was stopped on purpose before its end; what is committed stays."""
+    """The run was stopped on purpose before its end; committed parts stay."""
 
     exit_code = 4
 
 
 class LeaseError(StoppedError):
-    """Another driver holds the lease of this output, or took it over."""
+    """Another driver holds the lease of this output, or took over the lease."""
 
 
 class StorageError(GemmaBatchError):
@@ -90,7 +90,7 @@ class StorageError(GemmaBatchError):
 
 
 class EngineError(GemmaBatchError):
-    """Raised by engines."""
+    """The base of every exception that an engine raises."""
 
 
 class EngineStartError(EngineError):
@@ -98,7 +98,7 @@ class EngineStartError(EngineError):
 
 
 class EngineLost(EngineError):
-    """The engine died or stopped answering; every row in flight has to be tried again."""
+    """The engine died or stopped answering; all rows in flight have to be tried again."""
 
 
 class RowRejected(EngineError):

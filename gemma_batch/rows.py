@@ -1,6 +1,6 @@
-"""The nouns of one row's way: Row, Prompt, Request, Completion, Refusal, Failure.
+"""The data types of one row, in any process: Row, Prompt, Request, Completion, Refusal, Failure.
 
-They know nothing about where a row came from or which engine answers it.
+No type here knows which input format a row came from or which engine answers the row.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 @dataclass(slots=True)
 class Failure:
-    """Why a row has no answer. `seconds` is wall time spent on it."""
+    """Why a row has no answer. `seconds` is the wall time that was spent on the row."""
 
     code: str
     message: str
@@ -20,7 +20,10 @@ class Failure:
 
 
 class Origin(NamedTuple):
-    """Where a row of a staged shard came from: input shard (number and URL) and row, 0-based."""
+    """The place in the input of a row of a staged shard.
+
+    `shard` is the number of the input shard, `row` the 0-based number of the row in that shard.
+    """
 
     shard: int
     url: str
@@ -29,9 +32,9 @@ class Origin(NamedTuple):
 
 @dataclass(slots=True)
 class Row:
-    """One input row: `values`, or the `failure` that reading it ended in; `number` is 0-based.
+    """One input row: its `values`, or the `failure` to read the row; `number` is 0-based.
 
-    `origin` is its place in the input when it is read from a staged copy.
+    A row that is read from a staged shard has an `origin`: its place in the input.
     """
 
     number: int
@@ -43,24 +46,24 @@ class Row:
 class Prompt(Protocol):
     """A rendered prompt as one value.
 
-    Only the engine that answers a prompt looks into it. The feed, its order and the payload ask
-    the methods below, so that a prompt with pictures or recordings needs no change in them.
-    The kinds of prompt are listed in `prompts/rendered.py`.
+    Only the engine that answers a prompt looks into the prompt. The feed, the row order and the
+    payload only call the methods below, so that a prompt with pictures or recordings needs no
+    change there. `prompts/rendered.py` lists the kinds of prompt.
     """
 
     kind: ClassVar[str]
 
     @property
     def tokens(self) -> int:
-        """How many tokens of the model's context it takes."""
+        """How many tokens of the model's context the prompt takes."""
         ...
 
     def sort_key(self) -> bytes:
-        """Bytes by which prompts that begin alike become neighbours when they are sorted."""
+        """Bytes to sort prompts by: prompts that begin alike become neighbours."""
         ...
 
     def encode(self) -> bytes:
-        """The prompt as bytes, for its way to another process."""
+        """The prompt as bytes, to send it to another process."""
         ...
 
 
@@ -75,7 +78,10 @@ class Request:
 
 @dataclass(slots=True)
 class Completion:
-    """The answer to one row: one entry in `outputs` and `finish_reasons` per sample (`n`)."""
+    """The answer to one row: one entry in `outputs` and `finish_reasons` per sample (`n`).
+
+    `seconds` is the wall time of the last attempt in the engine.
+    """
 
     outputs: list[str]
     finish_reasons: list[str]
@@ -89,9 +95,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a completion is no answer of the shape that was asked for.
+    """Why a completion does not have the answer shape of the job.
 
-    `code` is the failure code that the row gets; with `again` another attempt may give an answer.
+    `code` is the failure code that the row gets. `again` means that another attempt may give an
+    answer with the right shape.
     """
 
     code: str

@@ -6,7 +6,7 @@ import datetime
 
 
 def duration(seconds: float | None) -> str:
-    """1:02:03 or 2:03; a dash for None."""
+    """A duration in seconds as text: "1:02:03" or "2:03"; "-" for None."""
     if seconds is None:
         return "-"
     minutes, rest = divmod(round(seconds), 60)
@@ -15,12 +15,12 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(seconds: float) -> str:
-    """A time of day (Unix seconds) in UTC."""
+    """A date and time in UTC as text, from Unix seconds: "2026-11-27 14:05:09"."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def failures_text(failures: dict[str, int]) -> str:
-    """3 failed (prompt_too_long 2, null_value 1); empty when there are none."""
+    """Failures by code as text: "3 failed (prompt_too_long 2, null_value 1)"; "" for none."""
     if not failures:
         return ""
     codes = ", ".join(f"{code} {n:,}" for code, n in sorted(failures.items(), key=lambda x: -x[1]))

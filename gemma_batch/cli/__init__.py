@@ -1,1 +1,1 @@
-"""The command line: thin commands, the text that people read, the starter spec."""
+"""The command line: thin commands, the texts that people read, the starter spec."""

@@ -1,6 +1,7 @@
-"""The command line: parse, call the API, print, exit code. Nothing is decided here.
+"""The commands: each parses its arguments, calls the API, prints and returns an exit code.
 
-What people read goes to stderr; `--json` puts one JSON document on stdout.
+The API makes all decisions. Text for people goes to stderr. `--json` puts one JSON document on
+stdout.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the workers
 
 
 def say(message: str = "") -> None:
-    """One line for people."""
+    """Print one line for people, on stderr."""
     print(message, file=sys.stderr, flush=True)
 
 
@@ -57,7 +58,7 @@ def init(
     model: Annotated[str, typer.Option(help="The model to start with.")] = "google/gemma-3-4b-it",
     force: Annotated[bool, typer.Option(help="Overwrite an existing spec.")] = False,
 ) -> None:
-    """Write a commented starter spec from a look at the input's columns."""
+    """Write a commented starter spec for the columns of the input."""
     from gemma_batch.cli.starter import starter_spec
     from gemma_batch.errors import OutputError
 
@@ -70,7 +71,7 @@ def init(
 
 @app.command()
 def models(as_json: AsJson = False) -> None:
-    """List the Gemma models that are known by name."""
+    """List the known Gemma models."""
     from gemma_batch.cli.show import models_rows, print_models
 
     rows = models_rows()
@@ -124,7 +125,7 @@ def run(
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run a job, or go on with one that was stopped."""
+    """Run a job, or go on with a job that was stopped."""
     from gemma_batch.driver.run import run as run_job
     from gemma_batch.reporting.progress import make_progress
     from gemma_batch.spec import JobSpec
@@ -173,7 +174,7 @@ def retry(
 
 @app.command()
 def status(output: OutputUrl, as_json: AsJson = False) -> None:
-    """Show how an output stands; needs no cluster."""
+    """Show the state of an output; needs no cluster."""
     from gemma_batch.cli.show import status_text
     from gemma_batch.reporting.status import status as look
 
@@ -192,7 +193,7 @@ def report(
         Path | None, typer.Option(help="Write a page that can be looked at and mailed.")
     ] = None,
 ) -> None:
-    """Show what a run did: totals, speed, failures by code."""
+    """Show the totals, the speed and the failures by code of a run."""
     from gemma_batch.cli.show import report_text
     from gemma_batch.reporting.status import current_page, current_report
 
@@ -229,7 +230,7 @@ def submit(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a job on a Ray cluster, or attach to the one that does so already."""
+    """Run a job on a Ray cluster, or attach to it if it runs there already."""
     from gemma_batch.errors import SpecError
     from gemma_batch.ops.ray_jobs import RayJobs
     from gemma_batch.spec import JobSpec
@@ -261,7 +262,7 @@ def logs(
     ] = False,
     address: Dashboard = None,
 ) -> None:
-    """Print what a submitted job's driver says."""
+    """Print the log of a submitted job's driver."""
     from gemma_batch.ops.ray_jobs import RayJobs
 
     jobs = RayJobs(address)
@@ -276,7 +277,7 @@ def logs(
 
 @app.command()
 def cancel(job: JobName, address: Dashboard = None) -> None:
-    """Stop a submitted job; what is committed stays, and submitting it again goes on."""
+    """Stop a submitted job; committed parts stay, and submitting it again goes on from there."""
     from gemma_batch.ops.ray_jobs import STOP_SECONDS, RayJobs
 
     jobs = RayJobs(address)
@@ -291,7 +292,7 @@ def cancel(job: JobName, address: Dashboard = None) -> None:
 
 @app.command("list")
 def list_jobs(address: Dashboard = None, as_json: AsJson = False) -> None:
-    """List the cluster's jobs of this package, the newest first."""
+    """List the jobs of this package on the cluster, the newest first."""
     from gemma_batch.cli.show import jobs_text
     from gemma_batch.ops.ray_jobs import RayJobs
 
@@ -319,9 +320,9 @@ def _end(report: Report, limit: int, *, as_json: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit with the code that DESIGN and README list."""
+    """Run the command line and end the process with one of the exit codes in the README."""
     try:
-        # Not standalone, typer hands an exit code back instead of ending the process.
+        # With standalone_mode off, typer returns the exit code and does not end the process.
         code = app(args=arguments, standalone_mode=False)
         if code == INTERRUPTED:
             raise KeyboardInterrupt
@@ -332,7 +333,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         say("interrupted; what is committed stays, run the same command again to go on")
         sys.exit(INTERRUPTED)
     except Exception as err:
-        # typer wraps click; its usage errors print themselves and carry their exit code.
+        # typer wraps click. A usage error of click can print itself and has an exit code.
         if hasattr(err, "show") and hasattr(err, "exit_code"):
             err.show()
             sys.exit(err.exit_code)

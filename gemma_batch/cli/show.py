@@ -1,4 +1,4 @@
-"""What people read: the texts and tables of the command line. Facts in, words out."""
+"""Show: turns facts into the texts and tables of the command line that people read."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ def _account_lines(report: Report) -> list[str]:
 
 
 def alert_text(alert: Mapping[str, Any]) -> str:
-    """One event: when, what, and the rule."""
+    """One alert in words: its time, its value and its threshold."""
     return f"{moment(alert['time'])} UTC: {Alert(**alert).text}"
 
 
 def status_text(status: Status) -> str:
-    """A few lines on how an output stands."""
+    """The state of an output in a few lines."""
     share = 100 * status.committed / status.rows if status.rows else 100.0
     state = {
         "complete": "complete",
@@ -119,7 +119,7 @@ def status_text(status: Status) -> str:
 
 
 def models_rows() -> list[dict[str, Any]]:
-    """The catalog as plain rows. Weights are of the language model alone, in GiB at bf16."""
+    """The catalog as plain data. Weights are those of the language model alone, in GiB at bf16."""
     from gemma_batch.family.catalog import load_catalog
     from gemma_batch.family.memory import weights_bytes
 
@@ -139,7 +139,7 @@ def models_rows() -> list[dict[str, Any]]:
 
 
 def print_models(rows: list[dict[str, Any]]) -> None:
-    """The catalog as a table on stderr that fits 80 columns."""
+    """Print the catalog on stderr, as a table that fits 80 columns."""
     from rich.console import Console
     from rich.table import Table
 
@@ -166,7 +166,7 @@ def print_models(rows: list[dict[str, Any]]) -> None:
 
 
 def jobs_text(jobs: Sequence[Job]) -> str:
-    """Submitted jobs, two lines each: ids and paths are there to be copied, so nothing is cut."""
+    """Submitted jobs, two lines each. Ids and paths are not cut, because people copy them."""
     if not jobs:
         return "no jobs of this package on this cluster"
     lines = []

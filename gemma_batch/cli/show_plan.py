@@ -1,4 +1,4 @@
-"""What `plan` shows: a job's facts as plain data, and the same for people."""
+"""Show plan: the facts of the command `plan`, as plain data and as text for people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from gemma_batch.planning.plan import RoutePlan
     from gemma_batch.spec import JobSpec
 
-USUAL_CPUS_PER_GPU = 8  # of cloud instances, where no cluster was looked at
+USUAL_CPUS_PER_GPU = 8  # usual for cloud instances; used because `plan` sees no cluster
 PREVIEW_CHARS = 1200
 
 
@@ -22,9 +22,10 @@ def plan_facts(
     price: float | None = None,
     output_tokens: float | None = None,
 ) -> dict[str, Any]:
-    """Everything `plan` prints, as plain data. Raises `UserError` as `make_plan` does.
+    """All facts that `plan` prints, as plain data. Raises `UserError` like `make_plan`.
 
-    `price` is per GPU and hour, `output_tokens` the mean answer to reckon with (None: the longest).
+    `price` is per GPU and hour. `output_tokens` is the mean length of an answer for the estimate
+    (None: the longest answer).
     """
     from gemma_batch.engines.base import engine_class
     from gemma_batch.family.gpus import find_gpu
@@ -129,7 +130,7 @@ def _route_facts(route: RoutePlan, rows: dict[str, int]) -> dict[str, Any]:
 
 
 def print_plan(facts: dict[str, Any]) -> None:
-    """The plan, for people, on stderr."""
+    """Print the plan for people, on stderr."""
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The starter spec that `init` writes, from a look at the input's columns."""
+"""Starter: makes the spec that `init` writes, by the columns of the input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gemma_batch.errors import InputError
 from gemma_batch.storage.inputs import detect_format, expand, reader_for
 
 PLAIN = re.compile(r"(?:[A-Za-z]|\.{0,2}/)[A-Za-z0-9_./-]*")
-WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}  # no text to YAML
+WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}  # YAML reads no text in them
 TEMPLATE = """\
 # A job for gemma-batch. Check it with `gemma-batch plan THIS --gpu H100-80`, run it with
 # `gemma-batch run THIS`. Anything can be overridden: --set sampling.max_tokens=64
@@ -49,7 +49,7 @@ output:
 
 
 def starter_spec(path: str, model: str) -> str:
-    """A commented spec for the input at `path`. Raises `InputError` when there is none."""
+    """A commented spec for the input at `path`. Raises `InputError` when no input can be used."""
     files = expand([path])
     kind = detect_format(files[0].url, "auto")
     schema = reader_for(kind).schema(files[0])
@@ -86,7 +86,7 @@ def starter_spec(path: str, model: str) -> str:
 
 
 def _text_column(schema: pa.Schema) -> str:
-    # A template reaches a column by its name alone, so that has to be one.
+    # A template can use a column only by a name that is an identifier.
     usable = [f for f in schema if f.name.isidentifier()]
     if not usable:
         raise InputError(
@@ -111,11 +111,11 @@ def _id_column(schema: pa.Schema) -> str | None:
 
 
 def _quoted(value: str) -> str:
-    # As people would write it where YAML takes it for text.
+    # A value that YAML reads as text is written without quotes, as people write it.
     plain = PLAIN.fullmatch(value) and value.lower() not in WORDS
     return value if plain else json.dumps(value)
 
 
 def _shown(text: str) -> str:
-    """For a comment: a name out of somebody's file must not end it and go on as YAML."""
+    """The text for a YAML comment. A name from a file must not end the comment's line."""
     return text if text.isprintable() else json.dumps(text)

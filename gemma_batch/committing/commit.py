@@ -1,8 +1,9 @@
-"""Committing one unit: its part, create-only, and then the errors file derived from it.
+"""Commits one unit: puts its part, create-only, and then its errors file (GPU actor).
 
-The part's existence is the commit. Its footer carries the receipt and every failure of the
-unit, so the one atomic put settles all rows at once; `errors/` repeats the failures in a form
-people can query, and is made again from footer and input if a process dies in between.
+The part's existence is the commit. The footer of the part carries the receipt and every failure
+of the unit, so one atomic put settles all rows of the unit at once. The files in `errors/` repeat
+the failures in a form that people can query. If a process dies between the two puts, the driver
+makes the errors file again from the footer and the input (see `repair`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from gemma_batch.units.unit import Unit
 
 
 def committed_receipt(store: Store, unit: Unit) -> Receipt | None:
-    """The receipt of a unit that is committed already, None otherwise."""
+    """The receipt of a unit that is already committed; None for any other unit."""
     return part_receipt(store, unit.path) if store.exists(unit.path) else None
 
 
@@ -40,11 +41,14 @@ def commit_unit(
     *,
     shape: AnswerShape | None = None,
 ) -> Receipt:
-    """Put the part; when another worker was first, its part stands and its receipt is returned.
+    """Put the part of a unit and return the receipt.
 
-    `shape` says which columns an answer fills (default: by the job's sampling parameters).
+    When another worker has already put the part, that part stands. The receipt of that part is
+    returned, with `redundant` set. `facts` are added to the receipt as they are. `shape` says
+    which columns an answer fills (default: the shape for the job's sampling parameters).
 
-    Raises `StorageError`; then nothing is committed and the unit will be done again.
+    Raises `StorageError` when storage fails. Unless the part exists by then, the unit is not
+    committed and a later start runs it again.
     """
     unit = prepared.unit
     missing = [number for number in prepared.numbers if number not in outcomes]
@@ -77,7 +81,7 @@ def commit_unit(
             raise AssertionError(f"{unit.name!r} exists and does not: the storage is inconsistent")
         return {**theirs, "redundant": True}
     if failures and unit.generation == 0:
-        # Create-only: a late writer can never undo what a retry has put there since.
+        # Create-only: a late writer must not overwrite an errors file that a retry has replaced.
         store.create(
             unit.key.errors_path,
             errors_file(prepared.shard, unit, job.columns, job.keep_schema, failures),
@@ -86,7 +90,7 @@ def commit_unit(
 
 
 def _carried(store: Store, unit: Unit, tried: set[int]) -> list[dict[str, Any]]:
-    """Failures of the generations before that this retry leaves as they are."""
+    """Failures in the newest earlier part of the unit, without the rows that this pass tried."""
     for generation in range(unit.generation - 1, -1, -1):
         path = replace(unit, generation=generation).path
         if store.exists(path):
@@ -102,7 +106,8 @@ def _receipt(
     failures: Sequence[dict[str, Any]],
     facts: dict[str, Any],
 ) -> Receipt:
-    # `rows` were run now; `failed` and `failures` are all that are open for the unit after it.
+    # `rows` counts the rows of this pass. `failed` and `failures` count every row of the unit
+    # that is still without an answer after this pass.
     answers = [outcome for outcome in outcomes if isinstance(outcome, Completion)]
     codes = Counter(failure["code"] for failure in failures)
     return {
@@ -126,7 +131,7 @@ def _receipt(
 
 
 def _sizes(tokens: Iterable[int]) -> dict[str, int]:
-    """Rows by tokens, in powers of two: {n: rows of more than 2^(n-1) and up to 2^n tokens}."""
+    """Number of rows by size: {n: rows with more than 2^(n-1) and at most 2^n tokens}."""
     counts = Counter(max(0, count - 1).bit_length() for count in tokens)
     return {str(bucket): counts[bucket] for bucket in sorted(counts)}
 

@@ -1,4 +1,7 @@
-"""The errors file of a unit, derived from the footer of its part and the input."""
+"""Builds the errors file of a unit, for the commit (GPU actor) and for the repair (driver).
+
+The content comes from the footer of the unit's part and from the input.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,12 @@ def errors_file(
     keep_schema: pa.Schema,
     failures: Sequence[dict[str, Any]],
 ) -> bytes:
-    """The errors file of a unit, from the failures in its part's footer and the input itself."""
+    """The errors file as the bytes of a Parquet file, with one row per failure.
+
+    `failures` come from the footer of the part. The rows are read from the shard again: `columns`
+    names the columns to read, `keep_schema` the kept columns. Raises `StorageError` when storage
+    does not answer.
+    """
     rows = {row.number: row for row in unit_rows(shard, unit, columns)}
     mine = [rows[failure["number"]] for failure in failures]
     kept = keep_table(mine, keep_schema)

@@ -1,8 +1,9 @@
-"""Generations: the passes that an output holds beyond its first run.
+"""Generations: the passes that an output holds beyond its first run (driver, `status`).
 
-A pass is a set of units derived from what is committed (see `planning/passes.py`). Its list of
-units is settled create-only before the pass starts, so that a pass that was killed goes on with
-the same rows. The parts of a pass belong to its generation; generation 0 is the first run.
+A pass is a set of units derived from the committed parts (see `planning/passes.py`). The list of
+these units is put create-only before the pass starts. A pass that was killed therefore goes on
+with the same rows. All parts of a pass have the number of its generation; the first run has
+generation 0.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from gemma_batch.units.unit import Unit, read_units, write_units
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Units derived from what is committed, all of one `generation` (1 or more)."""
+    """Units derived from the committed parts, all of one `generation` (1 or more)."""
 
     generation: int
     units: tuple[Unit, ...]
 
 
 def pass_key(generation: int) -> str:
-    """Where the list of units of a pass is kept in the output."""
+    """The key of a pass's list of units in the output."""
     return f"_run/retry-{generation}.parquet"
 
 
 def last_pass(store: Store) -> Pass | None:
-    """The newest pass that was settled in the output, None where there is only the first run."""
+    """The newest pass whose list is in the output; None when there is only the first run."""
     last = 0
     while store.exists(pass_key(last + 1)):
         last += 1
@@ -38,7 +39,10 @@ def last_pass(store: Store) -> Pass | None:
 
 
 def settle_pass(store: Store, generation: int, units: Iterable[Unit]) -> Pass:
-    """Keep the units of a new pass, create-only: where a driver was first, its list counts."""
+    """Put the list of units of a new pass, create-only.
+
+    When another driver has already put a list for this generation, the existing list is returned.
+    """
     store.create(pass_key(generation), write_units(units))
     return _load(store, generation)
 
@@ -48,7 +52,7 @@ def _load(store: Store, generation: int) -> Pass:
 
 
 def latest_generation(receipts: Mapping[PartKey, Receipt]) -> dict[PartKey, PartKey]:
-    """Key of generation 0 -> key of the newest generation of the same unit."""
+    """For each unit: its key in generation 0 -> its key in the newest committed generation."""
     latest: dict[PartKey, PartKey] = {}
     for key in receipts:
         base = key.base
@@ -58,7 +62,10 @@ def latest_generation(receipts: Mapping[PartKey, Receipt]) -> dict[PartKey, Part
 
 
 def retry_summary(store: Store, done: Container[PartKey] | None = None) -> dict[str, int]:
-    """Units and rows of the last pass that are still open; for `status`. Empty without a pass."""
+    """How many units and rows of the last pass are not committed yet; empty without a pass.
+
+    `done` is a listing of the committed parts (default: a new listing).
+    """
     last = last_pass(store)
     if last is None:
         return {}

@@ -1,9 +1,10 @@
-"""The lease: keeps a second driver from wasting GPUs on the same output.
+"""The lease: keeps a second driver from wasting GPUs on the same output (driver).
 
-The safety of the data does not rest on it (parts are create-only); it only avoids double work.
-Clocks are never compared: a waiting driver watches whether the holder's beat number moves. If
-it moves, the holder lives and we are refused; if it stands still for `ttl` seconds, or the
-holder was a process of this very machine that is gone, the lease is taken over.
+The lease only avoids double work. The safety of the data does not depend on the lease, because
+parts are create-only. Clocks are never compared. The holder counts up a beat number, and a
+waiting driver watches that number. When the number changes, the holder is alive and the waiting
+driver is refused. The waiting driver takes over the lease in two cases: the number stands still
+for `ttl` seconds, or the holder was a process of this same machine and that process is gone.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def _boot_id() -> str:
 
 
 def _process_is_gone(holder: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine and boot that no longer exists."""
+    """Whether the holder ran on this machine, since its last boot, and exists no longer."""
     if holder.get("host") != socket.gethostname() or holder.get("boot") != _boot_id():
         return False
     try:
@@ -51,9 +52,11 @@ def _process_is_gone(holder: dict[str, Any]) -> bool:
 
 
 class Lease:
-    """Held from `acquire` to `release`; a thread beats every `beat` seconds.
+    """The lease of one output, held from `acquire` to `release`.
 
-    `lost` is set when another driver took it over; `on_lost` is called once then.
+    A thread raises the beat number every `beat` seconds. A holder whose number stands still for
+    `ttl` seconds counts as gone. When another driver takes over the lease, `lost` is set and
+    `on_lost` is called once with a sentence that names the new holder.
     """
 
     def __init__(
@@ -73,7 +76,10 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def acquire(self, *, say: Callable[[str], None] = logger.info) -> None:
-        """Take the lease. Raises `LeaseError` when a living driver holds it."""
+        """Take the lease; may take `ttl` seconds while another holder is watched.
+
+        Raises `LeaseError` when a living driver holds the lease, `StorageError` when storage fails.
+        """
         if not self._store.create(KEY, self._record()):
             self._take_over(say)
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -98,7 +104,7 @@ class Lease:
                         "or stop it; two drivers would pay twice"
                     )
         self._store.put(KEY, self._record())
-        time.sleep(min(1.0, self._beat / 4))  # of two that take over at once, the last one stays
+        time.sleep(min(1.0, self._beat / 4))  # when two drivers take over at once, the last wins
         holder = read_lease(self._store) or {}
         if holder.get("owner") != self._owner:
             raise LeaseError(f"another driver took over this output first ({describe(holder)})")
@@ -127,7 +133,7 @@ class Lease:
                 self._number += 1
                 self._store.put(KEY, self._record())
             except StorageError as err:
-                # Another driver may now take over; that costs double work, never data.
+                # Another driver may now take over. The cost is double work, never lost data.
                 logger.warning("the lease could not be renewed: %s", err)
 
     def _lose(self, by: str) -> None:
@@ -136,7 +142,10 @@ class Lease:
             self._on_lost(f"the lease of this output was taken over by {by}")
 
     def release(self) -> None:
-        """Stop beating and leave the output to others. Raises nothing: it frees at `ttl` anyway."""
+        """Stop the beat and mark the lease as released.
+
+        Raises no `StorageError`: without the mark the lease is free after `ttl` seconds anyway.
+        """
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -148,7 +157,7 @@ class Lease:
 
 
 def read_lease(store: Store) -> dict[str, Any] | None:
-    """The lease record, or None when there is none."""
+    """The lease record; None when there is none, {} when it is no JSON object."""
     try:
         record = json.loads(store.read(KEY))
     except FileNotFoundError:
@@ -159,5 +168,5 @@ def read_lease(store: Store) -> dict[str, Any] | None:
 
 
 def describe(holder: dict[str, Any]) -> str:
-    """The holder in words."""
+    """The holder in words: its process and its host."""
     return f"process {holder.get('pid', '?')} on {holder.get('host', 'an unknown host')!r}"

@@ -1,8 +1,9 @@
-"""The ledger: what is committed in an output, read from a listing and nothing else.
+"""The ledger: tells from a listing of the output which units are committed (driver, `status`).
 
-A part's existence is the commit. Its footer holds the receipt and the failures of its unit; the
-file in `errors/` is derived from that footer and the input, so it can always be made again. The
-files in `_run/receipts/` are copies of receipts that spare reading footers, never the truth.
+A part's existence is the commit. The footer of a part holds the receipt and the failures of its
+unit. The file in `errors/` is derived from that footer and the input, so it can always be made
+again. The files in `_run/receipts/` are copies of receipts. The copies only save the time to read
+every footer: the footers are the truth. The GPU actor uses `part_receipt` and `part_failures`.
 """
 
 from __future__ import annotations
@@ -45,26 +46,29 @@ class Ledger:
         return found
 
     def committed(self) -> dict[PartKey, str]:
-        """Key -> path of every committed part, of every generation."""
+        """Every committed part of every generation: key -> path."""
         return self._keys(parts_folder(self._step))
 
     def errors(self) -> dict[PartKey, str]:
-        """Key (generation 0) -> path of every errors file."""
+        """Every errors file: key of the unit in generation 0 -> path."""
         return self._keys(ERRORS)
 
     def remaining(
         self, units: Iterable[Unit], done: Container[PartKey] | None = None
     ) -> list[Unit]:
-        """The units that have no part yet, in order.
+        """The units that have no part yet, in their order.
 
-        `done` is a listing by `committed` to go by instead of a new one: of 100,000 parts on S3
-        it takes 100 requests, one after the other.
+        `done` is an earlier answer of `committed` (default: a new listing). Passing it saves a
+        listing: 100,000 parts on S3 take 100 requests, one after the other.
         """
         done = self.committed() if done is None else done
         return [unit for unit in units if unit.key not in done]
 
     def receipts(self, done: Mapping[PartKey, str] | None = None) -> dict[PartKey, Receipt]:
-        """The receipt of every committed part; `done` as for `remaining`."""
+        """The receipt of every committed part; `done` as for `remaining`.
+
+        Raises `OutputError` for a file that has a part's name but no readable receipt.
+        """
         done = self.committed() if done is None else done
         known: dict[PartKey, Receipt] = {}
         for path in self._store.list(RECEIPTS):
@@ -81,22 +85,22 @@ class Ledger:
 
 
 def part_receipt(store: Store, path: str) -> Receipt:
-    """The receipt in a part's footer. Raises `OutputError` for a file that is no part of ours."""
+    """The receipt in a part's footer. Raises `OutputError` when the file has no readable one."""
     return read_receipt(store.open(path))[0]
 
 
 def part_failures(store: Store, path: str) -> list[dict[str, Any]]:
-    """The failures in a part's footer; raises as `part_receipt`."""
+    """The failures in a part's footer. Raises the same errors as `part_receipt`."""
     return read_receipt(store.open(path))[1]
 
 
 def error_rows(store: Store, path: str) -> int:
-    """Rows of an errors file, from its footer."""
+    """How many rows an errors file has, by its footer. Raises `OutputError`."""
     return row_count(store.open(path))
 
 
 def save_receipts(store: Store, receipts: Sequence[Receipt]) -> None:
-    """Keep copies of receipts that this run has seen (see the module's docstring)."""
+    """Put copies of receipts into the output (see the module's docstring)."""
     if receipts:
         lines = "\n".join(json.dumps(receipt) for receipt in receipts)
         store.create(f"{RECEIPTS}/{uuid.uuid4().hex}.jsonl", lines.encode())

@@ -1,7 +1,9 @@
-"""The manifest: what this run is, written once, create-only, before anything is computed.
+"""The manifest: the identity of a run, put once, create-only, before any GPU works (driver).
 
-It holds the fingerprint (everything that can change a result, by name), the inputs as they
-were, and the name of the list of units. A later start compares and is refused with what differs.
+The manifest holds the fingerprint, the inputs as they were and the key of the list of units. The
+fingerprint lists by name everything that can change a result. A later start makes a fingerprint
+too and compares it with the manifest. When the two differ, the start is refused, and the refusal
+names the differences.
 """
 
 from __future__ import annotations
@@ -24,19 +26,22 @@ SHOWN = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
-    """`fields`: what a person set or the plan derived; `inputs`: url -> [size, etag]."""
+    """Everything that can change a result.
+
+    `fields` holds values that a person set or the plan derived; `inputs`: url -> [bytes, etag].
+    """
 
     fields: dict[str, Any]
     inputs: dict[str, list[Any]]
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 over fields and inputs."""
+        """SHA-256 over fields and inputs, in hex."""
         text = json.dumps([self.fields, self.inputs], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """One phrase per thing that differs, from self (committed) to other (asked for)."""
+        """One phrase per difference between this one (committed) and `other` (asked for)."""
         phrases = []
         for name in sorted(self.fields.keys() | other.fields.keys()):
             old, new = self.fields.get(name), other.fields.get(name)
@@ -61,9 +66,10 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A run as it was planned. `rows` counts input rows, `spec` is plain data.
+    """A run as it was planned. `rows` counts input rows, `spec` is the JobSpec as plain data.
 
-    `shards` are the input files, `staged` the run's own copies of them in another order.
+    `shards` are the input files. `staged` are copies of input rows in another order, which the
+    run itself wrote.
     """
 
     name: str
@@ -82,7 +88,7 @@ class Manifest:
         return {shard.number: shard for shard in (*self.shards, *self.staged)}
 
     def units(self, store: Store) -> list[Unit]:
-        """The planned units of generation 0."""
+        """The planned units of generation 0. Raises `OutputError` when their list is missing."""
         try:
             return read_units(store.read(self.units_key))
         except FileNotFoundError:
@@ -93,12 +99,15 @@ class Manifest:
 
 
 def now() -> str:
-    """The time of day in UTC, ISO 8601, to the second."""
+    """The present date and time in UTC, as ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def load_manifest(store: Store) -> Manifest | None:
-    """The manifest of an output, None when there is none. Raises `OutputError` when broken."""
+    """The manifest of an output; None when there is none.
+
+    Raises `OutputError` when the manifest is not JSON or has another version of the layout.
+    """
     try:
         data = json.loads(store.read(KEY))
     except FileNotFoundError:
@@ -130,12 +139,12 @@ def _inputs(shards: Sequence[Shard]) -> dict[str, list[Any]]:
 
 
 def fingerprint(fields: dict[str, Any], shards: Sequence[Shard]) -> Fingerprint:
-    """The fingerprint of a plan; `fields` must survive a JSON round trip."""
+    """The fingerprint of a plan; `fields` are stored as JSON gives them back."""
     return Fingerprint(fields=json.loads(json.dumps(fields, default=str)), inputs=_inputs(shards))
 
 
 def check_same(manifest: Manifest, asked: Fingerprint, output: str) -> None:
-    """Raise `MismatchError` naming what differs between the output and the spec."""
+    """Raise `MismatchError`, with every difference, when the output holds another run."""
     differences = manifest.fingerprint.differences(asked)
     if differences:
         raise MismatchError(
@@ -146,7 +155,7 @@ def check_same(manifest: Manifest, asked: Fingerprint, output: str) -> None:
 
 
 def _units_digest(fingerprint: Fingerprint, staged: Sequence[Shard]) -> str:
-    # The units of staged shards belong to these very files, which each start writes anew.
+    # Each start writes staged shards anew. Their units fit only the files of the same start.
     if not staged:
         return fingerprint.digest[:16]
     text = json.dumps([fingerprint.digest, [asdict(shard) for shard in staged]])
@@ -164,10 +173,14 @@ def create_manifest(
     facts: dict[str, Any],
     staged: Sequence[Shard] = (),
 ) -> Manifest:
-    """Write units and manifest, create-only; when another driver was first, theirs stands."""
+    """Put the list of units and the manifest, create-only, and return the manifest.
+
+    When another driver has already put a manifest, the existing manifest is returned. Raises
+    `OutputError` when the manifest cannot be read back.
+    """
     units_key = f"_run/units-{_units_digest(fingerprint, staged)}.parquet"
     store.create(units_key, write_units(units))
-    # An earlier start may have left the list of units (and died): that one counts from now on.
+    # An earlier start may have put this list of units and died. Then the existing list counts.
     settled = read_units(store.read(units_key))
     record = {
         "version": VERSION,

@@ -1,9 +1,9 @@
-"""`errors/` made to agree with the parts: it is derived from their footers, never the truth.
+"""Repair: brings `errors/` into agreement with the parts before a run ends (driver).
 
-A process that dies after a part's commit leaves its errors file missing; a retry makes the
-files of earlier generations out of date. Both are settled here, by the driver, before a run
-ends. Files are replaced, never deleted, so that a late writer of the first generation, whose
-put is create-only, can never bring an old one back.
+The footers of the parts are the truth; `errors/` is derived from them. An errors file is missing
+when a process died right after it committed the part. An errors file is out of date when a retry
+has answered some of its rows. The repair replaces such files and never deletes one. A late writer
+of the first generation puts create-only, so it cannot bring back an old errors file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def settle_errors(
     columns: Sequence[str],
     keep_schema: pa.Schema,
 ) -> int:
-    """Write the errors files that are missing or superseded; how many that were."""
+    """Write every errors file that is missing or out of date; returns how many were written.
+
+    Raises `StorageError`, and `OutputError` for a part or errors file that cannot be read.
+    """
     present = Ledger(store).errors()
     latest = latest_generation(receipts)
 
@@ -52,5 +55,5 @@ def settle_errors(
 
 
 def _settled(store: Store, path: str | None, expected: int) -> bool:
-    # A retry only ever removes rows, so equal counts mean equal files.
+    # A retry only removes rows from an errors file, so equal counts mean equal files.
     return path is not None and error_rows(store, path) == expected

@@ -1,1 +1,4 @@
-"""Driver: one run from start to end; it follows the run and stops it."""
+"""Driver: takes one run from start to end, follows the run and stops it.
+
+Everything here runs in the driver: the process that was started with `run` or `retry`.
+"""

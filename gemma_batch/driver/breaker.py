@@ -1,8 +1,9 @@
 """The circuit breaker: ends a run that costs money without getting anywhere.
 
-Fed by the driver with what it sees anyway (receipts, the board), it raises `StoppedError` with
-the cause in one sentence. What is committed stays, and a later start goes on from there. Rows
-that are bad in the input never trip it; they are rows with a code, not a run that goes wrong.
+The follower gives the breaker the receipts and the state of the board. The breaker raises
+`StoppedError` with the cause in one sentence. Committed parts stay, and a later start goes on from
+there. Rows that are bad in the input never trip the breaker: such a row gets a failure code, and
+the run itself is in order.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ LOAD_DEATHS = 5
 
 
 class Breaker:
-    """Watches one run. `clock` counts seconds and never goes back."""
+    """Watches one run within the limits of `policy.stop`.
+
+    `clock` returns seconds and never goes back.
+    """
 
     def __init__(self, stop: Stop, clock: Callable[[], float] = time.monotonic) -> None:
         self._stop, self._clock = stop, clock
@@ -36,7 +40,10 @@ class Breaker:
         self._moved = clock()
 
     def receipt(self, receipt: Mapping[str, Any]) -> None:
-        """A unit was committed. Raises `StoppedError` when engines fail too many of the rows."""
+        """Take the receipt of a committed unit.
+
+        Raises `StoppedError` when engines failed too many of the last `policy.stop.last_rows` rows.
+        """
         self._window.append(receipt)
         self._rows += receipt["rows"]
         while self._rows - self._window[0]["rows"] >= self._stop.last_rows:
@@ -58,7 +65,7 @@ class Breaker:
             )
 
     def engines(self, state: Mapping[str, Any]) -> None:
-        """The board's state. Raises `StoppedError` when engines or workers die too often."""
+        """Take the board's state. Raises `StoppedError` when engines or workers die too often."""
         if state["load_deaths"] >= LOAD_DEATHS:
             raise StoppedError(
                 f"stopped: {state['load_deaths']} worker processes in a row died while their "
@@ -82,7 +89,10 @@ class Breaker:
             )
 
     def moving(self, signs: Hashable) -> None:
-        """Anything that changes while the run moves. Raises `StoppedError` when it stands still."""
+        """Take numbers that change while the run makes progress.
+
+        Raises `StoppedError` when no number has changed for `policy.stop.stalled_minutes`.
+        """
         now = self._clock()
         if signs != self._last:
             self._last, self._moved = signs, now

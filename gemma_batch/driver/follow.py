@@ -1,7 +1,9 @@
-"""Following a run: receipts and live numbers in; progress, metrics, alerts and an end out.
+"""Follows a run: the driver's loop while pipelines run.
 
-The driver's loop while pipelines run. It decides nothing about work: it ends when every lane has
-ended, or raises what ended one, what the breaker says, or that an alert was to stop the run.
+The loop takes in receipts and the workers' live numbers. It gives out progress, metrics and
+alerts. It hands out no work. The loop ends when every lane has ended. It raises when a lane
+failed, when the breaker or an alert stops the run, when the lease was lost, or when a signal asked
+the run to stop.
 """
 
 from __future__ import annotations
@@ -32,20 +34,23 @@ _NOTHING = object()
 
 
 class ReceiptLog:
-    """The receipts of one run, copied to its output now and then."""
+    """The receipts of one run. Copies of them go to the output from time to time."""
 
     def __init__(self, store: Store) -> None:
         self.receipts: list[Receipt] = []
         self._store, self._saved = store, 0
 
     def add(self, receipt: Receipt) -> None:
-        """One more."""
+        """Add a receipt; save copies when enough receipts are new."""
         self.receipts.append(receipt)
         if len(self.receipts) - self._saved >= RECEIPTS_KEPT:
             self.save()
 
     def save(self) -> None:
-        """Copy what is new; parts hold all of it anyway."""
+        """Copy the new receipts to the output.
+
+        A failing store is only logged, because the parts hold the same receipts.
+        """
         try:
             save_receipts(self._store, self.receipts[self._saved :])
         except StorageError as err:
@@ -55,10 +60,11 @@ class ReceiptLog:
 
 
 class Follower:
-    """Follows one run, whose lanes may come in several groups.
+    """Follows one run; call `follow` once for each group of lanes.
 
-    `totals` are the planned rows by route and `before` those that were committed at the start;
-    `read_board` gives the board's state, or None while there is none.
+    `totals` are the planned rows by route. `before` are the rows by route that were committed when
+    the run started. `lost` is set when the lease is lost. `read_board` returns the board's state,
+    or None while there is no state.
     """
 
     def __init__(
@@ -85,7 +91,11 @@ class Follower:
         self._hinted = False
 
     def follow(self, lanes: int, items: queue.Queue[Any]) -> None:
-        """Until so many lanes have ended; `items` are receipts, None for an end, or an error."""
+        """Follow until `lanes` lanes have ended.
+
+        A lane puts its receipts into `items`, then None when it has ended, or the error that it
+        ended with. Raises such an error, `StoppedError`, `LeaseError` or KeyboardInterrupt.
+        """
         ended, last, begun = 0, 0.0, time.monotonic()
         while ended < lanes:
             check_not_interrupted()
@@ -145,9 +155,10 @@ def fill(
     totals: Mapping[str, int],
     before: Mapping[str, int],
 ) -> None:
-    """Bring a snapshot up to the receipts and the workers' live numbers."""
-    # A worker that died takes its numbers to the board with it, rows it did not commit too;
-    # never show less than what is committed.
+    """Update a snapshot from the receipts and the workers' live numbers (`numbers`, by worker)."""
+    # The numbers of a worker that died stay on the board, and they count rows that the worker
+    # never committed. Receipts may also come before the board's numbers: never show fewer rows
+    # than are committed.
     workers = list(numbers.values())
     committed = {name: before.get(name, 0) for name in totals}
     for receipt in receipts:

@@ -1,4 +1,4 @@
-"""An output while a driver works on it: opened, leased, and left in order when asked to stop."""
+"""Guards an output while a driver works on it: opens it, holds its lease, handles signals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _asked_to_stop = threading.Event()
 
 
 def open_output(url: str) -> Store:
-    """The output's store. Raises `OutputError` when it can't even be looked at."""
+    """The store of an output. Raises `OutputError` when the store cannot be read."""
     store = open_store(url)
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -38,11 +38,15 @@ def _unusable(store: Store, err: StorageError) -> OutputError:
 
 @contextlib.contextmanager
 def leased(store: Store, show: Progress) -> Iterator[threading.Event]:
-    """Hold the output's lease, and turn SIGTERM into KeyboardInterrupt meanwhile."""
+    """Hold the output's lease, and turn SIGTERM into KeyboardInterrupt while it is held.
+
+    Yields an event that is set when another driver takes over the lease. Raises `LeaseError` when
+    a living driver holds the lease, `OutputError` when the output cannot be written.
+    """
     _asked_to_stop.clear()
     lease = Lease(store, on_lost=show.say)
     try:
-        lease.acquire(say=show.say)  # the first thing that is written, so it tells if we may
+        lease.acquire(say=show.say)  # the first write, so it shows whether writing is allowed
     except StorageError as err:
         raise _unusable(store, err) from err
     previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -57,20 +61,24 @@ def leased(store: Store, show: Progress) -> Iterator[threading.Event]:
 
 
 def interruptible() -> bool:
-    """Turn SIGTERM into KeyboardInterrupt, which only a process's main thread can ask for."""
+    """Turn SIGTERM and SIGINT into KeyboardInterrupt; returns False outside the main thread.
+
+    Python lets only the main thread of a process set signal handlers.
+    """
     if threading.current_thread() is not threading.main_thread():
         return False
     signal.signal(signal.SIGTERM, _interrupt)
-    # Started in the background by a script, SIGINT is ignored and has to stay so.
+    # A shell script starts background processes with SIGINT ignored. It has to stay ignored.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt)
     return True
 
 
 def check_not_interrupted() -> None:
-    """Raise KeyboardInterrupt when one was asked for, however it was lost on its way.
+    """Raise KeyboardInterrupt when a signal has asked for it before.
 
-    An exception that a signal raises inside a destructor or a callback is only printed.
+    The first KeyboardInterrupt may have been lost: when the signal arrives inside a destructor or
+    a callback, Python only prints the exception.
     """
     if _asked_to_stop.is_set():
         raise KeyboardInterrupt

@@ -1,9 +1,10 @@
-"""Retry: the failed rows of a finished run once more, into a new generation.
+"""Retry: runs the failed rows of a finished run once more, as a new generation.
 
-A generation is settled create-only before it starts: which rows it takes is derived from the
-failures in the newest parts, and kept as a list of units. Its parts carry the answers, and in
-their footers every failure that is still open for the unit, so the newest part alone says what
-belongs into `errors/`. Killed half-way, the same command goes on with the same generation.
+The rows of a generation come from the failures in the newest parts. They are kept as a list of
+units, which is put create-only before the generation starts. The parts of the generation carry
+the new answers. Their footers carry every failure that is still open for the unit, so the newest
+part alone says which rows belong into `errors/`. When a retry was killed, the same command goes
+on with the same generation.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.units.unit import Unit
 
-# What may pass when it is tried again without changing the job; the others are facts of the row.
+# A row with one of these codes may succeed without a change of the job. Every other code is a
+# fact about the row itself.
 WORTH_A_RETRY = (
     FailureCode.ENGINE_CRASH,
     FailureCode.ENGINE_ERROR,
@@ -38,7 +40,10 @@ WORTH_A_RETRY = (
 
 
 def retried_spec(output: str, overrides: Sequence[str] = ()) -> JobSpec:
-    """The spec that a retry of `output` works by. Raises `OutputError` and `SpecError`."""
+    """The spec for a retry of `output`: the spec of the run, with `overrides` such as "a.b=c".
+
+    Raises `OutputError` when the output holds no run, `SpecError` for an override that is wrong.
+    """
     return _settled(open_output(output), output, overrides)[1]
 
 
@@ -51,10 +56,12 @@ def retry(
     progress: Progress | None = None,
     verbose: bool = False,
 ) -> Report:
-    """Run the failed rows of `output` again; `codes` chooses which (default: `WORTH_A_RETRY`).
+    """Run the failed rows of `output` again.
 
-    `overrides` may change what does not change results (resources, policy). Raises `OutputError`
-    when there is no finished run, and what `run` raises.
+    `codes` chooses the failure codes to retry; ["all"] means every code (default:
+    `WORTH_A_RETRY`). `overrides` may change fields that do not change results, such as resources
+    and policy. Raises `OutputError` when the output holds no finished run, and every error that
+    `run` raises.
     """
     chosen = _codes(codes)
     store = open_output(output)
@@ -105,7 +112,7 @@ def _codes(codes: Sequence[str]) -> set[str]:
 def _next_pass(
     store: Store, units: Sequence[Unit], pick: Pick, done: Mapping[PartKey, str]
 ) -> Pass:
-    """The pass to work on: the last one when it is unfinished, else a new one."""
+    """The last pass when it is unfinished, otherwise a new pass."""
     ledger = Ledger(store)
     last = last_pass(store)
     if last is not None and ledger.remaining(last.units, done):

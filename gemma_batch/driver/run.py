@@ -1,8 +1,8 @@
-"""The driver: plan, lease, manifest, pipelines, receipts, report.
+"""Runs a job: plan, lease, manifest, pipelines, receipts, report.
 
-It is the whole job seen from outside: what is committed already is left alone, the rest is run,
-and at the end the output holds one outcome per row. It holds no state of its own; killed at any
-moment, the next start finds everything in the output.
+The driver leaves committed units alone and runs the other units. At the end the output holds one
+outcome per row. All state is in the output and none in the driver: the driver can be killed at
+any moment, and the next start finds everything it needs.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ if TYPE_CHECKING:
     from gemma_batch.units.route_job import RouteJob
 
 logger = logging.getLogger(__name__)
-END_SECONDS = 10.0  # for a pipeline that was stopped to end
+END_SECONDS = 10.0  # how long to wait for the thread of a stopped pipeline to end
 
 
 @dataclass(slots=True, kw_only=True)
 class _Lane:
-    """One route's share of the run: what it needs and what it still has to do."""
+    """One route's share of the run: its plan, job and pool, and the units that are left."""
 
     plan: RoutePlan
     job: RouteJob
@@ -71,12 +71,13 @@ def run(
     progress: Progress | None = None,
     verbose: bool = False,
 ) -> Report:
-    """Run a job to its end, or go on with one that was stopped.
+    """Run a job to its end, or go on with a job that was stopped.
 
-    `address` is a Ray cluster (default: RAY_ADDRESS, else a local one). Raises `UserError` before
-    anything is started, `LeaseError` when another driver works on the output, `GemmaBatchError`
-    when engines or storage gave up; whatever is committed stays. On KeyboardInterrupt and
-    SIGTERM everything is stopped and KeyboardInterrupt is raised.
+    `address` is the address of a Ray cluster (default: RAY_ADDRESS, otherwise a new local
+    cluster). Raises `UserError` before any engine is started, `LeaseError` when another driver
+    works on the output, `StoppedError` when the breaker or an alert stops the run, and
+    `GemmaBatchError` when engines or storage gave up. On Ctrl-C or SIGTERM everything is stopped
+    and KeyboardInterrupt is raised. Committed parts stay in each of these cases.
     """
     show = progress or LogProgress(spec.policy.progress_seconds)
     started = time.time()
@@ -98,7 +99,7 @@ def run(
 
 
 class Session:
-    """One driver's work on one leased output; shared by `run` and `retry`."""
+    """The work of one driver on one leased output; `run` and `retry` share this class."""
 
     def __init__(
         self,
@@ -121,34 +122,40 @@ class Session:
         self._running: list[RouteRun] = []
 
     def close(self) -> None:
-        """Leave the cluster; a local one ends with all its engines."""
+        """Disconnect from the cluster; a local cluster ends, with all its engines."""
         if self._joined:
             from gemma_batch.cluster import pipeline
 
             pipeline.disconnect()
 
     def _place(self, prompt_tokens: Mapping[str, float] | None = None) -> Hardware:
-        """Connect, look at the hardware and place every route on it."""
-        # Threads that outlive an interrupted run must not start a cluster of their own.
+        """Connect to the cluster, look at its hardware and place every route on the hardware.
+
+        `prompt_tokens` is the mean number of prompt tokens per row, by route.
+        """
+        # A thread may outlive an interrupted run. It must not start another Ray cluster.
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
         from gemma_batch.cluster import pipeline
 
         self.show.update(Snapshot(phase="connecting to Ray"))
         self._joined = True
         pipeline.connect(self._address, verbose=self._verbose)
-        interruptible()  # Ray has just put a handler of its own there, which exits with 15
+        interruptible()  # replaces the signal handler that Ray just set, which exits with 15
         pipeline.configure()
         self._hardware = pipeline.cluster_hardware()
         self._plan = self._plan.placed(self._hardware, prompt_tokens)
-        # From here on a stopped run costs more than waiting for a store that comes back.
+        # From here on it costs less to wait for a failing store than to stop the run.
         set_patience(self._plan.spec.policy.storage_patience)
         return self._hardware
 
     def create_manifest(self) -> Manifest:
-        """Cut the input into units and settle them in the output."""
+        """Cut the input into units, sort routes where that pays, and put the manifest.
+
+        Raises `OutputError` when the input has no rows.
+        """
         from gemma_batch.cluster.exchange import exchange
 
-        samples = sample_routes(self._plan)  # the same as `plan` looks at
+        samples = sample_routes(self._plan)  # the same samples as in the command `plan`
         hardware = self._place({name: sample.mean_tokens for name, sample in samples.items()})
         self.show.update(Snapshot(phase="cutting the input into units"))
         replicas = max(make_pool(route, hardware).most for route in self._plan.routes)
@@ -181,14 +188,18 @@ class Session:
             },
             staged=staged,
         )
-        # Another driver may have been first; then its manifest counts, and has to be ours.
+        # Another driver may have put its manifest first. That manifest counts, so it has to match.
         check_same(manifest, self._plan.fingerprint(), self._plan.spec.output.path)
         return manifest
 
     def finish(
         self, manifest: Manifest, every: Sequence[Unit], work: Sequence[Unit], started: float
     ) -> Report:
-        """Run what of `work` is not committed, settle `errors/`, and report on `every` unit."""
+        """Run the units of `work` that are not committed, repair `errors/` and write the report.
+
+        `every` holds all units of the run, for the report; `started` is in Unix seconds. Raises
+        the errors of `run`.
+        """
         ledger = Ledger(self.store)
         done = ledger.committed()
         if remaining := ledger.remaining(work, done):
@@ -197,7 +208,7 @@ class Session:
             except LeaseError:
                 raise  # another driver writes here now
             except StoppedError:
-                # Whoever comes to see why finds the page, with the alert on it.
+                # The page shows why the run stopped, with the alert on it.
                 receipts = ledger.receipts()
                 self._save_page(
                     manifest, self._report(manifest, every, receipts, started), receipts
@@ -252,7 +263,7 @@ class Session:
             logger.warning("report.html was not written, the report is complete: %s", err)
 
     def _route_facts(self) -> dict[str, RouteFacts]:
-        """The engines of this run and the limits of the work that they did."""
+        """Per route: the engines of this run and the hardware limit for their work."""
         facts = {}
         for route in self._plan.routes:
             name = route.route.name
@@ -310,7 +321,7 @@ class Session:
             self._log.save()
 
     def _end_pipelines(self, threads: Sequence[threading.Thread]) -> None:
-        """Leave none behind that still works when the cluster is left."""
+        """Stop every pipeline and wait for its thread before the driver leaves the cluster."""
         self._stop.set()
         for run in self._running:
             run.stop()
@@ -320,7 +331,10 @@ class Session:
     def _lanes(
         self, hardware: Hardware, remaining: Sequence[Unit], sort: Collection[str]
     ) -> list[_Lane]:
-        """One lane per route with work left, the largest first; `sort` by prefix where auto."""
+        """One lane per route that has units left, the lane with the most work first.
+
+        Routes named in `sort` get the order `prefix` where the spec says `auto`.
+        """
         lanes = []
         for route in self._plan.routes:
             units = [unit for unit in remaining if unit.route == route.route.name]
@@ -359,7 +373,7 @@ class Session:
 
 
 def _side_by_side(lanes: Sequence[_Lane], hardware: Hardware) -> bool:
-    """Whether all routes' engines fit the cluster at once."""
+    """Whether the engines of all lanes fit the cluster at the same time."""
     if len(lanes) < 2:
         return True
     gpus = sum(lane.pool.most * lane.pool.num_gpus for lane in lanes)

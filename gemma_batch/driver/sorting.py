@@ -1,13 +1,14 @@
-"""Staging: the rows of a route, sorted by prefix as a whole, as shards of the run's own.
+"""Sorting: sorts all rows of a route by prefix before the run and puts them as staged shards.
 
-A feed sorts what waits for one engine. Where the rows of a group are further apart than that, all
-are sorted once before the run: each row's prompt is rendered to text, rows are exchanged between
-the cluster's nodes by it, and copies are put under `_run/`, from where the run reads them as it
-would read the input. Ids, errors and retries go by a row's place in the input, which each copy
-carries. Nothing counts until the manifest names the copies: whoever dies before has left some files
+The feed sorts only the rows that wait for one engine. Rows with the same prefix may be further
+apart in the input. Then sorting the whole route once, before the run, saves more prompt tokens.
+Each row's prompt is rendered to text, and the cluster's nodes exchange rows by that text. The
+sorted copies are put under `_run/`, and the run reads the copies as it reads input files. Each
+copy carries the row's place in the input, and ids, errors and retries use that place. The copies
+count only once the manifest names them. When the driver dies earlier, it leaves behind files
 that nobody reads.
 
-No Ray here; see `exchange`.
+This module does not know Ray; `cluster/exchange.py` exchanges the rows.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from gemma_batch.reporting.progress import Progress, Snapshot
 from gemma_batch.storage.inputs import STAGED
 from gemma_batch.units.unit import FIRST_STAGED, Shard, Unit
 
-COMPARED_ROWS = 64  # of the input, to see what all prompts begin with
+COMPARED_ROWS = 64  # rows of the input that are compared, to find how all prompts begin
 
 
 Exchange = Callable[[Sorting, Sequence[Chunk]], Iterator[dict[str, Any]]]
 
 
 class Stage:
-    """Sorts the routes of a placed plan that are worth it, or that the spec wants sorted."""
+    """Sorts routes of a placed plan: each route where sorting pays or the spec demands it."""
 
     def __init__(
         self,
@@ -54,10 +55,11 @@ class Stage:
         self._exchange, self._show = exchange, show
 
     def routes(self, units: Sequence[Unit]) -> tuple[list[Unit], list[Shard], dict[str, Any]]:
-        """The units, those of sorted routes over new shards; these shards; facts by sorted route.
+        """Sort routes and return all units, the staged shards, and facts by sorted route.
 
-        Raises `GemmaBatchError` when sorting fails or loses a row, `SpecError` when rows that are
-        to be sorted cannot be copied without loss.
+        The units of a sorted route are replaced by units over its staged shards. Raises
+        `GemmaBatchError` when sorting fails or loses a row, `SpecError` when the spec demands
+        sorting but the rows cannot be copied without loss.
         """
         every, facts = list(units), dict[str, Any]()
         staged: list[Shard] = []
@@ -103,7 +105,7 @@ class Stage:
         self._show.say(why)
 
     def _sort(self, route: RoutePlan, units: Sequence[Unit], first: int) -> list[Shard]:
-        """The rows of the units in new shards, numbered from `first`."""
+        """Put the rows of `units` as staged shards, numbered from `first`; returns the shards."""
         plan, survey = self._plan, self._plan.survey
         job = plan.job(route)
         renderer = make_renderer(job)
@@ -142,7 +144,7 @@ class Stage:
 
 
 def begun_alike(texts: Sequence[str]) -> int:
-    """How many characters all texts begin with; 0 for less than two."""
+    """How many characters at the beginning are the same in all texts; 0 for fewer than two."""
     if len(texts) < 2:
         return 0
     least, most = min(texts), max(texts)
@@ -151,7 +153,11 @@ def begun_alike(texts: Sequence[str]) -> int:
 
 
 def check_complete(pieces: Iterable[dict[str, Any]], units: Iterable[Unit]) -> None:
-    """Every row once: by input shard, as many rows as there were and the same sum of numbers."""
+    """Check that the sorted pieces hold every row of `units` once.
+
+    For each input shard, the pieces must have the same number of rows as the units, and the same
+    sum of row numbers. Raises `GemmaBatchError` when they differ.
+    """
     wanted: dict[int, tuple[int, int]] = {}
     for unit in units:
         count, total = wanted.get(unit.shard, (0, 0))

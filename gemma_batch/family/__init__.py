@@ -1,5 +1,6 @@
-"""What Gemma is: models, their memory, the GPUs they fit on and how fast they can be.
+"""Family: facts about Gemma: its models, their memory, the GPUs that they fit on, their speed.
 
-Arithmetic on data: nothing here imports vLLM or Ray or looks at files of a run. The one exception
-is `tiny`, which builds small random models for tests and needs torch.
+This room is arithmetic on data and runs in any process, mostly in the driver. Nothing here imports
+vLLM or Ray, or reads files of a run. The one exception is `tiny`: it writes small random models
+for tests, with numpy and `tokenizers`.
 """

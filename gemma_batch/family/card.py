@@ -1,7 +1,8 @@
-"""ModelCard: what the plan has to know about one Gemma model.
+"""ModelCard: the facts about one Gemma model that a plan needs.
 
-A card comes from the catalog (known models, no network) or from a checkpoint's config.json, which
-wins at run time. It does not know about GPUs, and it trusts the checkpoint's own numbers.
+A card comes from the catalog (known models, no network) or from the config.json of a checkpoint.
+At run time the config.json wins. A card does not know about GPUs, and it trusts the numbers in the
+checkpoint.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from gemma_batch.family.parameters import count_parameters, count_towers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """Geometry, size and terms of one model. Counts are elements, lengths are tokens.
+    """Geometry, size and licence of one model. Counts are in elements, lengths in tokens.
 
-    `kv_heads`/`head_dim` belong to sliding layers, `global_*` to full-attention layers.
-    `kv_layers_*` leave out the layers that reuse another layer's KV; `layers_full` does not.
-    `params` includes vision and audio towers, `text_params` is the language model alone.
+    `kv_heads` and `head_dim` are of sliding layers, `global_*` of full-attention layers.
+    `kv_layers_*` do not count layers that reuse the KV of another layer; `layers_full` counts them.
+    `params` includes vision and audio towers; `text_params` is the language model alone.
     """
 
     id: str
@@ -68,8 +69,8 @@ def card_from_config(
 ) -> ModelCard:
     """Make a card from a parsed config.json.
 
-    `weight_bytes` is the size of the checkpoint's weight files; without it parameters are counted
-    by arithmetic. Raises `ModelError` for a model that cannot be used.
+    `weight_bytes` is the size of the checkpoint's weight files in bytes. Without it, parameters
+    are counted by arithmetic. Raises `ModelError` for a model that cannot be used.
     """
     quantization, bits = _quantization(id, config)
     geometry = read_geometry(id, config)
@@ -100,7 +101,7 @@ def card_from_config(
         kv_layers_sliding=geometry.owning_kv(full=False),
         kv_layers_full=geometry.owning_kv(full=True),
         licence="apache-2.0" if geometry.kind.generation == "gemma4" else "gemma",
-        gated=False,  # whoever has read the config has passed the gate
+        gated=False,  # the config.json could be read, so the licence is already accepted
         modalities=_modalities(geometry, config),
         source="folder",
         quantization=quantization,
@@ -139,7 +140,7 @@ def _element_bytes(config: Mapping[str, Any]) -> int:
 
 
 def _quantization(id: str, config: Mapping[str, Any]) -> tuple[str | None, int | None]:
-    """(method, bits per linear weight) of a quantized checkpoint."""
+    """(method, bits per linear weight) of a quantized checkpoint; None for unknown values."""
     text = config.get("text_config") or {}
     found = config.get("quantization_config") or text.get("quantization_config")
     if not found:

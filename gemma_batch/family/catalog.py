@@ -1,7 +1,7 @@
-"""The catalog of known Gemma models, for plans that must not need the network.
+"""The catalog of known Gemma models, so that a plan does not need the network.
 
-Data in catalog.json. It is a fallback and a planning table: where a checkpoint's config.json is at
-hand, `card_from_config` wins. Ids outside the catalog are refused with the nearest ones.
+The data is in catalog.json. The catalog is a fallback: when the config.json of a checkpoint can be
+read, `card_from_config` wins. An id outside the catalog is refused, with the nearest known ids.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gemma_batch.errors import ModelError
 from gemma_batch.family.card import ModelCard
 from gemma_batch.family.geometry import refusal
 
-# Asked for often, in the belief that it exists between 4b and 12b.
+# People often ask for this size between 4b and 12b, which does not exist.
 _NEVER_RELEASED = {
     "gemma-3-8b": (
         "google/gemma-3-4b-it, google/gemma-3-12b-it, google/gemma-4-E4B-it (8.0B with its "
@@ -41,14 +41,14 @@ def _cards() -> MappingProxyType[str, ModelCard]:
 
 
 def load_catalog() -> dict[str, ModelCard]:
-    """Every known model by id. A variant (`variant_of`) shares the geometry of another row."""
+    """Every known model by id. A variant has the geometry of the model in its `variant_of`."""
     return dict(_cards())
 
 
 def find_model(id: str) -> ModelCard:
     """The card of a known id.
 
-    Raises `ModelError` saying why the id cannot be used, or naming the nearest known ids.
+    Raises `ModelError`, with the reason why the id cannot be used, or with the nearest known ids.
     """
     cards = _cards()
     if id in cards:

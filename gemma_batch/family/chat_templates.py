@@ -1,8 +1,9 @@
-"""How each Gemma generation writes a conversation, as Jinja in the dialect of chat templates.
+"""Chat templates: the conversation format of each Gemma generation, as Jinja chat templates.
 
-Own renderings of the documented formats (ai.google.dev/gemma/docs/core/prompt-structure): used to
-show a plan when no tokenizer is at hand, and for tiny test models. A real model always brings its
-own, which counts. They know text only: no images, no tools.
+These templates were written for this package from the documented formats
+(ai.google.dev/gemma/docs/core/prompt-structure). They are used to show a plan without a tokenizer,
+and for tiny test models. A real model has a chat template in its files, and that template counts.
+The templates know only text: no images, no tools.
 """
 
 from __future__ import annotations

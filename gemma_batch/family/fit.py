@@ -1,7 +1,7 @@
-"""Whether a model fits a GPU at a tensor-parallel size, and what to say when it does not.
+"""Fit: whether a model fits a GPU at a tensor-parallel size, and the error when it does not.
 
-The arithmetic and the errors behind `placement`, which chooses. A fit is judged as vLLM does when
-it starts: the KV memory left must hold one sequence of max_model_len with full batches in flight.
+`placement` chooses with this arithmetic. The test is the one that vLLM makes when it starts: the
+memory left for KV must hold one sequence of max_model_len while full batches are in flight.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ _MODEL_LEN_STEP = 256
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """One tensor-parallel size on one GPU: bytes for KV, and what they hold."""
+    """One tensor-parallel size on one GPU.
+
+    `kv` and `weights` are bytes per GPU. `concurrency` is how many typical sequences `kv` holds.
+    """
 
     tensor_parallel: int
     kv: int
@@ -34,7 +37,7 @@ class Fit:
 
     @property
     def score(self) -> float:
-        """Throughput per GPU, relative: saturation, over GPUs, times communication efficiency."""
+        """Relative throughput per GPU: saturation / GPUs * communication efficiency."""
         saturation = min(self.concurrency / limits.ENOUGH_SEQUENCES, 1.0)
         share = limits.EFFICIENCY.get(self.tensor_parallel, min(limits.EFFICIENCY.values()))
         return saturation / self.tensor_parallel * share
@@ -42,7 +45,10 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What has to be placed, apart from the GPU and the tensor-parallel size."""
+    """Everything that a placement depends on, except the GPU and the tensor-parallel size.
+
+    Lengths are in tokens. `utilization` is the share of a GPU's memory that engines may use.
+    """
 
     card: ModelCard
     max_model_len: int
@@ -52,13 +58,13 @@ class Need:
     engines_per_gpu: int = 1
 
     def on(self, gpu: GPU, tensor_parallel: int) -> Fit:
-        """What is left for KV on each GPU, and what that holds."""
+        """The fit on this GPU: memory left for KV on each GPU, and how much this memory holds."""
         card = self.card
         memory = int(self.utilization * gpu.memory_gib * GIB) // self.engines_per_gpu
         weights = weights_bytes(card, precision=self.precision, tensor_parallel=tensor_parallel)
         kv = memory - weights - limits.reserve_bytes(card)
-        # vLLM refuses to start when one longest sequence does not fit, and counts with two full
-        # batches in flight (async scheduling)
+        # vLLM does not start when a sequence of max_model_len does not fit. It assumes two full
+        # batches in flight (async scheduling).
         inflight = 2 * (self.batched_tokens or limits.batched_tokens(gpu))
         element = 4 if self.precision == "fp32" else 2
         longest = kv_bytes_per_sequence(
@@ -76,16 +82,16 @@ class Need:
 
     @property
     def typical(self) -> int:
-        """The length, in tokens, for which sequences running together are counted."""
+        """The length of a typical sequence in tokens, for counting sequences that run together."""
         return min(self.max_model_len, limits.TYPICAL_TOKENS)
 
     def sizes(self, gpus_per_node: int) -> list[int]:
-        """Tensor-parallel sizes worth trying: they divide the heads and stay within a node."""
+        """The tensor-parallel sizes to try: those that divide the heads and fit in a node."""
         return [n for n in limits.EFFICIENCY if n <= gpus_per_node and self.card.heads % n == 0]
 
 
 def does_not_fit(need: Need, gpu: GPU, sizes: list[int], gpus_per_node: int) -> str:
-    """One sentence: what is missing, what would fit here, and which GPU would do."""
+    """One sentence: what is missing, which length would fit here, and which GPU would do."""
     card = need.card
     roomiest = need.on(gpu, max(sizes))
     where = f"{max(sizes)} x {gpu.name}" if max(sizes) > 1 else gpu.name
@@ -114,7 +120,7 @@ def _longest_that_fits(need: Need, gpu: GPU, size: int) -> int | None:
 
 
 def _smallest_that_fits(need: Need, sizes: list[int], gpus_per_node: int) -> str:
-    """Name the GPU with the least memory that does: as asked, then on more GPUs of a node."""
+    """Name the GPU with the least memory that fits, at the given sizes or at larger ones."""
     usable = sorted(
         (gpu for gpu in list_gpus() if gpu.compute_capability >= (8, 0)),
         key=lambda gpu: gpu.memory_gib,

@@ -1,9 +1,10 @@
-"""The shape of a Gemma checkpoint, read from its config.json.
+"""Geometry: the shape of a Gemma checkpoint, read from its config.json.
 
-Knows the attribute names and defaults of every Gemma configuration class (checkpoints leave out
-what equals the default, and Gemma 3's leave out most) and which architectures vLLM serves. Does
-not import transformers: a plan must be quick, and the defaults are checked against the classes in
-the tests. The trade-off is that a new Gemma generation needs a row here.
+This module knows the attribute names and the defaults of every Gemma configuration class, and the
+architectures that vLLM serves. The defaults are needed because a checkpoint leaves out values that
+equal the default; Gemma 3's checkpoints leave out most values. The module does not import
+transformers, because a plan must be quick. The tests compare the defaults with the classes of
+transformers. The trade-off: a new Gemma generation needs a row here.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ Generation = Literal["gemma", "gemma2", "gemma3", "gemma3n", "gemma4"]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A `model_type` of config.json: its generation, what vLLM calls it, and its defaults."""
+    """A `model_type` of config.json: its generation, its names in vLLM, and its defaults."""
 
     generation: Generation
     architectures: tuple[str, ...]
     defaults: Mapping[str, Any]
     multimodal: bool = False
-    full_every: int = 1  # every n-th layer attends to everything, when `layer_types` is absent
+    full_every: int = 1  # without `layer_types`, every n-th layer has full attention
 
 
 _COMMON: dict[str, Any] = {
@@ -108,8 +109,8 @@ KINDS: dict[str, Kind] = {
     ),
 }
 
-# (part of a lower-case id, model_type or architecture, what to tell the person); the first match
-# wins, so longer names stand before the names they contain.
+# (part of an id, model_type or architecture in lower case, the reason for the refusal). The first
+# match wins, so a longer name stands before a name that it contains.
 REFUSED: tuple[tuple[str, str], ...] = (
     ("t5gemma", "T5Gemma is an encoder-decoder that vLLM does not serve"),
     ("recurrent", "RecurrentGemma is not a transformer that vLLM serves"),
@@ -130,14 +131,17 @@ REFUSED: tuple[tuple[str, str], ...] = (
 
 
 def refusal(name: str) -> str | None:
-    """Why a model with this id, type or architecture cannot be used; None if nothing is known."""
+    """Why a model with this id, type or architecture cannot be used; None if no reason is known."""
     lowered = name.lower()
     return next((why for part, why in REFUSED if part in lowered), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One decoder layer: `full` attends to everything, `owns_kv` is false where KV is shared."""
+    """One decoder layer.
+
+    `full` means full attention. `owns_kv` is False when the layer reuses the KV of another layer.
+    """
 
     full: bool
     owns_kv: bool
@@ -148,7 +152,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Everything about the shape that memory and speed follow from. Sizes in elements."""
+    """Everything about the shape of a model that decides memory and speed. Sizes in elements."""
 
     kind: Kind
     architecture: str
@@ -156,19 +160,22 @@ class Geometry:
     layers: tuple[Layer, ...]
 
     def kv_shape(self, *, full: bool) -> tuple[int, int]:
-        """(KV heads, head size) of the layers of one kind; of any layer when there is none."""
+        """(KV heads, head size) of full or of sliding layers.
+
+        When the model has no such layer, the numbers are of its first layer.
+        """
         chosen = [layer for layer in self.layers if layer.full == full] or list(self.layers)
         return chosen[0].kv_heads, chosen[0].head_dim
 
     def owning_kv(self, *, full: bool) -> int:
-        """How many layers of one kind store keys and values of their own."""
+        """How many full or sliding layers store their own keys and values."""
         return sum(1 for layer in self.layers if layer.owns_kv and layer.full == full)
 
 
 def read_geometry(id: str, config: Mapping[str, Any]) -> Geometry:
-    """Read a config.json of any Gemma that vLLM serves.
+    """Read the config.json of any Gemma model that vLLM serves.
 
-    Raises `ModelError` for another model, or a value that cannot be right.
+    Raises `ModelError` for another model, and for a value that cannot be right.
     """
     kind, architecture = _kind_of(id, config)
     given = config.get("text_config") if kind.multimodal else config
@@ -220,7 +227,7 @@ def _layers(id: str, kind: Kind, text: Mapping[str, Any]) -> tuple[Layer, ...]:
         shape = {"num_key_value_heads": text["num_key_value_heads"], "head_dim": text["head_dim"]}
         if kind.generation == "gemma4" and full[i] and "per_layer_config" not in text:
             shape["head_dim"] = text.get("global_head_dim", 512)
-            # the KV-head override counts only where keys serve as values (Gemma4TextConfig)
+            # the KV-head override counts only when keys are also used as values (Gemma4TextConfig)
             if text["attention_k_eq_v"]:
                 shape["num_key_value_heads"] = text.get(
                     "num_global_key_value_heads", text["num_key_value_heads"]

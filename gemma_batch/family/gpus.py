@@ -1,8 +1,8 @@
-"""The GPUs that plans can name, as data.
+"""GPUs: the GPU models that plans can name, as data.
 
-Holds data-sheet numbers, not measurements. An unknown name in a spec is refused with the nearest
-names rather than guessed at; adding a GPU is a row in gpus.json. A device that is really there is
-always usable: its memory is known, and only its speed is guessed when it is not in the table.
+The numbers are from data sheets, not from measurements. An unknown name in a spec is refused, with
+the nearest known names. A new GPU needs a row in gpus.json. A device of a real cluster can always
+be used: its memory is known, and only its speed is guessed when the device is not in the table.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from importlib import resources
 
 from gemma_batch.errors import PlacementError
 
-_VISIBLE = 0.98  # of the total that nvidia-smi reports, what a process sees
+_VISIBLE = 0.98  # share of the total memory in nvidia-smi that a process sees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GPU:
-    """One GPU model. Memory in GiB that a process sees, bandwidth in bytes/s, dense FLOP/s."""
+    """One GPU model. `memory_gib` is the memory that a process sees; bandwidth is in bytes/s.
+
+    `flops_*` are dense FLOP/s, None when the GPU has no such arithmetic.
+    """
 
     name: str
     memory_gib: float
@@ -33,7 +36,7 @@ class GPU:
 
     @property
     def capability(self) -> str:
-        """Compute capability as people write it, such as '9.0'."""
+        """The compute capability as text, such as '9.0'."""
         return ".".join(map(str, self.compute_capability))
 
 
@@ -58,10 +61,10 @@ def list_gpus() -> tuple[GPU, ...]:
 
 
 def find_gpu(name: str) -> GPU:
-    """Find a GPU by name or alias, whatever the case and separators ('h100', 'NVIDIA L4').
+    """Find a GPU by name or alias; case and separators do not matter ('h100', 'NVIDIA L4').
 
-    Raises `PlacementError` naming the nearest GPUs, also where the name could be several of them
-    ('A100').
+    Raises `PlacementError`, with the nearest names, for an unknown name and for a name that fits
+    several GPUs ('A100').
     """
     wanted = _plain(name)
     for gpu in _table():
@@ -79,9 +82,10 @@ def find_gpu(name: str) -> GPU:
 def gpu_from_device(name: str, *, memory_mib: int, compute_capability: float) -> GPU:
     """The GPU for a device as nvidia-smi reports it: product name, total MiB, capability (8.9).
 
-    A device of the table gets its row, with the measured memory where that differs by more than a
-    twentieth (another memory size). Any other gets its own name and memory, and the speed of the
-    known GPU that is nearest in generation, then in memory.
+    A device in the table gets its row. When the reported memory differs by more than a twentieth,
+    the device has another memory size, and the reported memory counts. A device outside the table
+    gets its reported name and memory, and the speed of the known GPU that is nearest in
+    generation, then in memory.
     """
     major, minor = f"{compute_capability:.1f}".split(".")
     capability = (int(major), int(minor))

@@ -1,4 +1,4 @@
-"""Hardware: what engines can run on, as plain data. `cluster/` reads it from Ray."""
+"""Hardware: the GPUs and CPUs of a cluster, as plain data. `cluster/` reads the data from Ray."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from gemma_batch.family.gpus import GPU
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """What engines can run on.
+    """The hardware that engines can run on.
 
-    `gpu` None means that there are only CPUs. `gpus` and `cpus` are counts of the whole cluster,
-    `gpus_per_node` is that of its largest node with GPUs, `cpus_per_node` that of its smallest
-    node with CPUs, `memory_gib` the memory of the smallest node.
+    `gpu` None means that the cluster has only CPUs. `gpus` and `cpus` count the whole cluster.
+    `gpus_per_node` counts the GPUs of the node with the most GPUs, `cpus_per_node` the CPUs of the
+    node with the fewest CPUs. `memory_gib` is the memory of the smallest node, in GiB.
     """
 
     gpu: GPU | None

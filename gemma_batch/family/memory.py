@@ -1,8 +1,8 @@
-"""GPU memory of a Gemma model: weights, and the KV cache as vLLM's hybrid manager lays it out.
+"""Memory: the GPU memory of a Gemma model: its weights, and its KV cache in vLLM's layout.
 
 The KV arithmetic reproduces vllm/v1/core/kv_cache_utils.py of vLLM 0.32 (page unification, layers
-per group, blocks per request) and is tested against it. It does not know activations or CUDA
-graphs: `placement` keeps a reserve for those.
+per group, blocks per request), and the tests compare the two. The module does not know activations
+or CUDA graphs: `limits` has a reserve for them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from gemma_batch.family.card import ModelCard
 GIB = 2**30
 Precision = Literal["bf16", "fp8", "w4a16", "fp32"]
 
-# Bytes per weight of linear layers and of embeddings. fp8 and w4a16 leave embeddings in bf16;
-# w4a16 has one 2-byte scale per 32 weights (Gemma's quantization-aware checkpoints).
+# Bytes per weight of linear layers, and of embeddings. fp8 and w4a16 leave embeddings in bf16.
+# w4a16 has one scale of 2 bytes per 32 weights (Gemma's quantization-aware checkpoints).
 _BYTES: dict[Precision, tuple[float, float]] = {
     "bf16": (2, 2),
     "fp8": (1, 2),
@@ -35,9 +35,10 @@ def weights_bytes(
 ) -> int:
     """Bytes of weights on each GPU.
 
-    A quantized checkpoint keeps its own precision. Linear layers and embeddings are sharded; the
-    towers (left out with `text_only`) count in full on every GPU, since vLLM replicates much of
-    them. Norms and KV heads replicated past the KV head count are small enough to ignore.
+    A quantized checkpoint keeps its precision. Linear layers and embeddings are divided among the
+    GPUs. The towers (left out with `text_only`) count in full on every GPU, because vLLM replicates
+    much of them. Norms, and KV heads that are replicated when there are more GPUs than KV heads,
+    are small and ignored.
     """
     own = _BITS.get(card.weight_bits or 0) if card.quantization else None
     linear, embedding = _BYTES[own or precision]
@@ -54,10 +55,11 @@ def weights_bytes(
 
 @dataclass(frozen=True, slots=True)
 class KVLayout:
-    """How vLLM divides KV memory on one GPU.
+    """How vLLM divides the KV memory of one GPU.
 
-    One block id costs `bytes_per_block`; a sequence takes ids from `groups_full` groups for its
-    whole length and from `groups_sliding` groups for its window.
+    One block id costs `bytes_per_block` bytes. A sequence takes block ids in `groups_full` groups
+    for its whole length, and in `groups_sliding` groups for its window. `block_full` and
+    `block_sliding` are tokens per block.
     """
 
     bytes_per_block: int
@@ -67,7 +69,7 @@ class KVLayout:
     groups_sliding: int
 
     def blocks(self, tokens: int, *, window: int | None, inflight: int) -> int:
-        """Block ids that one sequence of `tokens` tokens holds."""
+        """How many block ids one sequence of `tokens` tokens holds."""
         full = self.groups_full * -(-tokens // self.block_full)
         if not self.groups_sliding or window is None:
             return full
@@ -78,7 +80,9 @@ class KVLayout:
 def kv_layout(
     card: ModelCard, *, kv_bytes: int = 2, tensor_parallel: int = 1, block: int = 16
 ) -> KVLayout:
-    """Layout for `block` tokens per block (16 on GPUs, 128 on CPUs) and `kv_bytes` per element.
+    """The layout for `block` tokens per block (16 on GPUs, 128 on CPUs).
+
+    `kv_bytes` is the size of an element of the KV cache in bytes.
 
     Source: unify_kv_cache_spec_page_size, _get_kv_cache_groups_uniform_page_size in
     vllm/v1/core/kv_cache_utils.py.
@@ -103,12 +107,12 @@ def kv_layout(
 
 
 def _page(heads: int, head_dim: int, kv_bytes: int, tensor_parallel: int, block: int) -> int:
-    # beyond the KV head count every GPU holds a copy of one head: nothing is saved
+    # with more GPUs than KV heads, every GPU holds a copy of one head: no memory is saved
     return 2 * max(1, heads // tensor_parallel) * head_dim * kv_bytes * block
 
 
 def _unified(block: int, page: int, own: int) -> int:
-    # a page that does not divide the largest one is padded instead of holding more tokens
+    # when a page does not divide the largest page, vLLM pads it and it holds no more tokens
     return block * (page // own) if page % own == 0 else block
 
 
@@ -123,8 +127,9 @@ def kv_bytes_per_sequence(
 ) -> int:
     """KV bytes on each GPU for one sequence of `tokens` tokens.
 
-    `inflight` is 1 in steady decode. At admission, and in the check that vLLM makes at start, it is
-    the tokens scheduled and not settled yet: 2 x max_num_batched_tokens with async scheduling.
+    `inflight` is the number of tokens that are scheduled but not settled. It is 1 in steady decode.
+    When vLLM admits a request, and in its check at start, it is 2 x max_num_batched_tokens with
+    async scheduling.
     """
     layout = kv_layout(card, kv_bytes=kv_bytes, tensor_parallel=tensor_parallel, block=block)
     blocks = layout.blocks(tokens, window=card.sliding_window, inflight=inflight)
@@ -143,7 +148,7 @@ def concurrency(
 ) -> int:
     """How many sequences of `tokens` tokens fit in `budget` bytes of KV memory per GPU.
 
-    One block id is vLLM's null block and holds nothing.
+    One block id is vLLM's null block, which holds no tokens.
     """
     layout = kv_layout(card, kv_bytes=kv_bytes, tensor_parallel=tensor_parallel, block=block)
     ids = budget // layout.bytes_per_block - 1

@@ -1,8 +1,8 @@
-"""Parameter counts by arithmetic, for checkpoints whose size nobody has told us.
+"""Parameters: counts parameters by arithmetic, for checkpoints of unknown size.
 
-The language model's count is exact (the tests compare it with the transformers classes). The count
-of vision and audio towers is exact for Gemma 3 and within a tenth for the others: text jobs do
-not load them, so more code for the last percent would buy nothing.
+The count of the language model is exact: the tests compare it with the classes of transformers.
+The count of vision and audio towers is exact for Gemma 3, and within a tenth for the other
+generations. Text jobs do not load the towers, so more exact numbers would bring nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ _GEMMA3N_TOWERS = {"vision": 300_000_000, "audio": 665_000_000}
 class Counts:
     """Parameters of the language model, in elements.
 
-    `embedding` holds the token table and the per-layer tables, which quantization leaves alone;
-    `active` is what one token passes through; `duplicated` are the K projections that vLLM keeps
-    a second time as V where keys serve as values (vllm/model_executor/models/gemma4.py).
+    `embedding` counts the token table and the per-layer tables, which quantization does not change.
+    `active` counts the parameters that one token passes through. `duplicated` counts K projections
+    that vLLM keeps a second time as V, in layers that use keys as values
+    (vllm/model_executor/models/gemma4.py).
     """
 
     text: int
@@ -32,7 +33,7 @@ class Counts:
 
 
 def count_parameters(geometry: Geometry) -> Counts:
-    """Count the weights of the language model, as the transformers classes hold them."""
+    """Count the weights of the language model, as in the classes of transformers."""
     text = geometry.text
     generation = geometry.kind.generation
     hidden, depth = text["hidden_size"], len(geometry.layers)
@@ -41,7 +42,7 @@ def count_parameters(geometry: Geometry) -> Counts:
     other = hidden  # the last norm
     if per_layer:
         embedding += text["vocab_size_per_layer_input"] * depth * per_layer
-        other += hidden * depth * per_layer + per_layer  # projection into all layers, its norm
+        other += hidden * depth * per_layer + per_layer  # projection into all layers, and a norm
         other += depth * (2 * hidden * per_layer + hidden)
     if generation == "gemma3n":
         other += depth * _gemma3n_extras(text)

@@ -1,8 +1,9 @@
-"""Placement: how a model is laid on GPUs (or a CPU), and with which batch limits.
+"""Placement: how an engine of a model is placed on GPUs or on a CPU, and with which batch limits.
 
-One rule, on data: for each tensor-parallel size that divides the heads, the KV memory left after
-weights and reserve must hold one sequence of max_model_len; of those the best throughput per GPU
-wins. It does not measure, does not know prices, and plans within one node only.
+There is one rule. A tensor-parallel size can be used when it divides the heads, and when the
+memory left after weights and reserve holds the KV of one sequence of max_model_len. Of these
+sizes, the one with the best throughput per GPU wins. This module does not measure, does not know
+prices, and places an engine only within one node.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from gemma_batch.family.memory import (
     weights_bytes,
 )
 
-_TINY_PARAMS = 100_000_000  # test models: float32 is exact, and as fast as bf16 on old CPUs
+_TINY_PARAMS = 100_000_000  # smaller is a test model: float32 is exact, as fast as bf16 on old CPUs
 _CPU_BLOCK = 128  # tokens per KV block on vLLM's CPU platform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """What to start: GPUs per engine and engine limits.
+    """How to start engines: GPUs per engine, engines per GPU, and limits of an engine.
 
-    `concurrency` counts sequences of typical length (at most `limits.TYPICAL_TOKENS`) that fit in
-    `kv_gib` GiB of KV cache per GPU (per worker on a CPU). `gpu_memory_utilization` is one engine's
-    share of a GPU, and 0 on a CPU. `reason` is one sentence for people.
+    `concurrency` counts the sequences of typical length (at most `limits.TYPICAL_TOKENS` tokens)
+    that fit in `kv_gib` GiB of KV cache per GPU (per worker on a CPU). `gpu_memory_utilization` is
+    one engine's share of a GPU, and 0 on a CPU. `reason` is one sentence for people.
     """
 
     tensor_parallel: int
@@ -60,12 +61,12 @@ def place(
     gpu_memory_utilization: float = 0.90,
     engines_per_gpu: int | None = 1,
 ) -> Placement:
-    """Choose how many GPUs one engine gets and its limits; what is given is kept.
+    """Choose the number of GPUs of one engine and the engine's limits.
 
-    `engines_per_gpu` None chooses that too: several for models so small that the host, not the
-    GPU, bounds one engine.
+    Given values are kept. With `engines_per_gpu` None, this number is chosen too: several engines
+    for a model so small that the host, not the GPU, limits one engine. Lengths are in tokens.
 
-    Raises `PlacementError` saying which GPU would do, where there is one.
+    Raises `PlacementError` when the model does not fit, with the GPU that would do, if one exists.
     """
     _check_length(card, max_model_len)
     _check_capability(gpu)
@@ -127,8 +128,9 @@ def place_on_cpu(
 ) -> Placement:
     """Place a model on vLLM's CPU platform, for development and tests.
 
-    `memory_gib` is what the engine may use of the machine's memory, all workers together. The KV
-    cache gets no more than one longest and max_num_seqs typical sequences can use.
+    `memory_gib` is the memory in GiB that all workers of the engine together may use. The KV cache
+    gets at most the memory for one longest sequence and for max_num_seqs typical sequences. Raises
+    `PlacementError` when the model does not fit.
     """
     _check_length(card, max_model_len)
     _check_tensor_parallel(card, tensor_parallel, tensor_parallel)
@@ -183,7 +185,7 @@ def place_on_cpu(
 
 
 def _shared(need: Need, gpu: GPU) -> Need:
-    """With as many engines on one GPU as the table has for the model and as have room to work."""
+    """The need with several engines per GPU: the table's number, halved until they have room."""
     engines = limits.engines_per_gpu(need.card)
     while engines > 1:
         among = replace(need, engines_per_gpu=engines)

@@ -1,9 +1,9 @@
-"""The physical limit: how many output tokens per second a GPU could give, at the very most.
+"""Roofline: the physical limit of a GPU: the most output tokens per second that are possible.
 
-Two things cannot be had for nothing: arithmetic, and bytes moved between memory and cores. A run
-that overlapped them perfectly would take the longer of the two times. Kernel launches, sampling,
-PCIe and the traffic of tensor parallelism are left out, so nothing can be faster than this, and
-good engines reach about half of it.
+Arithmetic takes time, and moving bytes between memory and cores takes time. A perfect run would do
+both at once and take the longer of the two times. Kernel launches, sampling, PCIe and the traffic
+of tensor parallelism are left out. No engine can therefore be faster than this limit, and good
+engines reach about half of it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from gemma_batch.family.card import ModelCard
 from gemma_batch.family.gpus import GPU
 from gemma_batch.family.memory import GIB, Precision, weights_bytes
 
-USABLE_MEMORY = 0.9  # of a GPU, for weights and KV cache
+USABLE_MEMORY = 0.9  # share of a GPU's memory for weights and KV cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Mean tokens of a row. `cached_tokens` of the prompt are found in the prefix cache."""
+    """Mean tokens of a row. `cached_tokens` are the prompt tokens found in the prefix cache."""
 
     prompt_tokens: float
     output_tokens: float
@@ -29,10 +29,10 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """The least seconds a row can take on one engine, by what it needs, and what follows.
+    """The least seconds that a row can take on one engine, by arithmetic and by memory traffic.
 
-    `concurrency` is the number of sequences that fit in memory together; each reads the weights
-    for its own share of a decode step.
+    `concurrency` is the number of sequences that fit in memory together. They share the cost of
+    reading the weights in a decode step. `output_tokens` are the output tokens of a row.
     """
 
     compute_seconds: float
@@ -42,7 +42,7 @@ class Limit:
 
     @property
     def bound(self) -> Literal["compute", "memory"]:
-        """What takes longer."""
+        """Whether arithmetic ("compute") or memory traffic ("memory") takes longer."""
         return "compute" if self.compute_seconds >= self.memory_seconds else "memory"
 
     @property
@@ -52,7 +52,7 @@ class Limit:
 
     @property
     def output_tokens_per_second(self) -> float:
-        """Output tokens per second of one engine, overlapped."""
+        """Output tokens per second of one engine, with the same perfect overlap."""
         return self.output_tokens * self.rows_per_second
 
 
@@ -65,19 +65,22 @@ def limit(
     tensor_parallel: int = 1,
     kv_bytes: int = 2,
 ) -> Limit:
-    """The limit of one engine on `tensor_parallel` GPUs. `kv_bytes` is per element of the cache.
+    """The limit of one engine on `tensor_parallel` GPUs.
+
+    `kv_bytes` is the size of an element of the KV cache in bytes. The limit is:
 
         compute = [2 body (P - C) + 2 (body + head) O + attention] / FLOP/s
         memory  = [O (weights / B + KV read per step) + KV of P - C tokens written] / bytes/s
         B       = (0.9 memory - weights) / KV of one sequence of P + O tokens, at least 1
 
-    with P prompt, C cached and O output tokens, `body` the active weights without embeddings and
-    `head` the token table. Attention of a token that sees s tokens costs 4 x heads x head_dim x s
-    per layer, s at most the window in sliding layers: P / 2 for prompt tokens, P + O / 2 for
-    output tokens; KV is read at P + O / 2.
+    P, C and O are the prompt, cached and output tokens of a row. `body` counts the active weights
+    without embeddings, `head` the weights of the token table. Attention of a token that sees s
+    tokens costs 4 x heads x head_dim x s FLOPs per layer. s is P / 2 for prompt tokens and
+    P + O / 2 for output tokens, but at most the window in sliding layers. KV is read at a length of
+    P + O / 2.
 
     Sources: the optimum of NanoFlow (arXiv 2408.12757, compute alone) and of BlendServe (arXiv
-    2411.16102, the greater of both), with Gemma's windows put in.
+    2411.16102, the greater of both), with Gemma's windows added.
     """
     prompt, output = workload.prompt_tokens, workload.output_tokens
     fresh = max(prompt - workload.cached_tokens, 0.0)
@@ -109,7 +112,7 @@ def prefill_share(
     precision: Precision = "bf16",
     tensor_parallel: int = 1,
 ) -> float:
-    """The share of prefill in the time of a row when both phases take as long as their limits."""
+    """The share of prefill in the time of a row, when prefill and decode run at their limits."""
     known = {"precision": precision, "tensor_parallel": tensor_parallel}
     prefill = limit(card, gpu, replace(workload, output_tokens=0.0), **known)  # type: ignore[arg-type]
     cached = replace(workload, cached_tokens=workload.prompt_tokens)
@@ -119,7 +122,7 @@ def prefill_share(
 
 
 def peak_flops(card: ModelCard, gpu: GPU, precision: Precision) -> float:
-    """Dense FLOP/s of one GPU in the precision that the model's arithmetic has there."""
+    """Dense FLOP/s of one GPU in the precision of the model's arithmetic on this GPU."""
     eight = precision == "fp8" or card.weight_bits == 8
     return (gpu.flops_fp8 if eight else None) or gpu.flops_bf16 or 1e12
 
@@ -133,7 +136,7 @@ def attention_flops(card: ModelCard, length: float) -> float:
 
 
 def _kv_bytes(card: ModelCard, length: float, element: int) -> float:
-    """Bytes of keys and values that a sequence of `length` tokens holds, without padding."""
+    """Bytes of keys and values of a sequence of `length` tokens, without padding."""
     window = min(length, card.sliding_window or length)
     full = card.kv_layers_full * card.global_kv_heads * card.global_head_dim * length
     return 2 * element * (full + card.kv_layers_sliding * card.kv_heads * card.head_dim * window)

@@ -1,7 +1,7 @@
-"""A rough estimate of rows per second, to size units of work before anything was measured.
+"""Speed: a rough estimate of rows per second, to size units before anything is measured.
 
-Roofline arithmetic times the share of it that vLLM reaches in published runs. Good to a factor of
-two or so; the report says how far off it was.
+The estimate is the roofline limit times the share of the limit that vLLM reaches in published runs.
+It is good to a factor of about two. The report shows estimate and result side by side.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from gemma_batch.family.roofline import Workload, limit
 
 # datatrove's published runs on H100s reach 47% (4b), 60% (12b) and 47% (27b) of the roofline.
 ATTAINED = 0.5
-# The same runs stop at 16,800 (1b) and 23,600 (270m) output tokens per second, about a tenth of
-# the roofline: small models are bound by the host. A row costs about a millisecond besides.
+# The same runs reach only 16,800 (1b) and 23,600 (270m) output tokens per second, about a tenth of
+# the roofline: the host limits small models. In addition, a row costs about a millisecond.
 HOST_SECONDS_PER_TOKEN = 1 / 20_000
 HOST_SECONDS_PER_ROW = 0.001
 
 START_SECONDS, LOAD_BYTES_PER_SECOND = 60.0, 1e9
 CPU_START_SECONDS = 25.0
 
-# A few server cores with AVX: guesses, for development machines.
+# Guesses for a development machine: a few server cores with AVX.
 CPU_FLOPS = 0.2e12
 CPU_BANDWIDTH = 20e9
 CPU_MEMORY_GIB = 16.0
@@ -41,11 +41,12 @@ def rows_per_second(
     precision: Precision = "bf16",
     engines_per_gpu: int = 1,
 ) -> float:
-    """Rows per second of one engine on `tensor_parallel` GPUs (None: on a CPU).
+    """Rows per second of one engine on `tensor_parallel` GPUs (`gpu` None: on a CPU).
 
-    seconds per row = max(limit of the device / ATTAINED, host time), where the limit is that of
-    `roofline` with what communication costs taken off. Engines that share a GPU share the
-    device's speed and have a host process each.
+    seconds per row = max(least seconds of the device / ATTAINED / EFFICIENCY, host seconds)
+
+    The least seconds come from `roofline`, and EFFICIENCY is the share that communication leaves.
+    Engines that share a GPU share the speed of the device, but each engine has one host process.
     """
     workload = Workload(
         prompt_tokens=prompt_tokens, output_tokens=output_tokens, cached_tokens=cached_tokens
@@ -68,9 +69,9 @@ def start_seconds(
     precision: Precision = "bf16",
     tensor_parallel: int = 1,
 ) -> float:
-    """Seconds until an engine answers: weights read, kernels compiled, graphs captured.
+    """Seconds until an engine answers: it reads weights, compiles kernels and captures graphs.
 
-    A guess: fixed parts as seen with vLLM 0.32 and weights from a local disk.
+    The number is a guess: the fixed part was seen with vLLM 0.32, with weights on a local disk.
     """
     if gpu is None:
         return CPU_START_SECONDS

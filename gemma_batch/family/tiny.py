@@ -1,9 +1,9 @@
-"""A Gemma of a million random parameters, built on the spot.
+"""Tiny: builds a Gemma model of a million random parameters, for tests, CI and laptops.
 
-A folder as Hugging Face lays it out, with the architecture, tokenizer behaviour and chat template
-of the real family, for tests, CI and trying things on a laptop. Its answers are words without
-sense, but they depend on the prompt and some end on their own. Writes the files itself with numpy
-and `tokenizers`: importing torch and transformers would take longer than the rest.
+The model is a folder in the layout of Hugging Face. Architecture, tokenizer behaviour and chat
+template are those of the real family. The answers are words without sense, but they depend on the
+prompt, and some answers end before their limit. The files are written with numpy and `tokenizers`,
+because importing torch and transformers would take longer than everything else.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Literal
 from gemma_batch.family.chat_templates import CHAT_TEMPLATES
 
 TinyGeneration = Literal["gemma3", "gemma4"]
-END_SCALE = 1.6  # found by trial: most greedy answers end within 64 tokens, few at once
-SAMPLE_CHARS = 600_000  # text that the tokenizer is trained on; more makes no better test
+END_SCALE = 1.6  # found by trial: most greedy answers end within 64 tokens, few end at once
+SAMPLE_CHARS = 600_000  # characters to train the tokenizer on; more would not improve a test
 BASIC = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
 TURNS: dict[str, tuple[str, str]] = {
     "gemma3": ("<start_of_turn>", "<end_of_turn>"),
@@ -49,9 +49,10 @@ def build_tiny_gemma(
 ) -> Path:
     """Write a tiny model into the folder `path` (made if needed) and return it.
 
-    The tokenizer is trained on a bounded part of `texts` (at most `vocab` tokens; fewer when the
-    texts give no more). Every sixth layer attends to everything, as in the real models. Tensor
-    parallelism n needs `heads` divisible by n. Equal arguments give equal files.
+    The tokenizer is trained on the first `SAMPLE_CHARS` characters of `texts`. It has at most
+    `vocab` tokens (but always room for the reserved ones), or fewer when the texts give fewer.
+    Every sixth layer has full attention, as in the real models. Tensor parallelism n needs `heads`
+    divisible by n. Equal arguments give equal files.
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,14 +132,14 @@ def _rope(generation: TinyGeneration) -> dict[str, Any]:
 
 
 def _tokenizer(generation: TinyGeneration, texts: Iterable[str], vocab: int) -> dict[str, Any]:
-    """The content of a tokenizer.json: BPE with byte fallback and U+2581 for the space."""
+    """The content of a tokenizer.json: BPE with byte fallback, and U+2581 for the space."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     controls = [*TURNS[generation], *CONTROLS[generation]]
     reserved = [*BASIC, *controls, *NEWLINES, *HTML, *BYTES]
     bpe = Tokenizer(models.BPE(unk_token=BASIC[3], fuse_unk=True, byte_fallback=True))
     bpe.normalizer = normalizers.Replace(" ", "\u2581")
-    # Only while training: words must not merge across spaces and lines.
+    # Only for training: tokens must not cross spaces and line ends.
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split("\u2581", "merged_with_next"),
@@ -202,7 +203,7 @@ def _write_tokenizer(
     template = CHAT_TEMPLATES[generation]
     if generation == "gemma3":
         config["chat_template"] = template
-    else:  # newer checkpoints keep it in a file of its own
+    else:  # newer checkpoints keep the template in a separate file
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     _write_json(folder / "tokenizer.json", tokenizer)
     _write_json(folder / "tokenizer_config.json", config)
@@ -222,17 +223,17 @@ def _write_weights(
     def normal(*shape: int, scale: float) -> Any:
         return (rng.standard_normal(shape) * scale).astype(np.float32)
 
-    # Embeddings are tied and added to the stream: small ones keep the model from repeating its
-    # last word for ever.
+    # Embeddings are tied and added to the stream. Small embeddings keep the model from repeating
+    # its last word for ever.
     embedding = normal(config["vocab_size"], hidden, scale=0.05)
     ends = config["eos_token_id"]
-    # Logits have no bias; a longer vector wins more often, so this sets how often answers end.
+    # Logits have no bias. A longer vector wins more often, so END_SCALE sets how often answers end.
     embedding[ends] *= END_SCALE
     silent = [token["id"] for token in tokenizer["added_tokens"] if token["id"] not in ends]
     silent += [tokenizer["model"]["vocab"][name] for name in BYTES]
-    embedding[silent] *= 0.2  # never said: control tokens and bytes that are no text
+    embedding[silent] *= 0.2  # the model should never say control tokens, or bytes that are no text
     weights = {"model.embed_tokens.weight": embedding}
-    # Gemma 3 scales by 1 + weight, Gemma 4 by the weight.
+    # In a norm, Gemma 3 scales by 1 + weight, Gemma 4 by the weight.
     gemma3 = config["model_type"] == "gemma3_text"
     one = np.zeros if gemma3 else np.ones
     for i in range(config["num_hidden_layers"]):
@@ -257,8 +258,9 @@ def _write_weights(
         ):
             weights[f"{layer}{name}.weight"] = one(width, np.float32)
         if gemma3:
-            # Undoes 1/sqrt(head_dim), which Gemma 4 does not have: flat attention would see the
-            # same mixture at every position and repeat one word.
+            # This undoes the factor 1/sqrt(head_dim), which Gemma 4 does not have. Otherwise
+            # attention would be flat: every position would see the same mixture, and the model
+            # would repeat one word.
             weights[f"{layer}self_attn.q_norm.weight"] += np.float32(config["head_dim"] ** 0.5 - 1)
         else:
             weights[f"{layer}layer_scalar"] = np.ones(1, np.float32)

@@ -1,7 +1,8 @@
-"""A Ray dashboard: its address, the token it asks for, and Ray's own client for its jobs.
+"""Dashboard: connects to the dashboard of a Ray cluster: its address, its token, its job client.
 
-One process may talk to many clusters, so nothing here depends on the environment once an address
-and a token are given. Ray's client imports Ray; that is put off until a dashboard has answered.
+One process may talk to many clusters. When an address and a token are given, nothing here depends
+on the environment. Ray's job client imports Ray, so it is imported only after a dashboard has
+answered.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ from gemma_batch.errors import ClusterError, ClusterLost, UserError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 PROBE_SECONDS = 10.0
-# Ray's own client lets these override an address that was given to it.
+# In Ray's own client, these variables override an address that is given to it.
 OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 TALKATIVE = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
-_ENVIRONMENT = threading.Lock()  # it belongs to every thread of a triggerer
+_ENVIRONMENT = threading.Lock()  # all threads of a triggerer share the environment
 
 
 def connect(address: str, token: str | None) -> Any:
-    """Ray's `JobSubmissionClient` for the dashboard at an address that `dashboard_url` gave.
+    """Ray's `JobSubmissionClient` for the dashboard at `address`, a URL from `dashboard_url`.
 
-    Raises `ClusterError` when no cluster answers there or it refuses the token.
+    Raises `ClusterError` when no cluster answers at the address or the cluster refuses the token.
     """
     headers = _headers(token)
     _probe(address, headers)
     from ray.job_submission import JobSubmissionClient
 
-    # It tells of uploads and of every end of a log, between the lines of the log itself.
+    # The client logs uploads and each end of a log, between the lines of the log itself.
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
     with _without(OVERRIDING):
@@ -43,7 +44,7 @@ def connect(address: str, token: str | None) -> Any:
 
 @contextlib.contextmanager
 def asking(address: str) -> Iterator[None]:
-    """Whatever Ray's client raises while it asks the dashboard, as `ClusterLost`."""
+    """Turn every error of Ray's client, while it asks the dashboard, into `ClusterLost`."""
     try:
         yield
     except (RuntimeError, OSError) as err:
@@ -53,7 +54,10 @@ def asking(address: str) -> Iterator[None]:
 
 
 def dashboard_url(address: str | None) -> str:
-    """The dashboard's URL (default: the environment's, else this machine). Raises `UserError`."""
+    """The URL of a dashboard (default: the environment's address, otherwise this machine).
+
+    Raises `UserError` for an address that is no dashboard's.
+    """
     given = address or next((v for n in OVERRIDING[::-1] if (v := os.environ.get(n))), None)
     if given is None or (address is None and not given.startswith("http")):
         return DEFAULT_ADDRESS
@@ -78,7 +82,10 @@ def _headers(token: str | None) -> dict[str, str]:
 
 
 def _probe(address: str, headers: dict[str, str]) -> None:
-    """Raise `ClusterError` unless a Ray dashboard answers; Ray's client would wait and say less."""
+    """Raise `ClusterError` unless a Ray dashboard answers.
+
+    Without this check Ray's client would wait longer and give a poorer error.
+    """
     import requests
 
     try:
@@ -112,6 +119,6 @@ def _without(names: tuple[str, ...]) -> Iterator[None]:
 
 
 def last_line(err: BaseException) -> str:
-    """What an error says last, where causes are told before effects."""
+    """The last line of an error's text: Ray's errors name causes before effects."""
     lines = str(err).strip().splitlines()
     return lines[-1][:300] if lines else type(err).__name__

@@ -1,9 +1,10 @@
-"""Ray jobs: submit a spec to a cluster, attach to what runs already, follow, cancel, list.
+"""Ray jobs: submit a spec to a cluster, attach to a running job, follow, cancel and list jobs.
 
-The driver runs on the cluster, so it outlives the person's terminal. The spec travels with the job
-as its working directory; nothing else does: the cluster's image has this package. A submission id
-is a function of output and fingerprint, so submitting twice attaches to the first instead of
-running twice; a failed or stopped job's successor gets the next number and resumes the same output.
+The driver runs on the cluster, so it goes on when the person's terminal ends. Only the spec
+travels with the job, as its working directory: the image of the cluster contains this package. A
+submission id is a function of output and fingerprint. When the same spec is submitted twice, the
+second call attaches to the first job, and the job does not run twice. The successor of a failed or
+stopped job gets the next number and resumes the same output.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from gemma_batch.reporting.status import current_report
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.fs import is_s3
 
-STOP_SECONDS = 120  # for a driver to let go of its engines and its lease before it is killed
-SUBMIT_TRIES, PAUSE = 10, 2.0  # a cluster that has just started has no agent to submit with yet
+STOP_SECONDS = 120  # time for a driver to end its engines and release its lease before a kill
+SUBMIT_TRIES, PAUSE = 10, 2.0  # pause in seconds; a cluster that just started has no job agent yet
 ATTEMPTS = 1000
 SPEC_FILE = "job.yaml"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -46,8 +47,9 @@ ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 class Job:
     """A Ray job as the cluster knows it.
 
-    `status` is Ray's word (PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED), `exit_code` the driver's,
-    None while it runs; times are seconds since 1970.
+    `status` is Ray's word: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED. `exit_code` is the exit
+    code of the driver, None while the driver runs. `started` and `ended` are Unix seconds.
+    `attached` is True when `submit` found the job on the cluster instead of starting it.
     """
 
     id: str
@@ -65,12 +67,12 @@ class Job:
 
     @property
     def active(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the job has not ended yet."""
         return self.status not in ENDED
 
     @property
     def result(self) -> int:
-        """The exit code that this job amounts to for whoever waited for it."""
+        """The exit code for a command that waited for this job."""
         if self.status == "SUCCEEDED":
             return 0
         if self.status == "STOPPED":
@@ -79,7 +81,10 @@ class Job:
 
 
 def submission_id(name: str, output: str, fingerprint: str, attempt: int = 1) -> str:
-    """For example `support-tickets-3f9a0c12b4de-r1`; equal for equal output and fingerprint."""
+    """The submission id of a job, for example `support-tickets-3f9a0c12b4de-r1`.
+
+    Equal name, output, fingerprint and attempt give an equal id.
+    """
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "job"
     digest = hashlib.sha256(f"{output.rstrip('/')}\0{fingerprint}".encode()).hexdigest()[:12]
     return f"{slug}-{digest}-r{attempt}"
@@ -88,10 +93,12 @@ def submission_id(name: str, output: str, fingerprint: str, attempt: int = 1) ->
 class RayJobs:
     """The jobs of one cluster.
 
-    `address` is the dashboard's URL (default: RAY_API_SERVER_ADDRESS or RAY_ADDRESS where that is
-    one, else this machine); given explicitly, nothing in the environment overrides it. `token` is
-    Ray's authentication token (default: where Ray itself looks). Raises `UserError` when no
-    cluster answers there or it refuses the token.
+    `address` is the URL of the dashboard. Without it, RAY_API_SERVER_ADDRESS or RAY_ADDRESS counts
+    if its value is a URL, otherwise this machine. Nothing in the environment overrides a given
+    address. `token` is Ray's authentication token (default: from the places where Ray itself
+    looks). Raises `UserError` for an address that is no dashboard's, `ClusterError` when no cluster
+    answers or the cluster refuses the token. Every method that asks the cluster raises
+    `ClusterLost` when the cluster no longer answers.
     """
 
     def __init__(self, address: str | None = None, *, token: str | None = None) -> None:
@@ -106,12 +113,14 @@ class RayJobs:
         env: Mapping[str, str] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Job:
-        """Start a job for the spec, or attach to the one that already works on it.
+        """Start a job for the spec, or attach to the job that already works on the spec.
 
-        The spec is checked here first, so a wrong one never reaches the cluster. `python` is the
-        interpreter's command on the cluster, `env` variables for the driver, `metadata` what the
-        cluster tells of a new job besides our own facts (anyone who reaches the cluster's API can
-        read both: no secrets). Raises `UserError`, and `ClusterLost` as everything here does.
+        The spec is checked on this machine first, so that a wrong spec never reaches the cluster.
+        `python` is the command of the interpreter on the cluster. `env` are environment variables
+        for the driver. `metadata` are facts that the cluster stores with a new job, besides the
+        facts of this package. Everybody who reaches the cluster's API can read `env` and
+        `metadata`, so put no secrets there. Raises `UserError`, `ClusterLost`, and
+        `GemmaBatchError` when the cluster does not take the job.
         """
         _check_travels(spec)
         plan = make_plan(spec, need_files=False)
@@ -159,7 +168,7 @@ class RayJobs:
                         metadata=metadata,
                     )
                 except (RuntimeError, OSError) as err:
-                    # The answer may have been lost, or another submitter been first.
+                    # The answer may be lost, or another process may have submitted the job first.
                     found = None
                     with contextlib.suppress(ClusterLost):
                         found = self.find(job)
@@ -180,13 +189,15 @@ class RayJobs:
         try:
             return _job(self._client.get_job_info(job))
         except (RuntimeError, OSError):
-            # No such job, or no answer? Ray's client only tells by text; its list does by type.
+            # Ray's client raises the same type for an unknown job and for a missing answer. Its
+            # list of jobs tells the two apart.
             return next((one for one in self._all() if one.id == job), None)
 
     def get(self, job: str) -> Job:
-        """A job by its submission id, or the newest one that writes to the output of that path.
+        """A job by its submission id, or by the path of its output.
 
-        Raises `UserError` when there is none.
+        Of several jobs on one output, an active job comes first, then the newest. Raises
+        `UserError` when the cluster has no such job.
         """
         if (found := self.find(job)) is not None:
             return found
@@ -199,7 +210,7 @@ class RayJobs:
         return max(mine, key=lambda one: (one.active, one.started or 0.0))
 
     def list(self) -> list[Job]:
-        """This package's jobs on the cluster, the newest first."""
+        """The jobs of this package on the cluster, the newest first."""
         ours = [job for job in self._all() if job.fingerprint]
         return sorted(ours, key=lambda job: job.started or 0.0, reverse=True)
 
@@ -208,12 +219,12 @@ class RayJobs:
             return [_job(found) for found in self._client.list_jobs() if found.submission_id]
 
     def logs(self, job: str) -> str:
-        """What the driver has printed so far."""
+        """The text that the driver has printed so far."""
         with asking(self.address):
             return str(self._client.get_job_logs(job))
 
     def follow(self, job: str) -> Iterator[str]:
-        """The driver's output from its beginning, as it comes, until the job ends."""
+        """Yield the text that the driver prints, from the beginning until the job ends."""
         loop = asyncio.new_event_loop()
         lines = self.tail(job)
         try:
@@ -228,9 +239,11 @@ class RayJobs:
             loop.close()
 
     async def tail(self, job: str, *, skip: int = 0) -> AsyncIterator[str]:
-        """What `follow` gives, without blocking the loop; the first `skip` characters are left out.
+        """The same as `follow`, without blocking the event loop and without the first characters.
 
-        A connection that just goes silent is not noticed here: who has to know of the end asks.
+        `skip` is the number of characters to leave out. A connection can go silent without an
+        error, and this method does not notice that. A caller that has to know of the job's end
+        must ask for the job's state.
         """
         import aiohttp
 
@@ -238,7 +251,7 @@ class RayJobs:
         while True:
             ended = not (await asyncio.to_thread(self.get, job)).active
             old = seen
-            # A connection that broke is made anew.
+            # After a broken connection the loop connects again.
             with contextlib.suppress(RuntimeError, OSError, aiohttp.ClientError):
                 async for text in self._client.tail_job_logs(job):
                     fresh, old = text[old:], max(0, old - len(text))
@@ -250,12 +263,15 @@ class RayJobs:
             await asyncio.sleep(0.5)
 
     def cancel(self, job: str) -> None:
-        """Ask the driver to stop; it has `STOP_SECONDS` to do so. Committed parts stay."""
+        """Ask the driver to stop, within `STOP_SECONDS` seconds. Committed parts stay."""
         with asking(self.address):
             self._client.stop_job(job)
 
     def wait(self, job: str, *, timeout: float | None = None, every: float = 1.0) -> Job:
-        """The job when it has ended, or as it is after `timeout` seconds."""
+        """Wait until the job has ended, at most `timeout` seconds; returns its state then.
+
+        `every` is the pause between two questions to the cluster, in seconds.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             found = self.get(job)
@@ -265,10 +281,10 @@ class RayJobs:
 
 
 def _check_travels(spec: JobSpec) -> None:
-    """Raise `SpecError` for a path that means something else on another machine."""
+    """Raise `SpecError` for a relative path, which is another place on another machine."""
     places = [("input.path", path) for path in spec.input.paths]
     places.append(("output.path", spec.output.path))
-    # A model's name on the hub looks like a relative path; it is one where it exists.
+    # A hub id looks like a relative path. It is a relative path if such a folder exists.
     places += [
         ("model", route.model) for route in spec.effective_routes if Path(route.model).exists()
     ]
@@ -281,7 +297,7 @@ def _check_travels(spec: JobSpec) -> None:
 
 
 def _is_there(output: str) -> bool:
-    """Whether what a job has finished is still where it was."""
+    """Whether the output still exists and is complete."""
     try:
         return current_report(output).complete
     except OutputError:
@@ -295,7 +311,7 @@ def _metadata(plan: Plan, fingerprint: str) -> dict[str, str]:
         "gemma_batch.fingerprint": fingerprint,
         "gemma_batch.shards": str(len(plan.survey.shards)),
     }
-    # Other formats have to be read whole to be counted.
+    # To count the rows of another format, all files would have to be read.
     if all(shard.format == "parquet" for shard in plan.survey.shards):
         found["gemma_batch.rows"] = str(sum(unit.expected for unit in plan.units()))
     return found

@@ -1,1 +1,4 @@
-"""From a row to token ids: templates, chat format, control-token safety, length."""
+"""Prompts: takes a row to token ids: templates, chat format, control-token safety, length.
+
+Mostly runs in Ray CPU tasks. The driver also renders rows, to check, preview and sort a job.
+"""

@@ -1,9 +1,10 @@
-"""From messages to the text that a model was trained on: its own chat template.
+"""Chat: renders messages to prompt text with the chat template of the model.
 
-Renders as Hugging Face's `apply_chat_template` does and evens out what Gemma's generations do
-differently: a system message is folded into the first user turn where the template has no place
-for it. Knows neither rows nor token ids. The trade-off: whether a template knows the system role
-is found out by trying it once with marked texts, not by reading it.
+The text is the same as from Hugging Face's `apply_chat_template`. Gemma's generations differ in
+one point, which this module hides: when a chat template has no place for a system message, the
+system message becomes the beginning of the first user turn. This module knows neither rows nor
+token ids. The trade-off: to find out whether a chat template knows the system role, the template
+is rendered once with marked texts; its source is not read.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ _PROBE_SYSTEM, _PROBE_USER = "7d1f-system-probe", "7d1f-user-probe"
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks trained-on parts for Hugging Face; here it only has to parse."""
+    """Parses `{% generation %}` and does nothing else.
+
+    In Hugging Face's templates the tag marks the text that a model is trained on.
+    """
 
     tags = {"generation"}  # noqa: RUF012 (the type jinja declares)
 
@@ -77,7 +81,7 @@ def _environment() -> BoundedEnvironment:
 
 
 class ChatTemplate:
-    """A model's chat template; `source` None means plain text, as for models without one.
+    """The chat template of a model. `source` None renders plain text, for models without one.
 
     Raises `ModelError` when the template cannot be compiled or refuses a plain user message.
     """
@@ -101,10 +105,11 @@ class ChatTemplate:
         return ChatTemplate, (self.source, self.bos_token, self.eos_token)
 
     def render(self, messages: list[Message], *, add_generation_prompt: bool = True) -> str:
-        """The prompt text, with BOS where the template writes one.
+        """The prompt text, with BOS if the template writes one.
 
-        `messages` is not changed; neighbours of one role become one message. Raises `RowProblem`
-        with `bad_messages` when the template refuses the conversation.
+        Neighbouring messages of the same role become one message; the list `messages` itself is
+        not changed. Raises `RowProblem` with `bad_messages` when the template refuses the
+        conversation.
         """
         turns = merge(messages)
         if self._compiled is None:
@@ -143,7 +148,10 @@ class ChatTemplate:
 
 
 def default_chat_template(generation: str) -> ChatTemplate:
-    """An equivalent of a generation's own template, for showing plans without a tokenizer."""
+    """A template equivalent to that of a Gemma generation, to show plans without a tokenizer.
+
+    Raises `SpecError` for an unknown generation.
+    """
     if generation not in CHAT_TEMPLATES:
         known = ", ".join(CHAT_TEMPLATES)
         raise SpecError(f"there is no Gemma generation {generation!r}; known are {known}")
@@ -151,7 +159,10 @@ def default_chat_template(generation: str) -> ChatTemplate:
 
 
 def merge(messages: Iterable[Message]) -> list[Message]:
-    """Join neighbours of the same role with an empty line; Gemma's templates want alternation."""
+    """Join neighbouring messages of the same role, with an empty line between their texts.
+
+    Gemma's templates demand that roles alternate.
+    """
     merged: list[Message] = []
     for message in messages:
         if merged and merged[-1]["role"] == message["role"]:
@@ -163,7 +174,7 @@ def merge(messages: Iterable[Message]) -> list[Message]:
 
 
 def fold_system(messages: list[Message]) -> list[Message]:
-    """Put a leading system message before the first user message's text, in its turn."""
+    """Make a leading system message the beginning of the user message that follows it."""
     if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
         return messages
     system, user, *rest = messages
@@ -172,10 +183,10 @@ def fold_system(messages: list[Message]) -> list[Message]:
 
 
 def read_conversation(value: Any) -> list[Message]:
-    """Validate a row's conversation: a list of {"role", "content"} or the JSON of one.
+    """Validate a row's conversation: a list of {"role", "content"}, or such a list as JSON.
 
-    Returns it with neighbours merged, roles system (first only), user and assistant. Raises
-    `RowProblem` with `bad_messages`.
+    Returns the messages with the roles system (only first), user and assistant. Neighbouring
+    messages of the same role are joined. Raises `RowProblem` with `bad_messages`.
     """
     if isinstance(value, str):
         try:

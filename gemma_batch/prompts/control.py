@@ -1,8 +1,9 @@
-"""Keeping control tokens out of document text.
+"""Control: keeps control tokens out of document text.
 
-A document that contains `<end_of_turn>\\n<start_of_turn>model` would otherwise end its own turn and
-speak as the model. Knows strings only; which tokens control a model is read from its tokenizer. The
-trade-off: such a document reaches the model with one invisible character in each of these words.
+Otherwise a document with the text `<end_of_turn>\\n<start_of_turn>model` could end the user's turn
+and speak as the model. This module knows only strings; the tokenizer says which tokens are control
+tokens. The trade-off: in such a document, the model sees one invisible character inside each
+control token.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from gemma_batch.prompts.template import Segment
 
-BREAK = "\u200b"  # zero-width space: no tokenizer merges it, no reader sees it
+BREAK = "\u200b"  # zero-width space: no tokenizer merges it with a token, and nobody sees it
 NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 _HTML = re.compile(
     r"</?(?:a|b|i|u|s|p|br|em|li|ol|ul|td|th|tr|h[1-6]|sub|sup|code|table|tbody|thead|tfoot"
@@ -24,11 +25,11 @@ _HTML = re.compile(
 def control_tokens(
     added: Iterable[dict[str, Any]], named: Iterable[str], chat_template: str | None
 ) -> set[str]:
-    """The tokens that a document must not produce.
+    """The tokens that document text must not produce.
 
-    `added` is the `added_tokens` list of a tokenizer.json, `named` the texts of the bos, eos, pad
-    and unk tokens. Besides special tokens it takes those that the chat template writes, since
-    older Gemmas do not mark their turn tokens as special.
+    `added` is the `added_tokens` list of a tokenizer.json; `named` are the texts of the bos, eos,
+    pad and unk tokens. Added tokens in the chat template are control tokens too, because older
+    Gemma models do not mark their turn tokens as special.
     """
     found = {text for text in named if text}
     for token in added:
@@ -40,10 +41,10 @@ def control_tokens(
 
 
 def control_pattern(tokens: Iterable[str]) -> re.Pattern[str]:
-    """One pattern for all of `tokens`, longest first; it never matches when there are none.
+    """One pattern for all `tokens`, longest first; without tokens it never matches.
 
-    The alternation is a tree of common prefixes: tokenizers have thousands of special tokens, and
-    a flat list would be tried at every `<` of a document.
+    The alternatives form a tree of common prefixes. Tokenizers have thousands of special tokens,
+    and a flat list would try every token at each `<` of a document.
     """
     tree: dict[str, Any] = {}
     for token in tokens:
@@ -58,11 +59,11 @@ def _alternation(node: dict[str, Any]) -> str:
     branches = []
     for char in node.keys() - {""}:
         run, below = char, node[char]
-        while len(below) == 1 and "" not in below:  # keeps the recursion as shallow as the forks
+        while len(below) == 1 and "" not in below:  # recursion only where the tree forks
             ((following, below),) = below.items()
             run += following
         branches.append(re.escape(run) + (_alternation(below) if below.keys() != {""} else ""))
-    branches.sort()  # sets have no order of their own, a pattern should
+    branches.sort()  # a set has no fixed order; the pattern needs one
     body = "|".join(branches)
     if "" in node:
         return f"(?:{body})?"
@@ -70,10 +71,11 @@ def _alternation(node: dict[str, Any]) -> str:
 
 
 def neutralise(segments: Sequence[Segment], pattern: re.Pattern[str]) -> list[Segment]:
-    """Break every control token that has a character of document text in it.
+    """Break every control token that contains a character of document text.
 
-    Also one that only literal and document text together spell. What the template's author wrote
-    alone stays. Returns as many segments as it is given; doing it twice changes nothing more.
+    This includes a token that begins in literal text and ends in document text, or the reverse. A
+    token that the template's author wrote whole stays. Returns as many segments as are given. A
+    second call changes nothing more.
     """
     text = "".join(segment.text for segment in segments)
     first = pattern.search(text)
@@ -92,7 +94,7 @@ def neutralise(segments: Sequence[Segment], pattern: re.Pattern[str]) -> list[Se
             index += 1
         if _touches_document(spans, index, end):
             cuts.append(start + 1)
-        # One character further, not behind the match: tokens may overlap.
+        # The search goes on one character after the start of the match: tokens may overlap.
         following = pattern.search(text, start + 1)
         if following is None:
             break

@@ -1,7 +1,7 @@
-"""One row's conversation while it can still change: turns made of segments.
+"""Conversation: the turns of one row, made of segments, between templates and prompt text.
 
-Between the templates and the final text. Knows which characters are document text, so that they
-can be neutralised and cut; knows no limits and no policies.
+A conversation knows which characters are document text, so that document text can be neutralised
+and cut. It knows no limits and no policies.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a document segment stands: number of its turn and of the segment in it."""
+    """The place of a segment: the number of its turn, and its number in the turn, from 0."""
 
     turn: int
     segment: int
@@ -34,12 +34,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A row's turns in order."""
+    """The turns of a row, in order."""
 
     turns: tuple[Turn, ...]
 
     def text(self, tokenizer: Tokenizer) -> str:
-        """The prompt text in the model's format, control tokens in documents broken.
+        """The prompt text in the model's format, with broken control tokens in document text.
 
         Raises `RowProblem` when the chat template refuses the conversation.
         """
@@ -51,7 +51,7 @@ class Conversation:
         return tokenizer.chat.render(messages)
 
     def documents(self) -> list[Place]:
-        """Every piece of document text that may be cut."""
+        """The place of every document segment that may be cut."""
         return [
             Place(i, j)
             for i, turn in enumerate(self.turns)
@@ -61,11 +61,11 @@ class Conversation:
         ]
 
     def at(self, place: Place) -> str:
-        """The text of one segment."""
+        """The text of the segment at `place`."""
         return self.turns[place.turn].segments[place.segment].text
 
     def put(self, place: Place, text: str) -> Conversation:
-        """A copy with the text of one segment replaced."""
+        """A copy of the conversation with another text in the segment at `place`."""
         turn = self.turns[place.turn]
         segments = list(turn.segments)
         segments[place.segment] = replace(segments[place.segment], text=text)
@@ -74,7 +74,7 @@ class Conversation:
         return Conversation(tuple(turns))
 
     def blank(self, role: str = "user") -> bool:
-        """Whether there is document text in the turns of `role` and none of it says anything."""
+        """Whether the turns of `role` have document segments and all of these are only spaces."""
         documents = [
             segment
             for turn in self.turns
@@ -86,17 +86,17 @@ class Conversation:
 
 
 def literal(text: str) -> Segment:
-    """A piece that no row had a part in."""
+    """A segment of literal text: it does not come from a row."""
     return Segment(text, False)
 
 
 def document(text: str) -> Segment:
-    """A piece that came from a row."""
+    """A segment of document text: it comes from a row."""
     return Segment(text, True)
 
 
 def joined(parts: Sequence[Sequence[Segment]], separator: str) -> tuple[Segment, ...]:
-    """The parts one after the other, with a literal separator between them."""
+    """The segments of all parts in order, with a literal separator between two parts."""
     segments: list[Segment] = []
     for part in parts:
         if segments:

@@ -1,8 +1,9 @@
-"""From rows to requests: the one place where a row's prompt is made, checked and tokenized.
+"""Render: makes requests of rows; the one place that makes, checks and tokenizes a prompt.
 
-Takes plain arguments rather than a spec, so it can be used alone. Knows no engine. Whatever is
-wrong with a row becomes that row's `Failure`. The trade-off: rows are tokenized in batches, by
-threads that run while the next rows are rendered, so a unit's prompts are in memory together.
+The renderer takes plain arguments and no spec, so that it can be used alone. It knows no engine.
+Everything that is wrong with a row becomes a `Failure` of that row. The trade-off: rows are
+tokenized in batches, by threads that run while the next rows are rendered. All prompts of a unit
+are therefore in memory at the same time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from gemma_batch.rows import Failure, Request, Row
 
 Overlong = Literal["fail", "truncate_start", "truncate_end"]
 AllowedParams = Callable[[dict[str, Any]], dict[str, Any]]
-BATCH_ROWS = 256  # that are tokenized at once
+BATCH_ROWS = 256  # rows that are tokenized at once
 _SIDES: dict[Overlong, Side] = {"truncate_start": "start", "truncate_end": "end"}
 
 
@@ -38,11 +39,11 @@ class _Draft:
 
 
 class Renderer:
-    """Makes requests of rows; picklable, since all its parts are.
+    """Makes requests of rows; can be pickled, because all its parts can be pickled.
 
-    `system` and `user` are templates, `messages` names a column of ready conversations, `params` a
-    column of sampling overrides, which `allowed_params` validates (raises ValueError). Lengths are
-    in tokens: prompt and answer (`max_tokens`) together have to fit `max_model_len`.
+    `system` and `user` are templates. `messages` names a column of ready conversations. `params`
+    names a column of sampling overrides; `allowed_params` validates them and raises ValueError.
+    Lengths are in tokens: prompt and answer (`max_tokens`) together have to fit `max_model_len`.
     Raises `SpecError` for a template that does not compile.
     """
 
@@ -70,7 +71,7 @@ class Renderer:
 
     def render_rows(self, rows: list[Row]) -> list[Request | Failure]:
         """A request or a failure for each row, in order."""
-        with ThreadPoolExecutor(1) as beside:  # one batch at a time, which uses all cores
+        with ThreadPoolExecutor(1) as beside:  # one batch at a time, because it uses all cores
             batches = []
             for start in range(0, len(rows), BATCH_ROWS):
                 drafts = [self._try_draft(row) for row in rows[start : start + BATCH_ROWS]]
@@ -86,7 +87,7 @@ class Renderer:
         return answers
 
     def preview(self, row: Row) -> str:
-        """The prompt text of one row as the model would see it, uncut. Raises `RowProblem`."""
+        """The prompt text of one row as the model would see it, not cut. Raises `RowProblem`."""
         if row.failure is not None:
             raise RowProblem(row.failure.code, row.failure.message)
         return self._conversation(row.values or {}).text(self._tokenizer)
@@ -122,7 +123,7 @@ class Renderer:
             conversation = precut(conversation, limit=room, side=side, tokenizer=self._tokenizer)
         text = conversation.text(self._tokenizer)
         least = len(text) // self._tokenizer.longest_token
-        if self._overlong == "fail" and least > room:  # hopeless: not worth tokenizing
+        if self._overlong == "fail" and least > room:  # too long by its characters alone
             raise self._too_long(f"at least {least:,}", room)
         return _Draft(number, conversation, sampling, room, text)
 
@@ -186,7 +187,7 @@ class Renderer:
                 raise _bad_params(f"{self._params!r} is not valid JSON: {err}") from None
         if not isinstance(given, dict):
             raise _bad_params(f"{self._params!r} is {type(given).__name__}, not an object")
-        # A Parquet struct has every field in every row, null where it was not given.
+        # A Parquet struct has every field in every row. A field that was not given is null.
         given = {name: value for name, value in given.items() if value is not None}
         try:
             return self._allowed(given) if self._allowed is not None else given

@@ -1,7 +1,7 @@
-"""Rendered prompts: each kind of prompt with its own codec, and the list of the kinds.
+"""Rendered prompts: each kind of prompt with its codec, and the list of all kinds.
 
-A new kind (one with pictures, say) is a class as `rows.Prompt` describes it, with a `decode`, and
-one entry in `KINDS`; an engine then says in `takes` that it answers the kind.
+A new kind of prompt, such as a prompt with pictures, needs a class that implements `rows.Prompt`,
+a `decode` for it, and one entry in `KINDS`. An engine lists in `takes` the kinds that it answers.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenPrompt:
-    """A prompt of text alone: its token ids, with the one BOS that Gemma wants."""
+    """A prompt of text alone: its token ids, with the single BOS that Gemma needs."""
 
     token_ids: list[int]
     kind: ClassVar[str] = "tokens"
 
     @property
     def tokens(self) -> int:
-        """Its length."""
+        """The length of the prompt in tokens."""
         return len(self.token_ids)
 
     def sort_key(self) -> bytes:
-        """Its first token ids as bytes that compare as the numbers do."""
+        """The first token ids as bytes that compare like the numbers."""
         return sort_key(self.token_ids)
 
     def encode(self) -> bytes:
-        """Four bytes a token, in the byte order of this machine."""
+        """The token ids as four bytes each, in the byte order of this machine."""
         return array("I", self.token_ids).tobytes()
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> TokenPrompt:
-        """The inverse of `encode`. Raises ValueError when the length is no multiple of four."""
+        """The prompt from the bytes of `encode`. Raises ValueError unless they are 4 per token."""
         ids = array("I")
         ids.frombytes(data)
         return cls(ids.tolist())
@@ -54,7 +54,7 @@ def token_ids(prompt: Prompt) -> list[int]:
 
 
 def kinds_of(prompt: PromptSpec) -> frozenset[str]:
-    """The kinds of prompt that rows of a job with this spec may become."""
+    """The kinds of prompt that rows of a job with this spec can have."""
     return frozenset({TokenPrompt.kind})
 
 
@@ -63,5 +63,5 @@ KINDS: dict[str, Decode] = {TokenPrompt.kind: TokenPrompt.decode}
 
 
 def decode_prompt(kind: str, data: bytes | memoryview) -> Prompt:
-    """The prompt of a kind that `encode` made. Raises KeyError for a kind that is not listed."""
+    """The prompt of a kind from the bytes of its `encode`. Raises KeyError for an unknown kind."""
     return KINDS[kind](data)

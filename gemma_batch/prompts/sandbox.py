@@ -1,9 +1,10 @@
-"""The sandbox that templates run in: Jinja's own, and bounds on what a template may build.
+"""The sandbox for templates: Jinja's sandbox, with bounds on the size of values.
 
-Jinja keeps a template from the process's objects; a few characters such as `'a' * 10**10` could
-still take all of its memory. Every operation that makes something much larger than what it is
-given is bounded here, and refused with `OverflowError` before it starts. The trade-off: constant
-arithmetic is no longer computed while compiling, so such an expression fails row by row.
+Jinja's sandbox keeps a template away from the objects of the process. But a short template such as
+`'a' * 10**10` could still fill the memory. This module bounds every operation that can make a
+value much larger than its arguments. An operation above the bound is refused with `OverflowError`
+before it starts. The trade-off: constant arithmetic is not computed when a template is compiled,
+so that an expression above the bound fails row by row.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-LARGEST = 2**27  # characters or items; as much as the longest line of an input file
-BITS = 4096  # of a whole number
-RANGES = 100_000  # numbers that all calls of range() in one rendering give
+LARGEST = 2**27  # characters or items of a value; the longest line of an input file has as many
+BITS = 4096  # bits of a whole number
+RANGES = 100_000  # numbers from all calls of range() in one rendering together
 PADDING = {"ljust", "rjust", "center", "zfill", "expandtabs"}
-# Fields whose width or precision is of five digits, or is itself a value.
+# Format fields whose width or precision has five digits, or comes from a value.
 PRINTF = re.compile(r"%(?:\([^)]*\))?[-+ #0-9.]*(?:\*|\d{5})")
 FORMAT = re.compile(r"\{[^{}]*:[^{}]*(?:\{|\d{5})")
 EXPANDING = ("center", "indent", "batch", "slice", "format", "replace", "join", "wordwrap", "round")
@@ -31,19 +32,22 @@ _left: contextvars.ContextVar[int] = contextvars.ContextVar("ranges_left", defau
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """See the module. Bounds apply to operators, formatting, padding, filters and the output."""
+    """See the module's docstring.
+
+    The bounds apply to operators, formatting, padding, filters and the output.
+    """
 
     intercepted_binops = frozenset({"*", "**", "%", "+"})
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.globals["range"] = bounded_range
-        del self.filters["random"]  # a row that is tried again has to get the same prompt
+        del self.filters["random"]  # a row has to get the same prompt on every try
         for name in EXPANDING:
             self.filters[name] = _bounded_filter(name, self.filters[name])
 
     def concat(self, parts: Iterable[str]) -> str:
-        """The output, unless it grows too large."""
+        """The output as one text. Raises `OverflowError` when the output is too large."""
         found, size = [], 0
         for part in parts:
             size += len(part)
@@ -52,9 +56,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return "".join(found)
 
     def render(self, template: jinja2.Template, values: dict[str, Any]) -> str:
-        """The template's text for these values, with a budget of its own for `range`."""
+        """The template's text for these values; each call has a new budget for `range`."""
         _left.set(RANGES)
-        # As `Template.render` does, which merges the globals of several places for every row.
+        # The same as `Template.render`, which would merge several sets of globals for every row.
         row = {**self.globals, **values}
         context = self.context_class(self, row, template.name, template.blocks)
         return self.concat(template.root_render_func(context))
@@ -75,7 +79,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def joined(self, parts: tuple[Any, ...]) -> str:
-        """What `a ~ b` means."""
+        """The value of `a ~ b`: all parts as one text. Raises `OverflowError` when too large."""
         texts = [str(part) for part in parts]
         _check(sum(map(len, texts)))
         return "".join(texts)
@@ -104,7 +108,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class BoundedGenerator(CodeGenerator):
-    """Sends `~` through `BoundedEnvironment.joined`."""
+    """Compiles `~` to a call of `BoundedEnvironment.joined`."""
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
         self.write("environment.joined((")
@@ -118,7 +122,10 @@ BoundedEnvironment.code_generator_class = BoundedGenerator
 
 
 def bounded_range(*args: int) -> range:
-    """`range`, with one budget for all calls in a rendering, since loops nest."""
+    """`range` with one budget for all calls in a rendering, because loops can be nested.
+
+    Raises `OverflowError` when the budget is used up.
+    """
     found = range(*args)
     left = _left.get() - len(found)
     if left < 0:
@@ -147,7 +154,7 @@ def _check_format(text: str, wide: re.Pattern[str]) -> None:
 
 
 def _product(name: str, text: Any, args: tuple[Any, ...]) -> int:
-    """At most how long the result of a replacement or a joining is."""
+    """An upper bound for the length of the result of `replace`, `translate` or `join`."""
     if name == "replace" and len(args) >= 2 and all(isinstance(a, str | bytes) for a in args[:2]):
         return int(len(text) + text.count(args[0]) * len(args[1]))
     if name == "translate" and args and isinstance(args[0], dict):
@@ -163,7 +170,7 @@ def _bounded_filter(name: str, original: Any) -> Any:
         numbers = [n for n in args if isinstance(n, int)]
         if name == "format":
             _check_format(str(value), PRINTF)
-        elif name == "round":  # to the power of ten of that many digits, also negative
+        elif name == "round":  # computes 10 to the power of the number of digits
             _check_bits(max(map(abs, numbers), default=0))
         elif name == "indent":
             _check(max(numbers, default=0) * (str(value).count("\n") + 1))
@@ -176,7 +183,7 @@ def _bounded_filter(name: str, original: Any) -> Any:
         else:
             _check(max(numbers, default=0))
 
-    # Jinja looks for marks such as `pass_environment` on the function.
+    # Jinja marks functions with attributes, such as the one of `pass_environment`.
     skip = 1 if getattr(original, "jinja_pass_arg", None) is not None else 0
 
     def bounded(*args: Any, **kwargs: Any) -> Any:

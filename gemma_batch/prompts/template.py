@@ -1,11 +1,11 @@
-"""Prompt templates: Jinja over one row's columns, in a sandbox.
+"""Prompt templates: Jinja over the columns of one row, in a sandbox.
 
-The rendered text is split into what the template's author wrote and what came from the row
-(document text), because only the second may be neutralised or cut. Every interpolated value is put
-between two noncharacters, which are removed from values first, so a document can forge neither.
-Knows nothing about models. The trade-offs: what a macro or a `{% set %}` block returns counts as
-document text as a whole, and `{% filter %}`, `{% call %}` and imports are refused, since their
-output would escape that bookkeeping.
+The rendered text is split into literal text, which the template's author wrote, and document text,
+which comes from the row. Only document text may be neutralised or cut. Every value from the row is
+put between two noncharacters. These noncharacters are first removed from the value, so that a
+document cannot forge them. This module knows nothing about models. The trade-offs: the whole
+output of a macro or a `{% set %}` block counts as document text, and `{% filter %}`, `{% call %}`
+and imports are refused, because the noncharacters in their output could get lost.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ REFUSED: dict[type[nodes.Node], str] = {
 
 
 class RowProblem(Exception):
-    """Why one row cannot become a request; `code` is a `FailureCode` value. Picklable."""
+    """Why one row cannot become a request. `code` is a `FailureCode` value. Can be pickled."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(code, message)
@@ -58,7 +58,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """One rendered template: its segments in order, neighbours of unlike kind."""
+    """One rendered template: its segments in order; literal and document segments alternate."""
 
     segments: list[Segment]
 
@@ -69,13 +69,13 @@ class Rendered:
 
 
 class _NullError(jinja2.UndefinedError):
-    """A null was used as if it were a value."""
+    """A template used a null like a value."""
 
 
 class _Null(jinja2.StrictUndefined):
-    """SQL's null: false, equal to none, replaced by `default()`, an error when it is printed.
+    """A null of a row: false, equal to none, replaced by `default()`, an error when printed.
 
-    Without it `{{ body | upper }}` would put the word NONE into a prompt.
+    With Python's None, `{{ body | upper }}` would put the word NONE into a prompt.
     """
 
     __slots__ = ()
@@ -103,7 +103,7 @@ def _null(name: object) -> _Null:
 
 
 class _Literals(BoundedGenerator):
-    """Leaves constants such as `{{ "{{" }}` to the author, whose text they are."""
+    """Counts text constants such as `{{ "{{" }}` as literal text: the author wrote them."""
 
     def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
         if isinstance(node, nodes.Const) and isinstance(node.value, str):
@@ -151,7 +151,7 @@ def _mark(value: Any) -> str:
 
 
 def _to_text(value: Any) -> str:
-    if isinstance(value, str):  # str() of it also unwraps subclasses such as Markup
+    if isinstance(value, str):  # str() turns subclasses such as Markup into plain text
         return str(value)
     if value is None:
         raise RowProblem(FailureCode.NULL_VALUE, "a value that the prompt prints is null")
@@ -170,7 +170,7 @@ def _to_text(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    """`str(value)`, but bytes have no text and are refused."""
+    """`str(value)`; raises `RowProblem` for bytes, because bytes have no text."""
     if isinstance(value, bytes | bytearray | memoryview):
         raise RowProblem(
             FailureCode.BAD_VALUE,
@@ -180,7 +180,7 @@ def _plain(value: Any) -> str:
 
 
 def to_json(value: Any, **options: Any) -> str:
-    """JSON as people read it: no ASCII escapes, other types by `str`. Raises `RowProblem`."""
+    """JSON for people: no ASCII escapes, other types by `str`. Raises `RowProblem` for bytes."""
 
     def other(item: Any) -> Any:
         if isinstance(item, _Null):
@@ -192,14 +192,14 @@ def to_json(value: Any, **options: Any) -> str:
 
 def _filter_tojson(value: Any, indent: int | None = None) -> str:
     if _missing(value):
-        str(value)  # raises what StrictUndefined raises
+        str(value)  # raises the error of StrictUndefined
     return to_json(value, indent=min(indent, MAX_INDENT) if indent is not None else None)
 
 
 class Template:
-    """One field of the prompt, compiled once. `field` names it in errors, e.g. `prompt.user`.
+    """One field of the prompt, compiled once. `field` is its name in errors, e.g. `prompt.user`.
 
-    Raises `SpecError` with the line when the text is not a valid template.
+    Raises `SpecError`, with the line, when the text is not a valid template.
     """
 
     def __init__(self, source: str, *, field: str = "prompt.user") -> None:
@@ -220,14 +220,14 @@ class Template:
                 "columns are written {{ name }}, see the Jinja template documentation"
             ) from None
         except (jinja2.TemplateError, RowProblem, ArithmeticError, TypeError, ValueError) as err:
-            # Constant expressions are computed while compiling.
+            # Jinja computes some constant expressions when it compiles: their errors come here.
             raise SpecError(f"{field}: the template cannot be compiled: {err}") from None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial(Template, field=self.field), (self.source,)
 
     def render(self, values: Mapping[str, Any]) -> Rendered:
-        """The text for one row, in segments. Raises `RowProblem`."""
+        """The text for one row, in segments. `values`: column -> value. Raises `RowProblem`."""
         row = {name: _null(name) if v is None else v for name, v in values.items()}
         try:
             text = _environment().render(self._compiled, row)
@@ -238,7 +238,7 @@ class Template:
         except jinja2.UndefinedError as err:
             raise RowProblem(FailureCode.MISSING_FIELD, f"{self.field}: {err}") from None
         except Exception as err:
-            # Whatever a template does to a value must cost this row only.
+            # An error of the template on one row's values must cost only this row.
             raise RowProblem(
                 FailureCode.TEMPLATE_ERROR, f"{self.field}: {type(err).__name__}: {err}"[:500]
             ) from None
@@ -247,7 +247,7 @@ class Template:
 
 
 def check_text(text: str) -> None:
-    """Raise `RowProblem` for half of a surrogate pair, which no tokenizer or file can hold."""
+    """Raise `RowProblem` for half of a surrogate pair: no tokenizer and no file can hold it."""
     try:
         text.isascii() or text.encode("utf-8")
     except UnicodeEncodeError as err:
@@ -258,19 +258,20 @@ def check_text(text: str) -> None:
 
 
 def _columns(tree: nodes.Template, env: _Environment) -> set[str]:
-    """Every top-level name that a row has to provide."""
+    """Every top-level name in the template that a column of the row has to provide."""
     called = {id(call.node) for call in tree.find_all(nodes.Call)}
     names = [node for node in tree.find_all(nodes.Name) if id(node) not in called]
     read = {node.name for node in names if node.ctx == "load"}
     written = {node.name for node in names if node.ctx != "load"}
-    # A column may be called `range`; it is one where the name is used without being called.
+    # A column may have the name of a function, such as `range`. The name means the column where
+    # the template does not call it.
     return meta.find_undeclared_variables(tree) | (read - written) & FUNCTIONS.keys()
 
 
 def _split(text: str) -> list[Segment]:
     first, *parts = text.split(START)
     if END in first or any(part.count(END) != 1 for part in parts):
-        # A filter tore the marks apart: treat everything as the row's, which is the safe side.
+        # A filter separated or removed marks. To be safe, the whole text counts as document text.
         return [Segment(text.replace(START, "").replace(END, ""), True)]
     runs: list[tuple[bool, list[str]]] = []
     pieces = [(False, first)]
@@ -278,7 +279,7 @@ def _split(text: str) -> list[Segment]:
         value, _, literal = part.partition(END)
         pieces += [(True, value), (False, literal)]
     for document, piece in pieces:
-        # An empty document stays: that it is empty is worth knowing.
+        # An empty document segment stays, so that `Conversation.blank` can find it.
         if piece or document:
             if not runs or runs[-1][0] != document:
                 runs.append((document, []))

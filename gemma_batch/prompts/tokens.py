@@ -1,8 +1,9 @@
-"""A model's tokenizer: text to token ids with exactly one BOS.
+"""Tokens: the tokenizer of a model; turns text into token ids with exactly one BOS.
 
-Uses the `tokenizers` library on the files of a Hugging Face folder, without transformers, which
-takes seconds to import. Knows nothing about rows. The trade-off: of tokenizer_config.json only
-what Gemma needs is understood (names of special tokens, chat template).
+This module uses the `tokenizers` library on the files of a Hugging Face folder. It does not use
+transformers, because importing transformers takes seconds. It knows nothing about rows. The
+trade-off: it reads only two things from tokenizer_config.json, the names of special tokens and the
+chat template. Gemma needs no more.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat
 
 
 class Tokenizer:
-    """Immutable and shared between threads; made by `from_folder`, pickled as its folder's path."""
+    """The tokenizer of a model; make it with `from_folder`.
+
+    A tokenizer never changes, so threads can share it. It is pickled as the path of its folder.
+    Raises `ModelError` when files are missing or broken.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -36,7 +41,7 @@ class Tokenizer:
             raise ModelError(
                 f"{str(folder)!r} has no tokenizer.json, which belongs beside config.json"
             ) from None
-        except Exception as err:  # the library raises bare Exception for what it cannot parse
+        except Exception as err:  # for a broken file the library raises a bare Exception
             raise ModelError(f"{str(path)!r} cannot be read as a tokenizer: {err}") from None
         self._tokens.no_padding()
         self._tokens.no_truncation()
@@ -53,12 +58,13 @@ class Tokenizer:
         ids = (self._tokens.token_to_id(token) for token in controls)
         self.control_ids: frozenset[int] = frozenset(i for i in ids if i is not None)
         self.control_pattern: re.Pattern[str] = control_pattern(controls)
-        # Gemma's normaliser keeps the number of characters, so this bounds tokens from below.
+        # Gemma's normaliser keeps the number of characters. A text of n characters therefore has
+        # at least n / longest_token tokens.
         self.longest_token: int = max(map(len, self._tokens.get_vocab(with_added_tokens=True)))
 
     @classmethod
     def from_folder(cls, path: str | Path) -> Tokenizer:
-        """Load the tokenizer of a folder; a second call is free while its files are unchanged.
+        """Load the tokenizer of a folder; while its files do not change, it is loaded only once.
 
         Raises `ModelError` when files are missing or broken.
         """
@@ -72,16 +78,16 @@ class Tokenizer:
         return Tokenizer.from_folder, (str(self.folder),)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt text; control tokens in it count, BOS comes first and once."""
+        """Token ids of a prompt text: BOS first and once, control tokens as single tokens."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """`encode` for many texts; releases the GIL and uses several threads."""
+        """The same as `encode` for many texts; releases the GIL and uses several threads."""
         encoded = self._tokens.encode_batch_fast(texts, add_special_tokens=False)
         return [self._one_bos(encoding.ids) for encoding in encoded]
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
-        """Start and end character of each token of `text` alone, without BOS."""
+        """The start and the end of each token of `text`, in characters, without BOS."""
         return self._tokens.encode(text, add_special_tokens=False).offsets
 
     def _one_bos(self, ids: list[int]) -> list[int]:
@@ -97,14 +103,14 @@ def _load(folder: Path, stamps: tuple[int, ...]) -> Tokenizer:
 
 
 def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
-    """The template's source; a file of its own wins, as in transformers."""
+    """The source of the chat template; the file chat_template.jinja wins, as in transformers."""
     try:
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     except FileNotFoundError:
         pass
     for found in (config, _read_json(folder / "chat_template.json")):
         template = found.get("chat_template")
-        if isinstance(template, list):  # several named ones
+        if isinstance(template, list):  # several templates, each with a name
             by_name = {item.get("name"): item.get("template") for item in template}
             template = by_name.get("default")
         if isinstance(template, str):

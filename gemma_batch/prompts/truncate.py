@@ -1,10 +1,10 @@
-"""Cutting document text until a prompt fits.
+"""Truncate: cuts document text until a prompt fits.
 
-Only document text is cut, the longest pieces first: all pieces are brought down to one common
-length, so two long documents keep half the room each and a short title stays whole. Where to cut is
-found from token offsets; then the prompt is rendered and counted again, since text around a cut may
-tokenize differently. The trade-off: an over-long row costs a few more tokenizations of a prompt
-that fits.
+Only document text is cut, the longest pieces first. All pieces longer than one common length are
+cut to that length: two long documents keep half the room each, and a short title stays whole. The
+offsets of tokens show where to cut. Then the prompt is rendered and counted again, because the
+text around a cut may have other tokens. The trade-off: for a row that is too long, a prompt that
+fits is tokenized a few more times.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from gemma_batch.prompts.tokens import Tokenizer
 
 Side = Literal["start", "end"]
 TRIES = 12
-CLOSE = 2  # tokens below the limit at which looking for a better cut ends
+CLOSE = 2  # a prompt within so many tokens of the limit is good enough
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A document segment with the characters at which each of its tokens starts and ends."""
+    """A document segment, with the start and the end of each of its tokens in characters."""
 
     place: Place
     text: str
@@ -43,14 +43,15 @@ class _Piece:
 def shorten(
     conversation: Conversation, *, limit: int, side: Side, tokenizer: Tokenizer
 ) -> list[int] | None:
-    """Token ids of at most `limit`, with the `side` of documents dropped; None if it cannot fit.
+    """The token ids of the shortened prompt, at most `limit`; None when it cannot fit.
 
-    Also None when no document text at all would be left: an instruction alone asks nothing.
+    `side` is the side of the documents that is dropped. The answer is also None when no document
+    text would be left, because an instruction without a document asks nothing.
     """
     pieces = []
     emptied = conversation
     for place in conversation.documents():
-        # Broken before it is counted: a control token is one token, its broken form several.
+        # Control tokens are broken before counting: a broken control token is several tokens.
         given = document(conversation.at(place))
         (safe,) = neutralise([given], tokenizer.control_pattern)
         pieces.append(_Piece(place, safe.text, tokenizer.offsets(safe.text)))
@@ -81,9 +82,9 @@ def shorten(
 
 
 def share(total: int, sizes: Sequence[int]) -> list[int]:
-    """Give each of `sizes` as much of `total` as it needs, the largest ones equal parts.
+    """Share out `total`: small sizes get all that they need, the largest sizes get equal parts.
 
-    The sum is `total`, or the sum of `sizes` where that is less.
+    The sum is the smaller of `total` and the sum of `sizes`.
     """
     given = [0] * len(sizes)
     by_size = sorted(range(len(sizes)), key=lambda i: sizes[i])
@@ -96,7 +97,10 @@ def share(total: int, sizes: Sequence[int]) -> list[int]:
 def precut(
     conversation: Conversation, *, limit: int, side: Side, tokenizer: Tokenizer
 ) -> Conversation:
-    """Drop what cannot be kept whatever the tokens are: no token is longer than the longest."""
+    """Drop document text that cannot fit in any case: more characters than `limit` tokens hold.
+
+    No token has more characters than `tokenizer.longest_token`.
+    """
     most = (limit + 1) * tokenizer.longest_token
     for place in conversation.documents():
         text = conversation.at(place)

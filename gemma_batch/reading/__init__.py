@@ -1,1 +1,1 @@
-"""Reading: a row from its file to a request (Ray CPU task)."""
+"""Reading: takes a row from its input file to a request (Ray CPU task)."""

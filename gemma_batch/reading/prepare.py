@@ -1,6 +1,7 @@
-"""Read and render one unit: the CPU half of a row's way, without Ray.
+"""Prepares one unit: reads its rows and renders them to requests (Ray CPU task).
 
-Everything that can be wrong with a row before an engine sees it becomes that row's failure here.
+Everything that can be wrong with a row before an engine sees the row becomes a failure of that row
+here. This module does not know Ray. The driver uses `make_renderer` to preview and sort prompts.
 """
 
 from __future__ import annotations
@@ -24,18 +25,21 @@ from gemma_batch.units.unit import Shard, Unit
 
 
 class Preparer:
-    """Prepares units of one route; made once per process, since tokenizers are slow to load."""
+    """Prepares units of one route; one per process is enough, as tokenizers are slow to load."""
 
     def __init__(self, job: RouteJob) -> None:
         self._job = job
         self._renderer = make_renderer(job)
 
     def prepare(self, shard: Shard, unit: Unit) -> Prepared:
-        """A request or a failure for each of the unit's rows."""
+        """Read the unit; every row gets a request or a failure.
+
+        Raises `StorageError` when storage does not answer.
+        """
         return self._prepared(shard, unit, unit_rows(shard, unit, self._job.columns))
 
     def give_up(self, shard: Shard, unit: Unit) -> Prepared:
-        """Every row of the unit failed: its shard is not even looked at."""
+        """Fail every row of the unit, without opening its shard."""
         return self._prepared(shard, unit, given_up(shard, unit))
 
     def _prepared(self, shard: Shard, unit: Unit, read: list[Row]) -> Prepared:
@@ -70,7 +74,10 @@ class Preparer:
 
 
 def make_renderer(job: RouteJob) -> Renderer:
-    """The route's renderer, with the model's own tokenizer and chat template."""
+    """The route's renderer, with the tokenizer and the chat template of the route's model.
+
+    Raises `ModelError` when the model's files cannot be read.
+    """
     prompt = job.prompt
     return Renderer(
         system=prompt.system,
@@ -86,9 +93,13 @@ def make_renderer(job: RouteJob) -> Renderer:
 
 
 def check_params(params: dict[str, Any]) -> dict[str, Any]:
-    """A row's own sampling parameters, validated. Raises ValueError naming the wrong one."""
+    """Check the sampling parameters of one row; returns them under the engine's names.
+
+    Raises ValueError with the name of the parameter that is wrong.
+    """
     known = Sampling.model_fields.keys()
-    # `n` decides the output's type and OpenAI's newer name means max_tokens.
+    # A row cannot set `n`, because `n` decides the type of the output column. OpenAI's newer name
+    # for max_tokens is max_completion_tokens.
     params = {("max_tokens" if k == "max_completion_tokens" else k): v for k, v in params.items()}
     if unknown := sorted(params.keys() - known | ({"n"} & params.keys())):
         raise ValueError(f"{unknown[0]!r} cannot be set by a row")

@@ -1,4 +1,7 @@
-"""Reading rows with the keys by which a route is sorted as a whole (Ray CPU task)."""
+"""Reads rows together with the keys by which a whole route is sorted (Ray CPU task).
+
+The driver (`driver/sorting.py`) makes the chunks and compares a few keys before it starts tasks.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,17 @@ from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.unit import Shard, Unit
 
 KEY = "key"
-KEY_CHARS = 1024  # of a prompt, after what all begin with; finer order is the feed's business
-CHUNK_ROWS, CHUNK_BYTES = 65_536, 64 * 2**20  # that one task reads, and about what a copy holds
+KEY_CHARS = 1024  # length of a key, without the common beginning; the feed sorts more finely
+CHUNK_ROWS, CHUNK_BYTES = 65_536, 64 * 2**20  # limits of one task; a staged copy is about as large
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sorting:
-    """One route's sort, as its tasks need it. `types` None: values travel as JSON."""
+    """The facts about one route's sort that its tasks need.
+
+    `types` are the types of the input columns; None means that values travel as JSON. `skip` is
+    the number of characters that all prompts begin with. `folder` is where copies are put.
+    """
 
     job: RouteJob
     types: pa.Schema | None
@@ -34,25 +41,28 @@ class Sorting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Units of one shard whose rows one task reads."""
+    """Units of one shard; one task reads the rows of all of them."""
 
     shard: Shard
     units: tuple[Unit, ...]
 
 
 class ReadLog(Protocol):
-    """Who reads what, kept outside of the process that reads."""
+    """Counts the processes that died while reading a unit; lives outside of these processes."""
 
     def begin(self, unit: str) -> bool:
-        """It starts to read a unit; False when too many have died with it already."""
+        """Note that a process starts to read the unit.
+
+        Returns False when too many processes have already died while reading this unit.
+        """
         ...
 
     def end(self, unit: str) -> None:
-        """The unit was read."""
+        """Note that the unit was read."""
 
 
 def chunks(shards: Sequence[Shard], units: Iterable[Unit]) -> list[Chunk]:
-    """Neighbouring units of a shard put together, up to what one task should read."""
+    """Group neighbouring units of a shard, up to `CHUNK_ROWS` rows and `CHUNK_BYTES` bytes."""
     found: list[Chunk] = []
     rows = weight = 0
     for unit in units:
@@ -72,9 +82,10 @@ def chunks(shards: Sequence[Shard], units: Iterable[Unit]) -> list[Chunk]:
 
 
 def read_chunk(sorting: Sorting, renderer: Renderer, chunk: Chunk, log: ReadLog) -> pa.Table:
-    """A chunk's rows with their sort keys.
+    """The rows of a chunk as a table with their sort keys.
 
-    Rows of a unit that the log refuses fail, for good: a retry reads the same copy.
+    When the log refuses a unit, every row of the unit fails. The failure is final, because a retry
+    reads the same staged copy. Raises `StorageError` when storage does not answer.
     """
     shard, rows, keys = chunk.shard, list[Row](), list[str]()
     for unit in chunk.units:
@@ -90,7 +101,10 @@ def read_chunk(sorting: Sorting, renderer: Renderer, chunk: Chunk, log: ReadLog)
 
 
 def sort_text(renderer: Renderer, row: Row, skip: int) -> str:
-    """The part of a row's prompt that decides about its place; "" for one without a prompt."""
+    """The sort key of a row: `KEY_CHARS` characters of its prompt, from character `skip` on.
+
+    A row that cannot be rendered has the key "".
+    """
     try:
         return renderer.preview(row)[skip : skip + KEY_CHARS]
     except RowProblem:
@@ -98,7 +112,11 @@ def sort_text(renderer: Renderer, row: Row, skip: int) -> str:
 
 
 def describe(table: pa.Table, file: InputFile) -> dict[str, Any]:
-    """What the driver has to know of a sorted piece: its file, its first key, which rows it has."""
+    """The facts about a sorted piece that the driver needs, as plain data.
+
+    `url`, `size` (bytes) and `etag` of its file; `first`, its first key; `origins`: for each input
+    shard its number, how many of its rows the piece has and the sum of their row numbers.
+    """
     sums = table.group_by("shard").aggregate([("row", "count"), ("row", "sum")])
     return {
         "url": file.url,

@@ -1,8 +1,9 @@
-"""Reading one unit's rows from its shard, whatever state the shard is in.
+"""Reads the rows of one unit from its shard, whatever state the shard is in (Ray CPU task).
 
-A shard that became unreadable, was replaced or lost rows since planning costs its own rows only:
-they come back as rows with a `Failure`. The number of rows is always the one planned. Storage that
-does not answer is another matter: `StorageError` ends the run, and the next start reads again.
+A shard may have become unreadable, been replaced or lost rows since planning. Then only rows of
+this shard are lost: each comes back as a row with a `Failure`. The number of rows is always the
+planned number. When storage does not answer, `StorageError` ends the run, and the next start reads
+the unit again. `errors_file` reads rows of failures a second time (GPU actor, driver).
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from gemma_batch.units.unit import Shard, Unit
 
 
 def unit_rows(shard: Shard, unit: Unit, columns: Sequence[str]) -> list[Row]:
-    """The unit's own rows, `unit.expected` of them, in order."""
+    """The rows of the unit in order, `unit.expected` of them, with the values of `columns`.
+
+    Raises `StorageError` when storage does not answer.
+    """
     rows = _span_rows(shard, unit, columns)
     if unit.mask is None:
         return rows
@@ -24,7 +28,10 @@ def unit_rows(shard: Shard, unit: Unit, columns: Sequence[str]) -> list[Row]:
 
 
 def given_up(shard: Shard, unit: Unit) -> list[Row]:
-    """The unit's rows, each failed, where whoever reads them dies; the shard is not looked at."""
+    """The rows of a unit that every reading process died with, each failed.
+
+    The shard is not opened.
+    """
     text = f"every process that read rows {unit.first_row} ff. of {shard.url!r} died"
     failure = Failure(FailureCode.SHARD_UNREADABLE.value, text)
     return [Row(number, None, failure) for number in unit.numbers]
@@ -59,7 +66,11 @@ def _failed(rows: list[Row], unit: Unit, code: FailureCode, message: str) -> lis
 
 
 def row_id(shard: int, row: Row, column: str | None) -> str:
-    """The row's key: the id column as text, or shard and row number where there is none."""
+    """The row's id: the value of the id column as text.
+
+    Without such a value the id is made of shard number and row number, "00012-0000040960". A row
+    of a staged shard gets the numbers of its place in the input.
+    """
     if column is not None and row.values is not None and row.values.get(column) is not None:
         return str(row.values[column])
     number = row.number

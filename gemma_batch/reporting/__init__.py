@@ -1,1 +1,5 @@
-"""Reporting: what people see of a run: progress, alerts, metrics, report, page, status."""
+"""Reporting: shows a run to people: progress, alerts, metrics, report, page, status.
+
+`progress`, `alerts` and `accounts` run in the driver. `metrics` runs in the driver and in the GPU
+actor. `report`, `page`, `cost` and `status` also run on any machine that reads the output.
+"""

@@ -1,13 +1,13 @@
-"""Where the engines' time went: from the receipts of one run, nothing else.
+"""Accounts: how the engines of one run spent their time, from the run's receipts (driver).
 
-Every engine-second from the start of the run to its last commit is booked once:
+Every engine-second from the start of the run to the last commit of a route is booked once:
 
-    start    until its engine was ready: waiting for the cluster, loading, compiling
-    starved  ready, with nothing to do while work was left: our own cost
-    retries  restarting a dead engine and isolating the row that killed it
-    tail     nothing left for this engine while others still worked
-    prefill  } answering; split in proportion to what the roofline says each phase
-    decode   } costs, since both run in the same steps
+    start    the engine was not ready: waiting for the cluster, loading, compiling
+    starved  the engine was ready and had nothing to do while work was left: a cost of this package
+    retries  restarting a dead engine and isolating the row that killed the engine
+    tail     no work was left for this engine while other engines still worked
+    prefill  } answering; both phases run in the same steps, so the time is split in
+    decode   } proportion to the cost of each phase by the roofline
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from gemma_batch.planning.plan import RoutePlan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteFacts:
-    """What the driver knows of a route's engines: how many, and the cost of its mean row.
+    """Facts about the engines of a route that only the driver knows.
 
-    `limit_tokens_per_second` is the physical limit of one engine in output tokens (None on a CPU),
-    `prefill_share` the share of prefill in the time of a row.
+    `engines` counts the engines. `prefill_share` is the share of prefill in the time of a mean
+    row. `limit_tokens_per_second` is the physical limit of one engine in output tokens (None on a
+    CPU).
     """
 
     engines: int
@@ -38,7 +39,7 @@ class RouteFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accounts:
-    """Engine-seconds of one run by what they were spent on."""
+    """The engine-seconds of one run by purpose (see the module's docstring)."""
 
     start: float = 0.0
     starved: float = 0.0
@@ -49,11 +50,11 @@ class Accounts:
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """The sum of all engine-seconds."""
         return float(sum(asdict(self).values()))
 
     def shares(self) -> dict[str, float]:
-        """The same as shares of all, empty when there was nothing."""
+        """The share of each purpose in the total; empty when the total is 0."""
         total = self.total
         return {k: round(v / total, 4) for k, v in asdict(self).items()} if total > 0 else {}
 
@@ -61,10 +62,11 @@ class Accounts:
 def make_accounts(
     receipts: Sequence[Receipt], started: float, routes: Mapping[str, RouteFacts]
 ) -> Accounts:
-    """Book the engine-seconds of a run that began at `started` (Unix time).
+    """Book the engine-seconds of a run that began at `started` (Unix seconds).
 
-    An engine whose process died and was replaced is booked until its last commit; one that died
-    before its first commit left no trace and its time is the successor's start.
+    When the process of an engine died and was replaced, its time is booked until its last commit.
+    A process that died before its first commit left no receipt. Its time is booked as `start` of
+    its successor.
     """
     booked = {"start": 0.0, "starved": 0.0, "retries": 0.0, "tail": 0.0}
     busy = {"prefill": 0.0, "decode": 0.0}
@@ -117,9 +119,9 @@ def _last(receipts: Sequence[Receipt]) -> Receipt:
 def limit_share(
     receipts: Sequence[Receipt], started: float, routes: Mapping[str, RouteFacts]
 ) -> float | None:
-    """Output tokens over what the physical limit allows in the same time, engines once ready.
+    """Output tokens as a share of the physical limit over the same time; start-up is left out.
 
-    None when a route's engines have no known limit, or nothing was committed.
+    None when the engines of a route have no known limit, or when no unit was committed.
     """
     possible = made = 0.0
     for name, facts in routes.items():
@@ -139,7 +141,7 @@ def limit_share(
 def route_facts(
     route: RoutePlan, engines: int, hardware: Hardware, receipts: Sequence[Receipt]
 ) -> RouteFacts:
-    """A route's engines and the limit of the work that its receipts record."""
+    """The facts of a route: its engines, and their limit for the work in the receipts."""
     placement = route.placement
     assert placement is not None
     gpu = hardware.gpu if placement.gpu_memory_utilization > 0 else None

@@ -1,9 +1,10 @@
-"""Alerts: what somebody should hear of while a run goes on (`policy.alerts`).
+"""Alerts: events that people should hear of while a run goes on, by `policy.alerts` (driver).
 
-Fed by the driver with what it shows anyway, about once a second. A threshold that is crossed makes
-one event, and another at the earliest `for_seconds` later, when it was kept in between. Events are
-kept in the output at once, so that they are in the report however the run ends. What is to be done
-with an event is the caller's affair; only `stop_text` says that a run has to end.
+The follower calls the watcher about once a second. A threshold that is crossed makes one event.
+The same threshold makes another event only if the value was within the threshold in between, and
+at least `for_seconds` after the event before. Each event is put into the output at once, so that
+the report contains the event however the run ends. The caller decides what to do with an event;
+`stop_text` says whether the run has to end.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from gemma_batch.spec import AlertName, Alerts
 from gemma_batch.storage.interfaces import Store
 
 FOLDER = "_run/alerts"
-SILENT_SECONDS = 15.0  # then a worker is gone, and what it had in flight is elsewhere
-LEAST_ROWS = 100  # a share of fewer rows says nothing; smaller jobs are judged as a whole
+SILENT_SECONDS = 15.0  # a worker that is silent for so long is gone; another one has its units
+LEAST_ROWS = 100  # a share of fewer rows says nothing; a smaller job is judged as a whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """A threshold was crossed at `time` (Unix seconds)."""
+    """One event: `value` crossed `threshold` at `time` (Unix seconds)."""
 
     time: float
     name: AlertName
@@ -37,7 +38,7 @@ class Alert:
 
     @property
     def text(self) -> str:
-        """One sentence for people."""
+        """The alert as one sentence for people."""
         side = "less" if self.name.startswith("min_") else "more"
         what = MEANING[self.name].format(value=self.value)
         return f"{what}, {side} than policy.alerts.{self.name}={self.threshold:g}"
@@ -52,7 +53,7 @@ MEANING: dict[AlertName, str] = {
 
 
 class Watcher:
-    """Watches one run. `clock` counts seconds and never goes back."""
+    """Watches one run. `clock` returns seconds and never goes back."""
 
     def __init__(self, alerts: Alerts, clock: Callable[[], float] = time.monotonic) -> None:
         self._alerts, self._clock = alerts, clock
@@ -62,7 +63,7 @@ class Watcher:
         self._raised: dict[AlertName, float] = {}
 
     def look(self, snapshot: Snapshot, workers: Mapping[str, Mapping[str, Any]]) -> list[Alert]:
-        """The alerts that are new; `workers` are the board's live numbers."""
+        """Look at the run now; returns the new alerts. `workers` are the board's live numbers."""
         now = self._clock()
         live = [w for w in workers.values() if w["silent_seconds"] < SILENT_SECONDS]
         values: dict[AlertName, float | None] = {
@@ -87,7 +88,7 @@ class Watcher:
         return new
 
     def stop_text(self, alert: Alert) -> str | None:
-        """Why the run has to end, None when it may go on."""
+        """The sentence that says why this alert ends the run; None when the run may go on."""
         if alert.name not in self._alerts.stop:
             return None
         return f"stopped: {alert.text}, and policy.alerts.stop names it. {GO_ON}"
@@ -95,8 +96,9 @@ class Watcher:
     def _speed(
         self, now: float, snapshot: Snapshot, workers: Sequence[Mapping[str, Any]]
     ) -> float | None:
-        # Only while every ready engine could have work: not before the first is up, and not when
-        # the last rows are in the engines already and ever fewer of them are left.
+        # The speed counts only while there is work for every ready engine. It does not count
+        # before the first engine is ready. It does not count at the end, when all rows that are
+        # left are in the engines and their number falls.
         in_engines = sum(worker["in_flight"] for worker in workers)
         if not snapshot.engines or snapshot.rows - snapshot.done <= in_engines:
             self._tokens.clear()
@@ -133,7 +135,7 @@ def _failed_share(snapshot: Snapshot, workers: Sequence[Mapping[str, Any]]) -> f
 
 
 def save_alert(store: Store, alert: Alert) -> None:
-    """Keep an event in the output. Raises `StorageError`."""
+    """Put an event into the output. Raises `StorageError`."""
     store.create(f"{FOLDER}/{uuid.uuid4().hex}.json", json.dumps(asdict(alert)).encode())
 
 

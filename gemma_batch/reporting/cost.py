@@ -1,7 +1,8 @@
-"""What an output cost: the hours for which its workers held their GPUs, from receipts alone.
+"""Cost of an output: how many hours workers held GPUs, and the price, from receipts alone.
 
-Counted from a worker's birth to its last commit, over every run on the output: loading costs as
-much as answering. A worker that died before its first commit left no receipt and is not in it.
+Each worker counts from its birth to its last commit, because loading costs as much as answering.
+All runs on the output count. A worker that died before its first commit left no receipt, so its
+hours are missing.
 """
 
 from __future__ import annotations
@@ -14,14 +15,21 @@ from gemma_batch.committing.ledger import Receipt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """`hours` of GPUs (of engines, where there are none); `price` is None where none was given."""
+    """`hours` of GPUs (of engines on a cluster without GPUs), and the `price` of these hours.
+
+    `price` is None when the spec gives no price.
+    """
 
     hours: float
     price: float | None
 
 
 def cost_of(receipts: Iterable[Receipt]) -> Cost:
-    """Add up the workers; each holds `devices`, which together cost `price` per hour."""
+    """Add up the cost of all workers.
+
+    In a receipt, `devices` is how many GPUs the worker holds, and `price` is the price per hour of
+    all GPUs of the worker.
+    """
     last: dict[str, Receipt] = {}
     for receipt in receipts:
         if "devices" in receipt:

@@ -1,8 +1,9 @@
-"""Metrics for Prometheus, through Ray's own exporter.
+"""Metrics for Prometheus, through Ray's own exporter (GPU actor, driver).
 
-The one list of what is measured, by name. Workers give their feed's running totals, as counters
-grow; the driver gives what only it knows. Names get Ray's prefix (`ray_gemma_batch_rows_total`) and
-labels (job, node) on their way. Knows no Ray: the classes of `ray.util.metrics` are handed in.
+This module is the one list of all metrics, by name. Each GPU actor reports the running totals of
+its feed. The driver reports the numbers of the whole run. Ray adds its prefix to each name, such
+as `ray_gemma_batch_rows_total`, and its labels (job, node). This module does not import Ray: the
+caller passes in `ray.util.metrics`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ HISTOGRAM = ("unit_seconds", "Seconds from a unit's arrival at a replica to its 
 
 
 class RunMetrics:
-    """What the driver tells of a whole run. `kinds` is `ray.util.metrics`."""
+    """The metrics of a whole run, reported by the driver. `kinds` is `ray.util.metrics`."""
 
     def __init__(self, kinds: Any, *, run: str) -> None:
         tags = {"run": run}
@@ -64,13 +65,13 @@ class RunMetrics:
         self._alerts = _with(tags, counter)
 
     def update(self, snapshot: Snapshot) -> None:
-        """Bring the gauges up to date; called about once a second."""
+        """Set the gauges to the snapshot's numbers; the driver calls this about once a second."""
         self._gauges["run_rows"].set(snapshot.rows)
         self._gauges["run_rows_done"].set(snapshot.done)
         self._gauges["run_engines"].set(snapshot.engines)
 
     def alert(self, name: str) -> None:
-        """An alert was raised."""
+        """Count an alert that was raised."""
         self._alerts.inc(1, tags={"alert": name})
 
 
@@ -80,9 +81,9 @@ def _with(tags: dict[str, str], metric: Any) -> Any:
 
 
 class Metrics:
-    """Gives the growth of a feed's totals to counters. `kinds` is `ray.util.metrics`.
+    """The metrics of one worker: adds the growth of the feed's totals to counters.
 
-    The worker holds `devices`, each at `price` per hour.
+    `kinds` is `ray.util.metrics`. The worker holds `devices` GPUs, each at `price` per hour.
     """
 
     def __init__(
@@ -116,9 +117,10 @@ class Metrics:
     def update(
         self, stats: FeedStats, held_seconds: float, engine: Mapping[str, float] | None = None
     ) -> None:
-        """Bring every metric up to the totals; called about once a second.
+        """Set every metric to the totals; the worker calls this about once a second.
 
-        `engine` is what the engine says about itself, as far as it does.
+        `held_seconds` is how long the worker has held its GPUs. `engine` are the numbers that the
+        engine reports about itself, by metric name.
         """
         self._grow("rows", stats.answered, outcome="answered")
         self._grow("rows", stats.failed, outcome="failed")
@@ -147,7 +149,7 @@ class Metrics:
                 self._grow(name, value)
 
     def unit(self, seconds: float) -> None:
-        """A unit was committed."""
+        """Count a committed unit; `seconds` is the time from its arrival to its commit."""
         self._units.observe(seconds)
 
     def _grow(self, name: str, total: float, **labels: str) -> None:
@@ -155,5 +157,5 @@ class Metrics:
         given = self._given.get(key, 0.0)
         grown = total - given if total >= given else total  # a new engine counts from zero
         self._given[key] = total
-        if grown > 0:  # Ray's counters take nothing else
+        if grown > 0:  # Ray's counters refuse 0 and negative numbers
             self._counters[name].inc(grown, tags=labels or None)

@@ -1,8 +1,9 @@
-"""report.html: one self-contained file about an output, to look at or to mail.
+"""The page report.html: one self-contained file about an output, to look at or to mail.
 
-Drawn from the report and the receipts alone, so it can be made for any output at any time, from
-anywhere. No scripts, nothing loaded from elsewhere, light and dark by the reader's own setting.
-Charts leave out times in which nothing ran, between a stop and the next start.
+The page is made from the report and the receipts alone, so it can be made for any output at any
+time, on any machine that can read the output. The page has no scripts and loads no other files.
+It is light or dark, as the reader's browser is set. Charts leave out the time between a stop and
+the next start, when no unit was running.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from gemma_batch.texts import duration, moment
 
 KEY = "_run/report.html"
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
-POINTS = 80  # of a chart
-MARGIN = 1.05  # of a chart's upper edge over its highest value
-WIDTH, HEIGHT = 640, 140  # of a chart, in its own units; it scales with the page
-SAMPLED_PARTS, SAMPLES = 20, 3  # parts that are opened for samples of failures; samples per code
+POINTS = 80  # points of a chart
+MARGIN = 1.05  # the upper edge of a chart, as a multiple of its highest value
+WIDTH, HEIGHT = 640, 140  # size of a chart in SVG units; the chart scales with the page
+SAMPLED_PARTS, SAMPLES = 20, 3  # most parts to open for samples of failures; samples per code
 NAMES = {
     "start": "start-up",
     "starved": "starved",
@@ -44,7 +45,10 @@ NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """A curve: `line` and `area` are SVG path data, `most` and `mean` are of its values."""
+    """A curve: `line` and `area` are SVG path data.
+
+    `most` is the highest value of the curve, `mean` its mean value.
+    """
 
     line: str
     area: str
@@ -55,7 +59,7 @@ class Chart:
 def save_page(
     store: Store, report: Report, receipts: Sequence[Receipt], spec: Mapping[str, Any]
 ) -> None:
-    """Write `_run/report.html`, replacing that of an earlier run. Raises `StorageError`."""
+    """Put `_run/report.html`, or replace the page of an earlier run. Raises `StorageError`."""
     samples = failure_samples(store, receipts)
     store.put(KEY, report_page(report, receipts, samples, spec).encode())
 
@@ -66,7 +70,7 @@ def report_page(
     samples: dict[str, list[dict[str, Any]]],
     spec: Mapping[str, Any],
 ) -> str:
-    """The page; `samples` are a few failures per code, with `id` and `message`."""
+    """The page as HTML; `samples` are a few failures per code, with `id` and `message`."""
     work = [(r["started"], r["finished"], r["rows"]) for r in receipts if "started" in r]
     clock = Clock((begin, end) for begin, end, _ in work)
     return _template().render(
@@ -96,7 +100,10 @@ def _template() -> jinja2.Template:
 
 
 class Clock:
-    """Seconds in which at least one unit was on its way; standstills take no time on it."""
+    """A clock that runs only while at least one unit is running; it stops at a standstill.
+
+    `spans` are the start and the end of each unit, in Unix seconds.
+    """
 
     def __init__(self, spans: Iterable[tuple[float, float]]) -> None:
         self._begins: list[float] = []
@@ -112,11 +119,11 @@ class Clock:
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """All seconds on this clock."""
         return self._before[-1]
 
     def at(self, moment: float) -> float:
-        """How many had passed at a time of day (Unix seconds)."""
+        """How many seconds of this clock had passed at `moment` (Unix seconds)."""
         i = bisect.bisect_right(self._begins, moment) - 1
         if i < 0:
             return 0.0
@@ -124,7 +131,10 @@ class Clock:
 
 
 def rate(clock: Clock, work: Sequence[tuple[float, float, float]]) -> list[float]:
-    """Rows per second over time, each unit's rows spread evenly over the time that it took."""
+    """Rows per second over time: the rows of a unit are spread evenly over the unit's time.
+
+    `work` holds for each unit its start, its end (Unix seconds) and its rows.
+    """
     values = [0.0] * POINTS
     step = clock.total / POINTS
     for begin, end, rows in work:
@@ -138,7 +148,10 @@ def rate(clock: Clock, work: Sequence[tuple[float, float, float]]) -> list[float
 
 
 def presence(clock: Clock, receipts: Sequence[Receipt]) -> list[float]:
-    """Replicas at work over time: each from its first unit's start to its last commit."""
+    """How many replicas work, over time.
+
+    A replica works from the start of its first unit to its last commit.
+    """
     spans: dict[str, tuple[float, float]] = {}
     for r in receipts:
         if "worker" in r and "started" in r:
@@ -155,7 +168,7 @@ def presence(clock: Clock, receipts: Sequence[Receipt]) -> list[float]:
 
 
 def chart(clock: Clock, values: Sequence[float]) -> Chart | None:
-    """The values as a curve; None when there is nothing to draw."""
+    """The values as a curve; None when there is no value to draw."""
     if clock.total <= 0 or not any(values):
         return None
     most = max(values)
@@ -171,7 +184,10 @@ def chart(clock: Clock, values: Sequence[float]) -> Chart | None:
 
 
 def histogram(units: Iterable[Mapping[str, int]]) -> list[tuple[str, int, float]]:
-    """Rows by tokens, in powers of two, all units together: (label, rows, share of the most)."""
+    """Rows by size in tokens, in powers of two, of all units together.
+
+    Each entry is (label, rows, rows as a share of the largest entry's rows).
+    """
     counts: Counter[int] = Counter()
     for sizes in units:
         counts.update({int(bucket): rows for bucket, rows in sizes.items()})
@@ -185,7 +201,10 @@ def histogram(units: Iterable[Mapping[str, int]]) -> list[tuple[str, int, float]
 
 
 def compared(report: Report) -> list[tuple[str, str, str]]:
-    """(what, as predicted when the run was planned, as it came), for what both are known of."""
+    """Prediction and result side by side: (name, predicted by the plan, measured by the report).
+
+    Numbers that only one of the two knows are left out.
+    """
     predicted = report.predicted
     if predicted is None:
         return []
@@ -207,7 +226,7 @@ def compared(report: Report) -> list[tuple[str, str, str]]:
             f"{report.completion_tokens / answered:,.1f}",
         ),
     ]
-    if report.run_rows == report.rows:  # else the last run was only a part of the job
+    if report.run_rows == report.rows:  # otherwise the last run did only a part of the job
         speed = sum(route["rows_per_second"] for route in routes)
         found += [
             ("rows/s once running", f"{speed:,.1f}", f"{report.steady_rows_per_second:,.1f}"),
@@ -222,7 +241,10 @@ def compared(report: Report) -> list[tuple[str, str, str]]:
 
 
 def failure_samples(store: Store, receipts: Sequence[Receipt]) -> dict[str, list[dict[str, Any]]]:
-    """A few failures per code, from the footers of a few parts that have some."""
+    """A few failures per code, from the footers of a few parts with failures.
+
+    Raises `OutputError` when a footer cannot be read, `StorageError`.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     opened = 0
     for receipt in sorted(receipts, key=lambda receipt: str(receipt["part"])):

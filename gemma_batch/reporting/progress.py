@@ -1,7 +1,7 @@
-"""Progress for people: a live display on a terminal, one line every N seconds in a log.
+"""Progress for people: a live display on a terminal, one line every N seconds in a log (driver).
 
-It only draws what it is given; numbers come from receipts (committed) and from the workers'
-board (on the way).
+This module only shows numbers. The driver takes the numbers from receipts (committed rows) and
+from the workers' board (rows that are not committed yet).
 """
 
 from __future__ import annotations
@@ -18,12 +18,17 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 WINDOW = 20.0  # seconds over which speeds are averaged
-SETTLE = 3.0  # seconds of work before a speed, and the time that is left, can be told
+SETTLE = 3.0  # seconds of work before a speed and the time left are shown
 
 
 @dataclass(slots=True, kw_only=True)
 class Snapshot:
-    """The state of a run at one moment. Rows and tokens count this run and what was there."""
+    """The state of a run at one moment.
+
+    `rows` are the planned rows, `committed` the rows in committed parts, `done` the rows with an
+    outcome; all three count earlier runs on the output too. `failures` and `completion_tokens`
+    count only this run. `routes`: name -> (rows done, planned rows).
+    """
 
     phase: str = "planning"
     rows: int = 0
@@ -36,16 +41,16 @@ class Snapshot:
 
 
 class Progress(Protocol):
-    """What the driver tells how things are."""
+    """A display to which the driver gives snapshots and sentences."""
 
     def update(self, snapshot: Snapshot) -> None:
-        """Show a new state; called about once a second."""
+        """Show a new state; the driver calls this about once a second."""
 
     def say(self, message: str) -> None:
         """Show one sentence."""
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """End the display and restore the terminal."""
 
 
 class Speed:
@@ -58,14 +63,16 @@ class Speed:
     def add(
         self, snapshot: Snapshot, now: float | None = None
     ) -> tuple[float, float, float | None]:
-        """(rows/s, output tokens/s, seconds left or None when that can't be said yet).
+        """Add a snapshot; returns (rows/s, output tokens/s, seconds left).
 
-        `now` is of the monotonic clock, which is asked by default.
+        Seconds left is None while the speed is not known yet. `now` is a time of the monotonic
+        clock in seconds (default: the present time).
         """
         now = time.monotonic() if now is None else now
         stands = self._points and snapshot.done <= self._points[0][1]
         if stands or snapshot.phase != self._phase:
-            # Neither engines that start nor rows that were there already tell of the speed.
+            # The time before the first new row is no measure of the speed: engines start then,
+            # and rows of earlier runs are already counted.
             self._points.clear()
         self._phase = snapshot.phase
         self._points.append((now, snapshot.done, snapshot.completion_tokens))
@@ -118,7 +125,7 @@ class LogProgress:
         print(f"{time.strftime('%H:%M:%S')} {message}", file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """Do nothing: a log has no display to end."""
 
 
 class LiveProgress:
@@ -134,7 +141,7 @@ class LiveProgress:
         self._live.start()
 
     def update(self, snapshot: Snapshot) -> None:
-        """Redraw."""
+        """Draw the panel again."""
         self._live.update(self._draw(snapshot))
 
     def _draw(self, snapshot: Snapshot) -> RenderableType:
@@ -172,7 +179,7 @@ class LiveProgress:
 
 
 def make_progress(every: float, console: Console | None = None) -> Progress:
-    """Live on a terminal, lines elsewhere."""
+    """A live panel on a terminal; otherwise lines, one every `every` seconds."""
     from rich.console import Console
 
     console = console or Console(stderr=True)

@@ -1,4 +1,7 @@
-"""The report: what a run did, from the receipts of its parts; the same for a resumed run."""
+"""The report: totals, speed and failures of a run, from the receipts of its parts.
+
+A run that was stopped and resumed gets the same totals as a run without a stop.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,16 @@ KEY = "_run/report.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Totals of an output. `seconds` is wall time of the last run, `first_commit` since its start.
+    """Totals of an output.
 
-    `rows` is what was planned, `answered` and `failed` what is committed now (after retries).
-    Speeds are per second of `seconds`; they are 0 when the last run had nothing to do. The steady
-    speed counts from the moment the first engine was ready. `engine_time` are shares of the last
-    run's engine-seconds (see `accounts`), `limit_share` is its speed over the hardware's limit;
-    `predicted` is the estimate that was made when the run was planned. `device_hours` are of GPUs
-    (of engines, where there are none); with `cost` and `alerts` they are of every run so far.
+    `rows` counts planned rows; `answered` and `failed` count committed rows, after retries.
+    `seconds` is the wall time of the last run; `first_commit` is in seconds since its start.
+    Speeds are per second of `seconds`, and 0 when the last run had nothing to do. The steady speed
+    counts from the moment when the first engine was ready. `engine_time` are shares of the last
+    run's engine-seconds (see `accounts`). `limit_share` is the last run's speed as a share of the
+    hardware's limit. `predicted` is the estimate of the plan. `device_hours` counts hours of GPUs
+    (of engines on a cluster without GPUs). `device_hours`, `cost` and `alerts` count all runs on
+    the output.
     """
 
     name: str
@@ -61,13 +66,13 @@ class Report:
     alerts: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> str:
-        """As the JSON that `report --json` prints."""
+        """The report as the JSON that `report --json` prints."""
         return json.dumps(asdict(self), indent=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """What only the driver of a run knows: its wall time, and the receipts it received."""
+    """Facts that only the driver of a run knows: start and end (Unix seconds), its receipts."""
 
     started: float
     finished: float
@@ -84,7 +89,11 @@ def make_report(
     *,
     alerts: Sequence[Alert] = (),
 ) -> Report:
-    """Add up the receipts: a retry's part supersedes the failures of the part before it."""
+    """Add up the receipts of an output.
+
+    For each unit, only the failures in its newest part count. `units` counts the planned units.
+    Without `facts` the report has no times and speeds of a run.
+    """
     latest: dict[tuple[int, int, str | None], PartKey] = {}
     for key in receipts:
         place = (key.shard, key.first_row, key.route)
@@ -157,12 +166,12 @@ def _by_route(receipts: Iterable[Receipt]) -> dict[str, dict[str, Any]]:
 
 
 def save_report(store: Store, report: Report) -> None:
-    """Write `_run/report.json`, replacing that of an earlier run."""
+    """Put `_run/report.json`, or replace the report of an earlier run. Raises `StorageError`."""
     store.put(KEY, report.to_json().encode())
 
 
 def load_report(store: Store) -> Report | None:
-    """The report of the last run that ended, None when there is none."""
+    """The report of the last run that ended; None when no run has ended."""
     try:
         return Report(**json.loads(store.read(KEY)))
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Status: how an output stands, from anywhere that can read its path; needs no cluster.
+"""Status: the state of an output, on any machine that can read the output; needs no cluster.
 
-Speeds come from the receipts of the last stretch without a standstill, by the workers' clocks
-alone: the reader's may be wrong.
+Speeds come from the receipts of the last stretch of work without a standstill. Only the clocks of
+the workers count, because the clock of the reading machine may be wrong.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.texts import moment
 
-STANDSTILL = 5.0  # seconds without a unit on its way between two stretches of work
+STANDSTILL = 5.0  # seconds without a running unit that separate two stretches of work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """`state`: complete, held (a driver has the lease) or stopped. Counts are of committed rows.
+    """The state of an output.
 
-    Speeds are those of the last stretch of work, of a finished run those of the last run;
-    `seconds_left` is known while a driver works on the output. `cost` and `alerts` are as in the
-    report.
+    `state` is complete, held (a driver has the lease) or stopped. `rows` and `units` count planned
+    rows and units; all other counts are of committed rows and units. Speeds are of the last stretch
+    of work. When the output is complete, speeds are of the last run. `seconds_left` is None when no
+    driver works on the output. `cost` and `alerts` are the same as in the report.
     """
 
     name: str
@@ -65,7 +66,7 @@ def _open(output: str) -> tuple[Store, Manifest]:
 
 
 def status(output: str) -> Status:
-    """How the output stands now. Raises `OutputError` when it holds no run."""
+    """The state of an output now. Raises `OutputError` when the output holds no run."""
     store, manifest = _open(output)
     found, receipts = _current(output, store, manifest)
     pace = _pace(receipts.values())
@@ -116,7 +117,7 @@ class _Pace:
 
 
 def _pace(receipts: Iterable[Receipt]) -> _Pace:
-    """The last stretch of work: backwards from the last commit to the first standstill."""
+    """The last stretch of work: from the last standstill to the last commit."""
     rows = tokens = 0
     begin = last = None
     known = [receipt for receipt in receipts if "started" in receipt]
@@ -132,7 +133,10 @@ def _pace(receipts: Iterable[Receipt]) -> _Pace:
 
 
 def current_page(output: str) -> str:
-    """report.html as of now, also for a run that has not ended. Raises `OutputError`."""
+    """The page report.html as it is now, also for a run that has not ended.
+
+    Raises `OutputError` when the output holds no run.
+    """
     store, manifest = _open(output)
     found, read = _current(output, store, manifest)
     receipts = list((read or Ledger(store).receipts()).values())
@@ -140,9 +144,9 @@ def current_page(output: str) -> str:
 
 
 def current_report(output: str) -> Report:
-    """The report as of now: the last run's, or totals of the parts that are committed so far.
+    """The report as it is now: the saved report, or totals of the parts that are committed so far.
 
-    Raises `OutputError`.
+    Raises `OutputError` when the output holds no run.
     """
     return _current(output, *_open(output))[0]
 
@@ -150,7 +154,7 @@ def current_report(output: str) -> Report:
 def _current(
     output: str, store: Store, manifest: Manifest
 ) -> tuple[Report, Mapping[PartKey, Receipt]]:
-    """The report as of now, and the receipts where they were needed for it."""
+    """The report as it is now, and the receipts if they had to be read (otherwise {})."""
     ledger, saved = Ledger(store), load_report(store)
     done = ledger.committed()
     if saved is not None and saved.complete and len(done) == saved.parts:

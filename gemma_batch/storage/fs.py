@@ -1,7 +1,7 @@
-"""Locations: from a URL to the Store or Source behind it.
+"""Locations: opens the Store or the Source that a URL names.
 
-Locations are local paths (also `file://`) or `s3://bucket/prefix`; another kind is one more
-subclass of `Store` and one more branch here.
+A location is a local path (also `file://`) or `s3://bucket/prefix`. Another kind of location needs
+one more subclass of `Store` and one more branch here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def local_path(url: str) -> str:
 
 
 def open_store(url: str) -> Store:
-    """The store at `url`; nothing is touched yet. Raises `OutputError` for an unusable URL."""
+    """The store at `url`, without access to it yet. Raises `OutputError` for an unusable URL."""
     if is_s3(url):
         from gemma_batch.storage.s3 import S3Store
 
@@ -46,7 +46,10 @@ def open_store(url: str) -> Store:
 
 
 def open_source(url: str) -> Source:
-    """One file by its URL. Raises FileNotFoundError, `StorageError`."""
+    """The file at `url`, opened to read.
+
+    Raises FileNotFoundError, `StorageError`, and ValueError for an unknown scheme.
+    """
     if is_s3(url):
         from gemma_batch.storage.s3 import s3_source
 

@@ -1,8 +1,9 @@
-"""Which input files there are, what they were when we looked, and who reads them.
+"""Input files: finds the files of the input, their size and etag, their format and its reader.
 
-A path is a file, a folder (everything below it) or a glob, local or `s3://`. Names that start
-with `_` or `.` below a folder or matched by a glob are left out, as data sets have it. Nothing
-here reads contents, but for the first line of JSON lines, to tell OpenAI batch files apart.
+A path is a file, a folder (all files below it) or a glob, local or `s3://`. Files below a folder
+or found by a glob are left out when a part of their name starts with `_` or `.`, as is usual for
+data sets. This module reads no contents, with one exception: the first line of a JSON lines file
+shows whether the file is an OpenAI batch file.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Format = Literal["parquet", "jsonl", "csv", "openai"]
 FORMATS: tuple[Format, ...] = ("parquet", "jsonl", "csv", "openai")
-STAGED = "staged"  # written by a run itself, in another order than the input; not for people
+STAGED = "staged"  # the format of staged shards, which a run writes itself; not for the spec
 MAGIC = "*?["
 PEEKED_LINES = 8
 
@@ -33,7 +34,7 @@ PEEKED_LINES = 8
 def expand(paths: Sequence[str]) -> list[InputFile]:
     """Every file that the paths name, once, sorted by URL.
 
-    Raises `InputError` for a path that matches nothing or cannot be listed.
+    Raises `InputError` for a path that matches no file or cannot be listed.
     """
     found: dict[str, InputFile] = {}
     for path in paths:
@@ -49,7 +50,10 @@ def expand(paths: Sequence[str]) -> list[InputFile]:
 
 
 def stat(url: str) -> InputFile:
-    """The file as it is now. Raises `InputError` when it is gone, `StorageError`."""
+    """Size and etag of the file as it is now.
+
+    Raises `InputError` when the file does not exist, `StorageError` when storage fails.
+    """
     try:
         return _stat(url)
     except FileNotFoundError:
@@ -79,7 +83,7 @@ def _as_input_error(path: str, fn: Callable[[], T]) -> T:
     except StorageError as err:
         raise InputError(f"input.path: {err}") from err
     except ValueError as err:
-        # A client library's own sentence may quote an endpoint with its password.
+        # The error text of a client library may quote an endpoint together with its password.
         said = "check AWS_ENDPOINT_URL and AWS_REGION" if is_s3(path) else str(err)
         raise InputError(f"input.path {path!r} cannot be used: {said}") from err
 
@@ -113,7 +117,8 @@ def _expand_s3(path: str) -> list[InputFile]:
     if not any(char in key for char in MAGIC):
         folder = path.rstrip("/")
         return [InputFile(*one) for one in list_below(folder) if _is_data(one[0], folder)]
-    # Not s3fs's own glob: it leaves out whole folders when their listing fails, without a word.
+    # s3fs's own glob is not used: when the listing of a folder fails, it silently leaves out the
+    # whole folder.
     base, pattern = _fixed_part(path), re.compile(glob_translate(path))
     return [
         InputFile(*one)
@@ -135,7 +140,10 @@ def _is_data(url: str, base: str) -> bool:
 
 
 def formats_of(files: Iterable[InputFile], declared: str = "auto") -> set[str]:
-    """The formats among `files`; looks into one file of JSON lines, not into each."""
+    """The formats of `files`; opens at most one file of JSON lines.
+
+    Raises `InputError` as `detect_format`.
+    """
     if declared != "auto":
         return {detect_format("", declared)}
     found: dict[str, InputFile] = {}
@@ -147,7 +155,10 @@ def formats_of(files: Iterable[InputFile], declared: str = "auto") -> set[str]:
 
 
 def detect_format(url: str, declared: str = "auto") -> Format:
-    """The declared format, or what suffix and first line say. Raises `InputError`."""
+    """The format that is declared, otherwise the format by suffix and first line.
+
+    Raises `InputError` for a format or a suffix that is unknown, and for a file that is corrupt.
+    """
     if declared != "auto":
         for known in FORMATS:
             if declared == known:
@@ -177,7 +188,7 @@ def _is_openai(url: str) -> bool:
             try:
                 data = json.loads((line.data or b"").decode("utf-8"))
             except (ValueError, RecursionError):
-                continue  # a bad line is a row's business, not the file's
+                continue  # a bad line fails only its row, and says nothing about the format
             return (
                 isinstance(data, dict)
                 and "custom_id" in data
@@ -188,7 +199,10 @@ def _is_openai(url: str) -> bool:
 
 
 def reader_for(format: str) -> Reader:
-    """The reader of a format that `detect_format` returned."""
+    """The reader of a format: one that `detect_format` returned, or `STAGED`.
+
+    Raises `InputError` for an unknown format.
+    """
     if format == "parquet":
         from gemma_batch.storage.readers.parquet import ParquetReader
 

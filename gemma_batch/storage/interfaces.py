@@ -1,8 +1,9 @@
 """Interfaces of the storage room: Store, Source and InputFile. Every file system implements them.
 
-A Store writes whole objects only and never streams, so no half-written object can appear; its
-`create` is the primitive that every commit rests on. Listings are never cached. Errors come out
-as `StorageError` (or FileNotFoundError) in words, after the retries of `patience`.
+A Store writes whole objects only and never streams, so that a half-written object never exists.
+Every commit rests on the method `create`. Listings are never cached. A failing call is first tried
+again (see `patience`). Then it raises `StorageError`, with a sentence for people, or
+FileNotFoundError.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any
 
 
 class Store(ABC):
-    """Objects under a root, by keys relative to it such as 'results/part-00000.parquet'.
+    """Objects under a root URL. A key such as 'results/part-00000.parquet' is relative to the root.
 
-    Holds its URL and nothing else that matters, so it is cheap to build and can be pickled.
-    Every method raises `StorageError` when storage fails for good.
+    A store holds only its URL, so it is cheap to build and can be pickled. Every method raises
+    `StorageError` when storage fails for good.
     """
 
     def __init__(self, url: str) -> None:
@@ -27,34 +28,35 @@ class Store(ABC):
 
     @abstractmethod
     def read(self, key: str) -> bytes:
-        """The whole object. Raises FileNotFoundError when there is none."""
+        """The whole object. Raises FileNotFoundError when the object does not exist."""
 
     @abstractmethod
     def open(self, key: str) -> Source:
-        """The object as a seekable binary file. Raises FileNotFoundError."""
+        """The object as a seekable binary file. Raises FileNotFoundError like `read`."""
 
     @abstractmethod
     def create(self, key: str, data: bytes) -> bool:
-        """Put the object unless the key exists: True if this call made it, False otherwise.
+        """Put the object unless the key exists; returns True only if this call put the object.
 
-        Of any number of callers at once exactly one gets True; nobody ever sees a part of it.
+        When any number of callers create the same key at once, exactly one gets True. Readers see
+        the whole object or no object.
         """
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
-        """Put or replace the object, atomically."""
+        """Put the object, or replace an existing one, atomically."""
 
     @abstractmethod
     def exists(self, key: str) -> bool:
-        """Whether there is such an object, as of now."""
+        """Whether the object exists now."""
 
     @abstractmethod
     def list(self, prefix: str = "") -> list[str]:
-        """The keys of all objects below the folder `prefix`, sorted; [] when there are none."""
+        """The keys of all objects below the folder `prefix`, sorted; [] when it has no objects."""
 
     @abstractmethod
     def etag(self, key: str) -> str:
-        """What changes whenever the object does. Raises FileNotFoundError."""
+        """A text that changes whenever the object changes. Raises FileNotFoundError."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.url,)
@@ -64,10 +66,11 @@ class Store(ABC):
 
 
 class Source(io.RawIOBase):
-    """A file to read from by position; `fetch(start, length)` returns exactly those bytes.
+    """A file that is read by position. All sizes and positions are in bytes.
 
-    Its own failures are `StorageError`, so that whoever parses the bytes can tell a storage
-    that fails from a file that is corrupt. Sizes in bytes.
+    `fetch(start, length)` returns exactly these bytes; `size` is the size of the file. A failing
+    read raises `StorageError`. A parser can therefore tell storage that fails from a file that is
+    corrupt.
     """
 
     def __init__(
@@ -113,7 +116,7 @@ class Source(io.RawIOBase):
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """One input file. `size` in bytes; `etag` changes whenever the contents do."""
+    """One input file. `size` is in bytes; `etag` changes whenever the contents change."""
 
     url: str
     size: int

@@ -1,8 +1,8 @@
-"""Kept columns: whether a value fits the type planned for its column, and values as text.
+"""Kept columns: checks whether a value fits the type of its column, and writes values as text.
 
-Arrow converts silently where it can (2.5 becomes 2, unknown keys of a struct vanish); a kept
-value must come out as it went in, so what would lose something is refused. Only text takes
-anything: values that are not text are kept as JSON.
+Arrow silently converts values where it can: 2.5 becomes 2, and unknown keys of a struct vanish. A
+kept value must come out as it went in. A value that would change is therefore refused. Only a text
+column takes every value: a value that is not text is kept as JSON.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import pyarrow as pa
 from gemma_batch.rows import Row
 
 REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError)
-SHOWN = reprlib.Repr()  # in an error: short whatever the value is, however large and deep
+SHOWN = reprlib.Repr()  # shows a value in an error: short even for a large or deep value
 SHOWN.maxlevel, SHOWN.maxstring, SHOWN.maxother, SHOWN.maxlong = 2, 80, 80, 80
 
 
 def check_keep(values: Mapping[str, Any], schema: pa.Schema) -> None:
-    """Raises ValueError naming the first kept column whose value does not fit its type."""
+    """Raise ValueError, with the column's name, when the value of a kept column does not fit."""
     for field in schema:
         value = values.get(field.name)
         try:
@@ -38,7 +38,7 @@ def check_keep(values: Mapping[str, Any], schema: pa.Schema) -> None:
 
 
 def keep_column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """The values as a column; one that does not fit becomes null (see `check_keep`)."""
+    """The values as a column; a value that does not fit becomes null (see `check_keep`)."""
     return pa.array([_or_none(value, kind) for value in values], kind)
 
 
@@ -50,7 +50,10 @@ def _or_none(value: Any, kind: pa.DataType) -> Any:
 
 
 def keep_value(value: Any, kind: pa.DataType) -> Any:
-    """The value as `pa.array(..., kind)` keeps it whole. Raises ValueError when it cannot."""
+    """The value in a form that `pa.array(..., kind)` keeps without loss.
+
+    Raises one of `REFUSALS` when there is no such form.
+    """
     types = pa.types
     if value is None:
         return None
@@ -101,7 +104,10 @@ def _of(value: Any, kind: type | tuple[type, ...]) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """Text as it is; numbers, lists and objects as JSON; times in ISO 8601, bytes in base64."""
+    """A value as text: text unchanged, numbers, lists and objects as JSON, times in ISO 8601.
+
+    Bytes become base64, null becomes "null".
+    """
     if isinstance(value, str):
         return value
     if value is None or isinstance(value, bool | int | float | list | tuple | dict):
@@ -110,7 +116,7 @@ def as_text(value: Any) -> str:
 
 
 def as_json(value: Any) -> str:
-    """Valid JSON of anything: NaN and infinities are null, bytes base64, other things text."""
+    """Any value as valid JSON: NaN and infinities become null, bytes base64, other types text."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
     except (ValueError, TypeError):
@@ -136,7 +142,7 @@ def _cleaned(value: Any) -> Any:
 
 
 def keep_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
-    """The kept columns of `rows`; null where a row or its value could not be read as planned."""
+    """The kept columns of `rows`; null where a row failed or a value does not fit its column."""
     columns = [
         keep_column([(row.values or {}).get(field.name) for row in rows], field.type)
         for field in schema

@@ -1,8 +1,9 @@
 """The store on a local or mounted file system.
 
-An object is written to a temporary file below the root, synced, and then linked (create) or
-renamed (put) to its name: both are atomic and durable. Exclusive creation rests on hard links,
-which every POSIX file system has; where they are missing the store says so instead of pretending.
+An object is written to a temporary file below the root and synced. Then the file is linked
+(create) or renamed (put) to its name. Both steps are atomic and durable. Exclusive creation needs
+hard links, which every POSIX file system has. On another file system without hard links, `create`
+raises `StorageError`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def _call(path: str, fn: Callable[[], T]) -> T:
 
 
 class LocalStore(Store):
-    """Files below a folder, which is made when the first object is put."""
+    """Files below a folder. The folder is made when the first object is put."""
 
     def _path(self, key: str) -> str:
         return os.path.join(self.url, key)
@@ -82,7 +83,10 @@ class LocalStore(Store):
 
     @contextlib.contextmanager
     def _written(self, data: bytes, path: str) -> Iterator[str]:
-        """A synced temporary file with `data`, on the file system of `path`; gone afterwards."""
+        """Yield the path of a synced temporary file with `data`; the file is removed afterwards.
+
+        The temporary file is on the file system of `path`.
+        """
         folder = self._path(TEMP)
         os.makedirs(folder, exist_ok=True)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -124,12 +128,12 @@ class LocalStore(Store):
 
 
 def local_etag(status: os.stat_result) -> str:
-    """Modification time in nanoseconds and size."""
+    """The etag of a local file: modification time in nanoseconds and size in bytes, in hex."""
     return f"{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
 def local_source(path: str) -> Source:
-    """A local file. Raises FileNotFoundError, `StorageError`."""
+    """A local file, opened to read. Raises FileNotFoundError, `StorageError`."""
     descriptor = _call(path, lambda: os.open(path, os.O_RDONLY))
     return Source(
         path,
@@ -144,7 +148,7 @@ def _sync_folder(path: str) -> None:
     try:
         os.fsync(descriptor)
     except OSError as err:
-        # Some network file systems cannot sync folders; the file itself is synced already.
+        # Some network file systems cannot sync folders. The file in the folder is already synced.
         if err.errno not in {errno.EINVAL, errno.ENOTSUP}:
             raise
     finally:

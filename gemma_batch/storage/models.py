@@ -1,9 +1,10 @@
-"""A model's files: a local folder, an s3:// folder or a hub id.
+"""Model files: finds the files of a model in a local folder, an s3:// folder or on the hub.
 
-The small files (configuration, tokenizer, chat template) are needed to plan and to render; the
-weights only where an engine starts, and only s3:// weights are copied by us: once per node, under
-a lock. Copies live below GEMMA_BATCH_CACHE (default ~/.cache/gemma_batch), in folders named by
-what they hold, so that a changed model is never mixed with an old copy.
+Planning and rendering need only the small files: configuration, tokenizer, chat template. An
+engine needs the weights too. This module copies only weights in s3:// folders: once per node,
+under a lock. Copies are below GEMMA_BATCH_CACHE (default ~/.cache/gemma_batch). The name of a
+copy's folder contains a digest of its files, so that a changed model is never mixed with an old
+copy.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ DOWNLOADS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
-    """A local folder with the small files; the commit or digest they are of; bytes of weights."""
+    """The small files of a model in the local folder `path`.
+
+    `revision` is the commit on the hub, a digest for an s3:// folder, and None for a local folder.
+    `weight_bytes` is the size of the safetensors files in bytes; None when there are none.
+    """
 
     path: str
     revision: str | None
@@ -46,7 +51,10 @@ class ModelFiles:
 
 
 def model_files(model: str, revision: str | None = None) -> ModelFiles:
-    """The small files of a model, on this machine. Raises `ModelError` saying what to do."""
+    """The small files of a model, on this machine; fetches them when they are elsewhere.
+
+    Raises `ModelError`, with a sentence about what to do, and `StorageError`.
+    """
     if _is_hub_id(model):
         found = _from_hub(model, revision)
     elif is_s3(model):
@@ -68,12 +76,13 @@ def model_files(model: str, revision: str | None = None) -> ModelFiles:
 def fetch_weights(
     model: str, revision: str | None = None, *, weights: bool = True, streamed: bool = False
 ) -> str:
-    """What an engine on this node loads: a local folder, or the hub id unchanged.
+    """The name under which an engine on this node loads the model: a local folder or a hub id.
 
-    An s3:// folder is copied here first, by one process per node while the others wait; without its
-    weights where the engine reads them itself (`streamed`). Without `weights` (an engine that makes
-    them up) there need not be any. Raises `ModelError`, also for a folder without safetensors, and
-    `StorageError`.
+    An s3:// folder is first copied to this node. One process per node copies it while the other
+    processes wait. The weights are not copied when the engine reads them from S3 (`streamed`) or
+    needs no weights (`weights` is False: the engine makes up its weights). A hub id is returned
+    unchanged. Raises `StorageError`, and `ModelError`, also when `weights` is True and the folder
+    has no safetensors files.
     """
     if _is_hub_id(model):
         return model
@@ -133,7 +142,7 @@ def _no_revision(model: str, revision: str | None) -> None:
 
 
 def _objects(model: str, revision: str | None) -> tuple[list[tuple[str, int, str]], str]:
-    """Name, size and URL of the folder's files, and a digest that changes when one does."""
+    """Name, bytes and URL of each file in the folder, and a digest that changes with any file."""
     from gemma_batch.storage.s3 import list_below
 
     _no_revision(model, revision)
@@ -150,7 +159,7 @@ def _objects(model: str, revision: str | None) -> tuple[list[tuple[str, int, str
 
 
 def _cached(model: str, digest: str, part: str, files: list[tuple[str, int, str]]) -> str:
-    """A local folder with the files, which exists only when it is complete."""
+    """A local folder with the files. The folder has this name only when it is complete."""
     from filelock import FileLock
 
     root = Path(os.environ.get("GEMMA_BATCH_CACHE") or "~/.cache/gemma_batch").expanduser()
@@ -172,7 +181,7 @@ def _cached(model: str, digest: str, part: str, files: list[tuple[str, int, str]
 
 
 def _download(files: list[tuple[str, int, str]], folder: Path) -> None:
-    # What an interrupted copy has finished is kept; the folder gets its name at the very end.
+    # Files that an interrupted copy has finished stay. The folder gets its final name at the end.
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir(exist_ok=True)
     missing = sum(size for name, size, _ in files if not (partial / name).exists())
@@ -202,7 +211,7 @@ def _download_one(url: str, path: Path) -> None:
 def _from_hub(model: str, revision: str | None) -> ModelFiles:
     from huggingface_hub import HfApi, constants, errors, snapshot_download
 
-    # Which HTTP library the hub's client is built on differs between its versions.
+    # Versions of the hub's client differ in the HTTP library that they are built on.
     bases = errors.HfHubHTTPError.__mro__
     http_error: Any = next(c for c in bases if c.__name__ == "HTTPError")
     options: dict[str, Any] = {"allow_patterns": list(SMALL_FILES), "etag_timeout": HUB_SECONDS}
@@ -245,7 +254,7 @@ def _without_password(url: str) -> str:
 
 
 def _from_hub_cache(model: str, revision: str | None, cause: Exception) -> ModelFiles:
-    """The copy that an earlier download left on this machine."""
+    """The copy of the small files that an earlier download left on this machine."""
     from huggingface_hub import errors, snapshot_download
 
     try:
@@ -255,7 +264,7 @@ def _from_hub_cache(model: str, revision: str | None, cause: Exception) -> Model
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError, ValueError):
         raise _unreachable(model, cause) from cause
     files = [(file.name, file.stat().st_size) for file in Path(path).iterdir()]
-    # The cache names a snapshot by its commit; weights may be there in part or not at all.
+    # The cache names a snapshot by its commit. Some or all of the weights may be missing.
     return ModelFiles(path=path, revision=Path(path).name, weight_bytes=_weight_bytes(files))
 
 

@@ -1,7 +1,8 @@
 """Parts: the names, columns and footers of the Parquet files in an output.
 
-A part is built in memory and put whole. Its footer carries the receipt and the failures of its
-unit, so one file settles all of a unit's rows; what the receipt says is not known here.
+A part is built in memory and put whole. The footer of a part carries the receipt and the failures
+of its unit, so that one file settles all rows of the unit. This module does not know the contents
+of a receipt.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ RECEIPT, FAILURES = b"gemma_batch.receipt", b"gemma_batch.failures"
 NAME = re.compile(
     r"part-(\d{5,})-(\d{10,})(?:-(?!retry\d*[.-])([a-z][a-z0-9_]*))?(?:-retry([1-9]\d*))?\.parquet"
 )
-# Beside these, an answer's own columns stand after `id` (see `answering/answers.py`).
+# The columns of the answer come between `id` and the other columns (see `answering/answers.py`).
 RESULT_COLUMNS = {
     "id": pa.string(),
     "prompt_tokens": pa.int32(),
@@ -53,10 +54,10 @@ Column: TypeAlias = Sequence[Any] | pa.Array | pa.ChunkedArray
 
 @dataclass(frozen=True, slots=True, order=False)
 class PartKey:
-    """What identifies a part in an output: a unit, by its first row, on one route of one step.
+    """The key of a part in an output: one unit on one route of one step, in one generation.
 
-    `generation` > 0 is a retry. `step` None is the last step of the job (or its only one): its
-    parts are the results.
+    Shard and first row identify the unit. `generation` > 0 is a retry. `step` None means the last
+    step of the job, or its only step; the parts of this step are the results.
     """
 
     shard: int
@@ -74,12 +75,12 @@ class PartKey:
 
     @property
     def path(self) -> str:
-        """Where the part is in the output."""
+        """The path of the part in the output."""
         return f"{parts_folder(self.step)}/{self.name}"
 
     @property
     def errors_path(self) -> str:
-        """Where the errors file of the unit is, of all its generations."""
+        """The path of the unit's errors file in the output, one for all its generations."""
         return f"{ERRORS}/{self.base.name}"
 
     @property
@@ -89,12 +90,12 @@ class PartKey:
 
 
 def parts_folder(step: str | None = None) -> str:
-    """The folder of a step's parts. Only the last step's are results that people read."""
+    """The folder of a step's parts. Only the parts of the last step (None) are results."""
     return RESULTS if step is None else f"{STEPS}/{step}"
 
 
 def parse_part_name(name: str, step: str | None = None) -> PartKey | None:
-    """The key of a part of a step, by its file name; None for any other file."""
+    """The key of a part of a step by its file name; None for a name that is no part's."""
     match = NAME.fullmatch(name)
     if match is None:
         return None
@@ -102,13 +103,13 @@ def parse_part_name(name: str, step: str | None = None) -> PartKey | None:
 
 
 def results_schema(keep: pa.Schema, answer: Sequence[tuple[str, pa.DataType]]) -> pa.Schema:
-    """Kept columns, the row's id, the columns of its answer, and what is known of its way."""
+    """The columns of a part: kept columns, `id`, the answer's columns, the other result columns."""
     first, *rest = RESULT_COLUMNS.items()
     return pa.schema([*_nullable(keep), first, *answer, *rest])
 
 
 def errors_schema(keep: pa.Schema) -> pa.Schema:
-    """Kept columns, then what is known of a row without an answer."""
+    """The columns of an errors file: kept columns, then the error columns."""
     return pa.schema([*_nullable(keep), *ERROR_COLUMNS.items()])
 
 
@@ -122,7 +123,10 @@ def build_results(
     receipt: Mapping[str, Any],
     failures: Sequence[Mapping[str, Any]] = (),
 ) -> bytes:
-    """A part: the columns of `schema`, its receipt, and the unit's failures (plain data)."""
+    """A part as the bytes of a Parquet file: the columns of `schema`, the receipt and failures.
+
+    `receipt` and `failures` are plain data and go into the footer.
+    """
     packed = pa.compress(as_json(list(failures)).encode(), "zstd", asbytes=True)
     footer = {
         RECEIPT: as_json(dict(receipt)).encode(),
@@ -132,7 +136,7 @@ def build_results(
 
 
 def build_errors(columns: Mapping[str, Column], keep: pa.Schema) -> bytes:
-    """An errors file; `row` holds the input rows as dicts (None: could not be read)."""
+    """An errors file as bytes. Column `row` holds input rows as dicts (None: could not be read)."""
     rows = [None if row is None else as_json(row) for row in columns["row"]]
     return _write(_table({**columns, "row": rows}, errors_schema(keep)), {})
 
@@ -147,7 +151,7 @@ def _column(values: Column, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     try:
         return pa.array(values, kind)
     except UnicodeEncodeError:
-        # Text that no encoding can hold must not cost a unit its commit.
+        # A text that UTF-8 cannot encode must not stop the commit of the unit.
         return pa.array([_encodable(value) for value in values], kind)
     except (pa.ArrowException, OverflowError):
         return keep_column(values, kind)
@@ -163,14 +167,17 @@ def _write(table: pa.Table, footer: Mapping[bytes, bytes]) -> bytes:
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
         writer.write_table(table)
-        # Into the file's own metadata only: the schema's would be stored twice.
+        # Parquet stores the metadata of a schema twice, so this goes into the file's metadata.
         if footer:
             writer.add_key_value_metadata(dict(footer))
     return sink.getvalue()
 
 
 def read_receipt(source: bytes | BinaryIO | Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Receipt and failures of a part, from its footer alone. Raises `OutputError`."""
+    """Receipt and failures of a part; reads only the footer.
+
+    Raises `OutputError` when the file is no part or is damaged.
+    """
     where = getattr(source, "name", "a part")
     try:
         found = pq.read_metadata(_file(source)).metadata or {}
@@ -185,7 +192,7 @@ def read_receipt(source: bytes | BinaryIO | Any) -> tuple[dict[str, Any], list[d
 
 
 def row_count(source: bytes | BinaryIO | Any) -> int:
-    """Rows of a Parquet file, from its footer. Raises `OutputError`."""
+    """How many rows a Parquet file has, by its footer. Raises `OutputError` for another file."""
     try:
         return int(pq.read_metadata(_file(source)).num_rows)
     except (ValueError, OSError) as err:

@@ -1,8 +1,9 @@
-"""Retrying what may pass, and putting into words what will not.
+"""Patience: tries a failing storage call again, and turns a lasting error into a sentence.
 
-An error is classified by its type and HTTP status only, never by its text. The sentences made
-here carry URLs, error codes and host names, but nothing a server or client library wrote, so no
-credential can slip into a log. It knows no file system; local and S3 errors both come here.
+The type and the HTTP status of an error classify the error, never its text. The sentences contain
+URLs, error codes and host names. They contain no text that a server or a client library wrote, so
+that no credential can get into a log. The module knows no file system: it handles the errors of
+local files and of S3.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from gemma_batch.errors import StorageError
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-TRIED = "_gemma_batch_tried"  # on an error: for how many seconds the call was tried
-TELL_AFTER = 5.0  # seconds of failing before people hear of it
+TRIED = "_gemma_batch_tried"  # attribute of an error: for how many seconds the call was tried
+TELL_AFTER = 5.0  # seconds of failing before a warning is logged
 TRANSIENT_STATUS = {408, 409, 429, 500, 502, 503, 504}
 TRANSIENT_ERRNO = {
     errno.EAGAIN, errno.EBUSY, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED,
@@ -39,8 +40,11 @@ _patience = QUICK_SECONDS = 8.0
 
 
 def set_patience(seconds: float) -> None:
-    """For how long calls of this process are tried again: short while a person waits for a plan,
-    long (`policy.storage_patience`) where giving up would stop a run that costs money."""
+    """Set for how many seconds this process tries a failing call (default: `QUICK_SECONDS`).
+
+    The time is short while a person waits for a plan. It is long (`policy.storage_patience`) when
+    giving up would stop a run that costs money.
+    """
     global _patience
     _patience = seconds
 
@@ -48,10 +52,11 @@ def set_patience(seconds: float) -> None:
 def with_retries(
     fn: Callable[[], T], *, what: str = "storage", base: float = 0.2, cap: float = 5.0
 ) -> T:
-    """`fn()`, again while it fails transiently, until the patience of this process is used up.
+    """Call `fn` again while it fails with a transient error and the process has patience left.
 
-    `base` and `cap` are those of `pause`, in seconds. The last error is raised as it is. A failure
-    that lasts is logged once, and once more when it is over.
+    `base` and `cap` go to `pause`, in seconds; `what` names the storage in a log. The last error
+    is raised unchanged. A failure that lasts more than `TELL_AFTER` seconds is logged once, and
+    its end is logged once.
     """
     started, told = time.monotonic(), False
     for i in itertools.count():
@@ -77,7 +82,7 @@ def with_retries(
 
 
 def brief(err: BaseException) -> str:
-    """The kind of an error in a word or two, without anything a server wrote."""
+    """The kind of an error in one or two words, without any text that a server wrote."""
     status = http_status(err)
     return f"HTTP {status} {s3_code(err)}".strip() if status is not None else type(err).__name__
 
@@ -86,7 +91,7 @@ def is_transient(err: BaseException) -> bool:
     """Whether the same call may succeed later."""
     status = http_status(err)
     if status is not None:
-        # S3 answers 400 RequestTimeout to a slow upload; s3fs makes that a TimeoutError.
+        # S3 answers 400 RequestTimeout to a slow upload. s3fs turns that answer into TimeoutError.
         return status in TRANSIENT_STATUS or isinstance(err, TimeoutError)
     if any(isinstance(e, connection_errors()) for e in _chain(err)):
         return True
@@ -96,9 +101,9 @@ def is_transient(err: BaseException) -> bool:
 
 
 def connection_errors() -> tuple[type[BaseException], ...]:
-    """What the S3 client raises when there is no (complete) HTTP answer."""
+    """The exceptions of the S3 client for an HTTP answer that is missing or incomplete."""
     if "botocore.exceptions" not in sys.modules:
-        return ()  # then nothing can have raised them, and local work stays light
+        return ()  # without botocore no such error can exist; work on local files loads no client
     import aiohttp
     from botocore import exceptions, parsers
     from fsspec.exceptions import FSTimeoutError
@@ -114,14 +119,14 @@ def connection_errors() -> tuple[type[BaseException], ...]:
 
 
 def http_status(err: BaseException) -> int | None:
-    """The HTTP status that the error, or what it was made from, carries."""
+    """The HTTP status of the error or of its causes; None when there is none."""
     answer = _answer(err)
     status = (answer or {}).get("ResponseMetadata", {}).get("HTTPStatusCode")
     return int(status) if status is not None else None
 
 
 def s3_code(err: BaseException) -> str:
-    """S3's own code, such as 'NoSuchBucket'; '' when there is none."""
+    """The S3 error code, such as 'NoSuchBucket'; '' when there is none."""
     return str((_answer(err) or {}).get("Error", {}).get("Code", ""))
 
 
@@ -141,7 +146,7 @@ def _chain(err: BaseException) -> Iterator[BaseException]:
 
 
 def explain(err: BaseException, url: str) -> StorageError:
-    """The error as one sentence: what, where, what to do."""
+    """The error as a `StorageError` with one sentence: what failed, where, and what to do."""
     status, code = http_status(err), s3_code(err)
     kinds = {type(e).__name__ for e in _chain(err)}
     bucket = urlsplit(url).netloc
@@ -192,7 +197,7 @@ def _tried(err: BaseException) -> str:
 
 
 def endpoint_url() -> str | None:
-    """The endpoint that the environment asks for, None for AWS itself."""
+    """The endpoint URL in the environment; None means AWS."""
     return next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), None)
 
 
@@ -200,5 +205,5 @@ def _endpoint() -> str:
     given = endpoint_url()
     if given is None:
         return "AWS"
-    parts = urlsplit(given)  # without any user:password@ in it
+    parts = urlsplit(given)  # host and port only: the URL may contain user:password@
     return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)

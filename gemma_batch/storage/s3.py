@@ -1,9 +1,10 @@
-"""The store on S3 and what speaks its protocol, through s3fs.
+"""The store on S3 and on object stores with the protocol of S3, through s3fs.
 
-Credentials, region and endpoint come from the standard AWS chain and environment; there are no
-settings of our own. The client's own retries are off, so that there is one policy. A create
-carries a token in the object's metadata: whoever repeated a request whose answer was lost (the
-HTTP library does so by itself), the token tells whether the object there is our own.
+Credentials, region and endpoint come from the standard AWS chain and environment; this package
+adds no settings. The retries of the client are off, so that `patience` alone decides about
+retries. Each create puts a token into the metadata of the object. When the answer to a create is
+lost, the HTTP library or `patience` repeats the request, and then the key exists already. The
+token tells whether this create or another caller put the object.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CONNECT_SECONDS, READ_SECONDS, CONNECTIONS = 5, 60, 64
 
 
 def file_system() -> Any:
-    """The s3fs file system of this process, for the environment as it is now."""
+    """The s3fs file system of this process, with the endpoint that the environment names now."""
     import s3fs
 
     fs = s3fs.S3FileSystem(
@@ -49,7 +50,7 @@ def file_system() -> Any:
 
 
 def call(url: str, fn: Callable[[], T]) -> T:
-    """`fn()` with retries; errors come out as FileNotFoundError or `StorageError`."""
+    """Call `fn` with retries. Raises FileNotFoundError or `StorageError` for every S3 error."""
     import botocore.exceptions
 
     try:
@@ -61,12 +62,12 @@ def call(url: str, fn: Callable[[], T]) -> T:
     except (
         OSError, ValueError, botocore.exceptions.BotoCoreError, *connection_errors()
     ) as err:  # fmt: skip
-        # ValueError: botocore found the endpoint malformed, and would print it, password and all.
+        # botocore raises ValueError for a malformed endpoint, and quotes it with its password.
         raise explain(err, url) from err
 
 
 def head(url: str) -> tuple[int, str]:
-    """Size and ETag of an object. Raises FileNotFoundError, `StorageError`."""
+    """Size in bytes and ETag of an object. Raises FileNotFoundError, `StorageError`."""
     found = _head(url)
     return int(found["ContentLength"]), str(found.get("ETag", "")).strip('"')
 
@@ -82,7 +83,7 @@ def _head(url: str) -> dict[str, Any]:
 
 
 def split(url: str) -> tuple[str, str]:
-    """Bucket and key."""
+    """The bucket and the key in an s3:// URL."""
     bucket, _, key = url.removeprefix("s3://").partition("/")
     return bucket, key
 
@@ -116,7 +117,8 @@ class S3Store(Store):
                     url, data, chunksize=SINGLE_PUT, mode="create", Metadata={CREATE_MARK: token}
                 )
             except Exception as err:
-                # 409 is AWS's 'two at once, try again', and some others' answer to the loser.
+                # AWS answers 409 when two callers create at once and one has to try again. Some
+                # other stores answer 409 when the key exists.
                 if not isinstance(err, FileExistsError) and http_status(err) not in {409, 412}:
                     raise
                 try:
@@ -144,7 +146,10 @@ class S3Store(Store):
 
 
 def list_below(folder: str) -> list[tuple[str, int, str]]:
-    """URL, size and ETag of every object below `folder`, placeholders of folders left out."""
+    """URL, size in bytes and ETag of every object below `folder`, without placeholders of folders.
+
+    Raises `StorageError`, also when the bucket does not exist.
+    """
     bucket = urlsplit(folder).netloc
     try:
         found = call(folder, lambda: file_system().find(folder, detail=True))
@@ -158,7 +163,11 @@ def list_below(folder: str) -> list[tuple[str, int, str]]:
 
 
 def s3_source(url: str) -> Source:
-    """One object. A read fails when the object was replaced meanwhile (If-Match)."""
+    """One object, opened to read. Raises FileNotFoundError, `StorageError`.
+
+    Every read asks for the same version (If-Match): it raises `StorageError` when the object was
+    replaced or deleted after it was opened.
+    """
     file = call(url, lambda: file_system().open(url, "rb", cache_type="none"))
 
     def fetch(start: int, length: int) -> bytes:

@@ -1,6 +1,7 @@
 """Airflow: an operator that runs a spec on a Ray cluster, its trigger and its link.
 
-Importing it needs Airflow, and neither Ray nor vLLM: a DAG processor parses it every few seconds.
+Importing this package needs Airflow, but neither Ray nor vLLM: Airflow's DAG processor imports it
+every few seconds.
 """
 
 from gemma_batch.ops.airflow.link import RayJobLink

@@ -1,8 +1,8 @@
-"""From an Airflow connection to the cluster's jobs.
+"""Connection: opens the jobs of the cluster that an Airflow connection names.
 
-A generic `http` connection is enough: host (and port, schema) are those of the dashboard, the
-password is the cluster's token, and `{"link": "https://..."}` in its extra is the address under
-which people reach the dashboard, where that is another one.
+A generic `http` connection is enough. Host, port and schema are those of the dashboard, and the
+password is the token of the cluster. When people reach the dashboard at another address, put
+`{"link": "https://..."}` into the extra of the connection.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def jobs_of(connection: Any) -> RayJobs:
     """The jobs of the cluster of a connection. Blocks; raises `UserError` and `ClusterError`."""
     from gemma_batch.ops.ray_jobs import RayJobs
 
-    # Without a password there is no token, whatever this process's environment holds: it would
-    # be another cluster's.
+    # Without a password no token is sent. A token in the environment of this process would be the
+    # token of another cluster.
     return RayJobs(address_of(connection), token=connection.password or "")
 
 
 def address_of(connection: Any) -> str:
-    """The dashboard's URL."""
+    """The URL of the dashboard. Raises `UserError` when the connection names no host."""
     host = (connection.host or "").strip().rstrip("/")
     if not host:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What a task hands on: a small dict, read from the output itself and never from a log."""
+"""Facts: the small dict that a task hands on, read from the output and never from a log."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ COPIED = (
 
 
 def facts_of(output: str, submission_id: str) -> dict[str, Any]:
-    """Totals of an output, over all runs on it, as plain data.
+    """The totals of an output, over all its runs, as plain data.
 
-    Blocks, and needs to read the output but no cluster. `cost` is None unless the spec has a price.
-    Raises `OutputError` when there is no run.
+    This call blocks. It reads the output and needs no cluster. `cost` is None unless the spec has
+    a price. Raises `OutputError` when the output holds no run.
     """
     from gemma_batch.reporting.status import current_report
 
@@ -31,6 +31,6 @@ def facts_of(output: str, submission_id: str) -> dict[str, Any]:
 
 
 def failures_of(facts: dict[str, Any]) -> str:
-    """For example `12 of 600 rows failed (null_value 12)`."""
+    """The failed rows in words, for example `12 of 600 rows failed (null_value 12)`."""
     codes = ", ".join(f"{code} {count:,}" for code, count in facts["failures"].items())
     return f"{facts['failed']:,} of {facts['rows']:,} rows failed ({codes})"

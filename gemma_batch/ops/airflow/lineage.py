@@ -1,4 +1,4 @@
-"""OpenLineage: what a task read and wrote, where Airflow's OpenLineage provider is installed."""
+"""Lineage: names the input and the output of a task for Airflow's OpenLineage provider."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def place_of(path: str) -> tuple[str, str]:
 def lineage_of(spec: JobSpec, facts: dict[str, Any] | None, job: tuple[str, str] | None) -> Any:
     """Airflow's `OperatorLineage`: inputs, output with its row count, and the job as run facet.
 
-    `job` is the submission id and the dashboard. Raises `ImportError` without the provider.
+    `job` is the submission id and the URL of the job's page. Raises `ImportError` without the
+    provider.
     """
     from airflow.providers.common.compat.openlineage.facet import (
         Dataset,

@@ -1,4 +1,4 @@
-"""The link from a task to its job's page on the Ray dashboard."""
+"""The link from a task to the page of its job on the Ray dashboard."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from airflow.sdk import BaseOperatorLink
 
 
 class RayJobLink(BaseOperatorLink):
-    """Shown as soon as the job is submitted: the operator stores the URL under `xcom_key` then."""
+    """The link; Airflow shows it as soon as the operator has stored the URL under `xcom_key`.
+
+    The operator stores the URL when it has submitted the job.
+    """
 
     @property
     def name(self) -> str:
-        """What the button says."""
+        """The text on the button."""
         return "Ray job"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """The URL, stored once more by Airflow when the task ends; empty before a job exists."""
+        """The URL; empty before a job exists. Airflow stores it again when the task ends."""
         return str(operator.job_url or "")

@@ -1,8 +1,8 @@
-"""The operator: submits a spec as a Ray job, waits for it, and hands on what came out.
+"""The operator: submits a spec as a Ray job, waits for the job, and hands on its totals.
 
-Whatever dies, the task finds its job again: the submission id is a function of output and
-fingerprint, so nothing has to be remembered in Airflow, and a retry attaches to what still runs or
-resumes the same output as the job's next attempt.
+A task finds its job again after any crash. The submission id is a function of output and
+fingerprint, so Airflow has to remember nothing. A retry of the task attaches to the job if the job
+still runs. Otherwise the retry starts the next attempt of the job, which resumes the same output.
 """
 
 from __future__ import annotations
@@ -33,14 +33,17 @@ if TYPE_CHECKING:
 class GemmaBatchOperator(BaseOperator):
     """Run a spec on a Ray cluster; the result is a small dict (see `facts_of`).
 
-    `spec` is a dict, or the path of a YAML file on the worker. `overrides` are those of `--set`, as
-    a list of `a.b=c`. A dict's values and `overrides` are templates of Airflow, except the dict's
-    `prompt`, whose braces are for the rows' columns; a file is taken as it is. `conn_id` names the
-    cluster (see `connection`), `python` is the interpreter there, `env` variables for the driver
-    (no secrets). Deferrable, it holds a worker only while it submits and at the end;
-    `execution_timeout` stops the job in both modes. What a retry cannot mend (a wrong spec, more
-    failed rows than `policy.max_failed`) fails at once. Each asset in `outlets` gets the result as
-    the extra of its event; an `AssetAlias` gets the output as an asset.
+    `spec` is a dict, or the path of a YAML file on the Airflow worker. `overrides` are a list of
+    `a.b=c`, as for `--set`. Airflow renders templates in the fields of `template_fields`, except in
+    a dict's `prompt`: its braces name columns of the rows. A file is used as it is. `conn_id` names
+    the Airflow connection of the cluster (see `connection`). `python` is the interpreter on the
+    cluster. `env` are environment variables for the driver; put no secrets there.
+
+    With `deferrable` the task uses an Airflow worker only while it submits and at the end.
+    `execution_timeout` stops the job with and without `deferrable`. `poll_seconds` is the pause
+    between two questions to the cluster. When a retry cannot help, the task fails without a retry:
+    for a wrong spec, or for more failed rows than `policy.max_failed`. Each asset in `outlets` gets
+    the result as the extra of its event. An `AssetAlias` gets the output as an asset.
     """
 
     template_fields: ClassVar[Sequence[str]] = ("spec", "overrides", "conn_id", "python", "env")
@@ -74,7 +77,7 @@ class GemmaBatchOperator(BaseOperator):
         self._killed = False
 
     def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
-        """Airflow's rendering of a field, or of a part of one; it leaves the prompt alone."""
+        """Render Airflow templates in a field or in a part of a field, but not in the prompt."""
         if isinstance(self.spec, Mapping) and content is self.spec.get("prompt") is not None:
             return content
         return super().render_template(content, *args, **kwargs)
@@ -89,14 +92,14 @@ class GemmaBatchOperator(BaseOperator):
         return JobSpec.load(self.spec, self.overrides)
 
     def execute(self, context: Any) -> dict[str, Any]:
-        """Submit or attach; then defer, or wait here."""
+        """Submit the job or attach to it; then defer, or wait for the job in this process."""
         with _mended_by_no_retry():
             spec = self.job_spec()
             connection = BaseHook.get_connection(self.conn_id)
             jobs = self._jobs = jobs_of(connection)
             job = self._submit(jobs, spec, context)
         self.job_url = page_of(connection, job.id)
-        # While the task still runs or is deferred, the link is wanted most.
+        # People need the link most while the task runs or is deferred, so it is stored now.
         context["ti"].xcom_push(key=RayJobLink().xcom_key, value=self.job_url)
         if self._killed:
             jobs.cancel(job.id)
@@ -114,7 +117,11 @@ class GemmaBatchOperator(BaseOperator):
         return self.execute_complete(context, event)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
-        """Judge the end of the job, which the trigger tells, and hand on what came out."""
+        """Judge the end of the job by the trigger's `event`, and return the totals.
+
+        Raises `AirflowFailException` when a retry cannot help, `AirflowTaskTimeout` after
+        `execution_timeout`, otherwise `AirflowException` when the job has failed.
+        """
         job, status, code = event["submission_id"], event["status"], event["exit_code"]
         self._submission_id = job
         self.job_url = self.job_url or page_of(BaseHook.get_connection(self.conn_id), job)
@@ -138,9 +145,10 @@ class GemmaBatchOperator(BaseOperator):
         )
 
     def on_kill(self) -> None:
-        """Stop the job, which has time to end in order: SIGTERM, or the task's timeout.
+        """Stop the job, after SIGTERM or the task's timeout; the job has time to end in order.
 
-        Called from a signal handler: it uses the client that is there, and waits for nothing.
+        Airflow calls this in a signal handler. It therefore uses the existing client and does not
+        wait.
         """
         self._killed = True
         if self._jobs is not None and self._submission_id is not None:
@@ -148,7 +156,7 @@ class GemmaBatchOperator(BaseOperator):
             self.log.info("stopped %s", self._submission_id)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """What the task read and wrote, for Airflow's OpenLineage provider."""
+        """The input and the output of the task, for Airflow's OpenLineage provider."""
         job = (self._submission_id, self.job_url or "") if self._submission_id else None
         return lineage_of(self.job_spec(), self._facts, job)
 
@@ -196,7 +204,7 @@ class GemmaBatchOperator(BaseOperator):
 
 @contextlib.contextmanager
 def _mended_by_no_retry() -> Iterator[None]:
-    """Fail the task for good where a person has to change something first."""
+    """Fail the task without a retry when a person has to change something first."""
     try:
         yield
     except ClusterError:  # a cluster may come back

@@ -1,4 +1,7 @@
-"""The trigger: waits for a Ray job in a triggerer's loop, with the job's log in the task's log."""
+"""The trigger: waits for a Ray job in the triggerer's event loop, and copies the job's log.
+
+The log of the job goes into the log of the task.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,9 @@ if TYPE_CHECKING:
 class GemmaBatchTrigger(BaseTrigger):
     """Fires once, when the job has ended (see `watch`).
 
-    It is stored in Airflow's database, so it holds names and no token. A triggerer that dies takes
-    nothing with it: the next one makes the trigger anew, and the log starts from its beginning.
+    Airflow stores the trigger in its database, so the trigger holds names and no token. When a
+    triggerer dies, nothing is lost: the next triggerer makes the trigger again, and the log starts
+    from its beginning.
     """
 
     def __init__(
@@ -38,7 +42,7 @@ class GemmaBatchTrigger(BaseTrigger):
         self.deadline = deadline
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """What makes an equal trigger in another process."""
+        """The class path and the arguments that make an equal trigger in another process."""
         return (
             "gemma_batch.ops.airflow.trigger.GemmaBatchTrigger",
             {
@@ -50,7 +54,7 @@ class GemmaBatchTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """One event, whose payload `GemmaBatchOperator.execute_complete` understands."""
+        """Yield one event for `GemmaBatchOperator.execute_complete`."""
         yield TriggerEvent(
             await watch(
                 self._connect,
@@ -62,9 +66,10 @@ class GemmaBatchTrigger(BaseTrigger):
         )
 
     async def on_kill(self) -> None:
-        """Stop the job: a person has ended or cleared the task.
+        """Stop the job when a person has ended or cleared the task.
 
-        `cleanup` would be the wrong place, it also runs when a triggerer restarts.
+        This is not done in `cleanup`, because Airflow also calls `cleanup` when a triggerer
+        restarts.
         """
         jobs = await self._connect()
         await asyncio.to_thread(jobs.cancel, self.submission_id)

@@ -1,8 +1,9 @@
-"""Watching a job until it ends: its state is asked for, its log comes over a stream of its own.
+"""Watch: waits until a job ends; asks for its state and reads its log from a separate stream.
 
-Used by the trigger in a triggerer's loop, and by the synchronous operator in a loop of its own.
-Nothing here blocks the loop: Ray's client does, so it is called in threads. The end is never
-learnt from the stream, which can go silent without breaking.
+The trigger runs `watch` in the event loop of a triggerer. The synchronous operator runs it in a
+new event loop. Ray's client blocks, so it is called in threads, and nothing here blocks the event
+loop. The stream of the log never tells that the job has ended, because the stream can go silent
+without an error.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from gemma_batch.errors import ClusterError, ClusterLost
 if TYPE_CHECKING:
     from gemma_batch.ops.ray_jobs import Job, RayJobs
 
-PATIENCE_SECONDS = 600.0  # for a dashboard that does not answer: a head node that is replaced
-LAST_LINES_SECONDS = 20.0  # for what the driver said last to arrive
+PATIENCE_SECONDS = 600.0  # wait for a dashboard without answer: its head node may be replaced
+LAST_LINES_SECONDS = 20.0  # wait for the driver's last lines to arrive
 MESSAGE_LINES, MESSAGE_CHARS = 8, 2000
 LOST, UNREACHABLE, OVERDUE = "LOST", "UNREACHABLE", "OVERDUE"
 
@@ -32,10 +33,12 @@ async def watch(
     every: float,
     deadline: float | None = None,
 ) -> dict[str, Any]:
-    """What became of a job, as plain data (see `event_of`), when it has ended.
+    """Wait until a job has ended; returns its end as plain data (see `event_of`).
 
-    `status` is Ray's word or LOST (the cluster was restarted and has forgotten it), UNREACHABLE or
-    OVERDUE (it was still running at `deadline`, in Unix time, and was stopped).
+    `every` is the pause between two questions in seconds, `deadline` is in Unix seconds. The
+    `status` in the answer is Ray's word or one of these: LOST (the cluster was restarted and does
+    not know the job), UNREACHABLE (the cluster did not answer for `PATIENCE_SECONDS`), OVERDUE
+    (the job was still running at `deadline` and was stopped).
     """
     follower = _Follower(submission_id, log)
     unheard: float | None = None
@@ -66,7 +69,7 @@ async def watch(
 
 
 def event_of(submission_id: str, status: str, job: Job | None = None) -> dict[str, Any]:
-    """What a task has to know of its job's end; survives JSON."""
+    """The facts about the end of a job that a task needs; they can be written as JSON."""
     lines = (job.message if job else "").strip().splitlines()
     return {
         "submission_id": submission_id,
@@ -78,16 +81,16 @@ def event_of(submission_id: str, status: str, job: Job | None = None) -> dict[st
 
 
 class _Follower:
-    """Puts the driver's lines into the task's log, each once."""
+    """Puts the lines of the driver's log into the task's log, each line once."""
 
     def __init__(self, submission_id: str, log: Any) -> None:
         self._id, self._log = submission_id, log
         self._read = 0
-        self._begun = ""  # a line whose end has not come yet
+        self._begun = ""  # the beginning of a line whose end has not come yet
         self._task: asyncio.Task[None] | None = None
 
     def follow(self, jobs: RayJobs) -> None:
-        """See to it that the log is being followed; goes on where it broke off."""
+        """Open a stream of the log unless one is open; goes on where the last stream ended."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._tail(jobs))
 
@@ -103,7 +106,7 @@ class _Follower:
             self._log.info("%s", line.rstrip())
 
     async def finish(self, jobs: RayJobs) -> None:
-        """The rest of an ended job's log."""
+        """Log the rest of the log of a job that has ended."""
         self.follow(jobs)
         assert self._task is not None
         await asyncio.wait([self._task], timeout=LAST_LINES_SECONDS)
@@ -111,6 +114,6 @@ class _Follower:
             self._say("\n")
 
     def stop(self) -> None:
-        """Let go of the stream; the job is none of its business."""
+        """Close the stream. The job itself goes on."""
         if self._task is not None:
             self._task.cancel()

@@ -1,1 +1,1 @@
-"""One module per input format."""
+"""Readers: one module per input format."""

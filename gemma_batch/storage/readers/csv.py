@@ -1,8 +1,9 @@
-"""CSV with a header line: comma, double quotes, quoted values may hold line ends. Values are text.
+"""The reader of CSV files with a header line. All values are text.
 
-A record is what Python's csv module makes of the lines it takes, so a stray quote inside a value
-is just a quote. A record with too few or too many values, broken quoting or bytes that are not
-UTF-8 costs one row. A quote that is never closed costs one row of at most `LINE_LIMIT` bytes.
+Values are separated by commas. A value in double quotes may contain line ends. Python's csv module
+finds the records, so a single quote mark inside a value is an ordinary character. A record with
+too few or too many values, with broken quotes or with bytes that are not UTF-8 costs one row. A
+quote that is never closed costs one row of at most `LINE_LIMIT` bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Record(NamedTuple):
-    """One record and where it is, `values` or the `problem` with it."""
+    """One record: its place and length in bytes, and its `values` or the `problem` with them."""
 
     offset: int
     length: int
@@ -34,7 +35,7 @@ class Record(NamedTuple):
 
 
 class CsvReader:
-    """See the module."""
+    """See the module's docstring."""
 
     name = "csv"
     suffixes: tuple[str, ...] = (".csv", ".csv.gz", ".csv.zst")
@@ -77,7 +78,7 @@ class CsvReader:
                     yield Row(number, {name: record.values[i] for i, name in wanted})
 
     def _header(self, file: InputFile, stream: BinaryIO) -> tuple[list[str], Iterator[Record]]:
-        """The column names, and the records after them."""
+        """The column names, and the records after the header. Raises `InputError`."""
         records = self._records(stream, 0)
         first = next(records, None)
         problem = first.problem or _problem(first.values, None) if first else "is missing"
@@ -92,7 +93,8 @@ class CsvReader:
         return first.values, records
 
     def _records(self, stream: BinaryIO, offset: int) -> Iterator[Record]:
-        # The limit is one per process; ours on whole records is what bounds memory.
+        # csv has one limit for the whole process, on single values. The limit on whole records in
+        # `_Feed` bounds the memory.
         csv.field_size_limit(max(csv.field_size_limit(), self._limit))
         feed = _Feed(stream, offset, self._limit)
         reader = csv.reader(feed)
@@ -116,9 +118,9 @@ class _TooLong(Exception):
 
 
 class _Feed:
-    """Lines for csv.reader, which takes no more of them than a record needs.
+    """Lines for csv.reader. The reader takes only the lines that the record needs.
 
-    Unlike a generator it stays usable after it has raised.
+    A generator could not be used again after it has raised an exception. This iterator can.
     """
 
     def __init__(self, stream: BinaryIO, offset: int, limit: int) -> None:
@@ -129,7 +131,7 @@ class _Feed:
         self.ended = False
 
     def start(self) -> None:
-        """A new record begins."""
+        """Begin a new record."""
         self.offset, self.taken = self._next, 0
 
     def __iter__(self) -> _Feed:

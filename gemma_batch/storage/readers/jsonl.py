@@ -1,8 +1,9 @@
-"""JSON lines, plain or as .gz or .zst: one object per line, each parsed alone.
+"""The reader of JSON lines, plain or as .gz or .zst: one object per line, each parsed alone.
 
-Blank lines are no rows. A line that is not a JSON object in UTF-8 costs one row. Types are
-guessed from the first rows: values of several types, and objects, whose keys may differ from
-line to line, count as text (JSON), so that nothing of them can get lost.
+Blank lines are no rows. A line that is not a JSON object in UTF-8 costs one row. The types of
+columns are guessed from the first rows. A column with values of several types counts as text
+(JSON), so that no value is lost. The same is true for a column of objects, because the keys of
+objects may differ from line to line.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 SAMPLED_ROWS = 1000
 SAMPLED_BYTES = 64 * 2**20
-DEEPEST = 100  # lists and objects in each other; whoever handles a value further on recurses
+DEEPEST = 100  # nested lists and objects; later code handles values by recursion
 INT64 = range(-(2**63), 2**63)
 
 
@@ -32,7 +33,7 @@ class BadLine(ValueError):
 
 
 class JsonlReader:
-    """See the module."""
+    """See the module's docstring."""
 
     name = "jsonl"
     suffixes: tuple[str, ...] = (
@@ -50,7 +51,7 @@ class JsonlReader:
                 try:
                     values = self.parse(line.data)
                 except BadLine:
-                    continue  # its row fails when it is read
+                    continue  # the row of this line fails when the line is read
                 for name, value in values.items():
                     samples.setdefault(name, []).append(value)
                 seen += line.length
@@ -86,21 +87,21 @@ class JsonlReader:
                     yield Row(number, project(values, columns))
 
     def parse(self, data: bytes | None) -> dict[str, Any]:
-        """The columns of one line. Raises `BadLine`."""
+        """The values of one line by column. Raises `BadLine`."""
         if data is None:
             raise BadLine(f"is longer than {self._limit} bytes")
         return parse_object(data)
 
 
 def project(values: dict[str, Any], columns: list[str] | None) -> dict[str, Any]:
-    """Only `columns` of the values that are there."""
+    """The values of `columns`, without columns that the row lacks; None keeps all values."""
     if columns is None:
         return values
     return {name: values[name] for name in columns if name in values}
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """A JSON object. Raises `BadLine`."""
+    """The JSON object in `data`. Raises `BadLine` when `data` is no JSON object in UTF-8."""
     try:
         values = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as err:
@@ -139,7 +140,7 @@ def _encodable(values: Any) -> bool:
 
 
 def guess_type(values: Iterable[Any]) -> pa.DataType:
-    """The Arrow type that holds every value as it is; text when there is none."""
+    """The Arrow type that holds every value unchanged; text when no such type exists."""
     kinds = {_kind(value) for value in values if value is not None}
     if not kinds:
         return pa.null()
@@ -157,7 +158,7 @@ def _kind(value: Any) -> pa.DataType:
         return pa.float64()
     if isinstance(value, list):
         inner = guess_type(value)
-        # Objects, mixtures and lists of nothing have no type of their own: JSON text.
+        # Lists of objects, of mixed types or of nothing become JSON text.
         mixed = pa.types.is_string(inner) and not all(isinstance(x, str | None) for x in value)
         if not (mixed or pa.types.is_null(inner) or pa.types.is_nested(inner)):
             return pa.list_(inner)

@@ -1,7 +1,9 @@
-"""OpenAI batch files: JSON lines of `{"custom_id", "body": {"messages", sampling parameters}}`.
+"""The reader of OpenAI batch files.
 
-Columns are `custom_id`, `messages` and `params`, an object of what else the body holds. `model`
-and `stream` are dropped: the job decides on these. Whether parameters are valid is not known here.
+A file holds JSON lines of `{"custom_id", "body": {"messages", sampling parameters}}`. Its columns
+are `custom_id`, `messages` and `params`: an object with the other fields of the body. `model` and
+`stream` are dropped, because the job decides about model and streaming. This module does not check
+whether parameters are valid.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ ENDPOINT = "/chat/completions"
 
 
 class OpenAIReader(JsonlReader):
-    """See the module."""
+    """See the module's docstring."""
 
     name = "openai"
     suffixes: tuple[str, ...] = ()
@@ -43,6 +45,6 @@ class OpenAIReader(JsonlReader):
         url = line.get("url")
         if url is not None and not str(url).endswith(ENDPOINT):
             raise BadLine(f"asks for {str(url)[:80]!r}; only {ENDPOINT!r} can be answered")
-        # OpenAI's clients write null for what was not set.
+        # OpenAI's clients write null for a parameter that was not set.
         params = {k: v for k, v in body.items() if k not in DROPPED and v is not None}
         return {"custom_id": key, "messages": body["messages"], "params": params}

@@ -1,8 +1,9 @@
-"""Parquet: cut along row groups from the footer alone, read in batches of bounded size.
+"""The reader of Parquet files: cuts along row groups by the footer, reads in bounded batches.
 
-Only the columns asked for are read. A span inside a large row group is reached by decoding what
-is before it, since Parquet cannot be entered in the middle: files of one huge row group are
-correct but slow. Times finer than microseconds are cut to those, which is what Python has.
+Only the requested columns are read. Parquet cannot be read from the middle of a row group: to
+reach a span inside a large row group, the rows before the span are decoded too. Files of one huge
+row group are therefore read correctly but slowly. Times finer than microseconds are cut to
+microseconds, because Python has no finer times.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from gemma_batch.storage.readers.text import reading
 if TYPE_CHECKING:
     from gemma_batch.storage.interfaces import InputFile
 
-BUFFER = 2**20  # bytes that a column chunk is read by
+BUFFER = 2**20  # bytes per read of a column chunk
 BATCH_BYTES = 16 * 2**20
 BATCH_ROWS = 4096
-ROWS_PER_BYTE = 2**14  # of a file; a column of nulls comes to about 600
-UNREADABLE = (ValueError, OverflowError, KeyError, pa.ArrowException)  # by a single value
+ROWS_PER_BYTE = 2**14  # most rows per byte of a file; a column of nulls has about 600
+UNREADABLE = (ValueError, OverflowError, KeyError, pa.ArrowException)  # raised by a single value
 
 
 class ParquetReader:
-    """See the module."""
+    """See the module's docstring."""
 
     name = "parquet"
     suffixes: tuple[str, ...] = (".parquet", ".pq")
@@ -78,7 +79,7 @@ class ParquetReader:
                 _batch_rows(parquet.metadata, span), groups, names, use_threads=False
             )
             for batch in batches:
-                wanted = batch.slice(skip, left)  # empty when all of it is before the span
+                wanted = batch.slice(skip, left)  # empty when the whole batch is before the span
                 skip = max(0, skip - batch.num_rows)
                 yield from _rows(wanted, names, number, file.url)
                 number, left = number + wanted.num_rows, left - wanted.num_rows
@@ -87,7 +88,7 @@ class ParquetReader:
 
 
 def _check_claims(rows: list[int], file: InputFile) -> None:
-    # A few flipped bits in a footer make 2**60 rows, whose spans alone would fill the memory.
+    # A few flipped bits in a footer can claim 2**60 rows. Their spans alone would fill the memory.
     total = sum(rows)
     if min(rows, default=0) < 0 or total > (file.size + 1) * ROWS_PER_BYTE:
         raise InputError(
@@ -97,7 +98,7 @@ def _check_claims(rows: list[int], file: InputFile) -> None:
 
 
 def _split(first: int, rows: int, weight: int, max_rows: int, max_bytes: int) -> Iterator[Span]:
-    """Pieces of equal length, as few as keep both limits if rows weigh the same."""
+    """Spans of equal length: as few as possible within both limits, if all rows weigh the same."""
     pieces = min(rows, max(math.ceil(rows / max_rows), math.ceil(weight / max_bytes), 1))
     for i in range(pieces):
         start, end = rows * i // pieces, rows * (i + 1) // pieces
@@ -105,7 +106,7 @@ def _split(first: int, rows: int, weight: int, max_rows: int, max_bytes: int) ->
 
 
 def _locate(footer: pq.FileMetaData, span: Span) -> tuple[list[int], int]:
-    """The row groups that hold the span, and the rows to skip in the first of them."""
+    """The row groups that contain the span, and how many rows to skip in the first group."""
     groups: list[int] = []
     skip = start = 0
     for i in range(footer.num_row_groups):
@@ -137,7 +138,7 @@ def _rows(batch: pa.RecordBatch, names: list[str], number: int, url: str) -> Ite
 
 
 def _row(columns: list[pa.Array], names: list[str], i: int, number: int, url: str) -> Row:
-    """One row on its own, because some row near it has a value that Python cannot hold."""
+    """One row, read alone because a row in the same batch has a value that Python cannot hold."""
     values = {}
     for name, column in zip(names, columns, strict=True):
         try:
@@ -164,7 +165,10 @@ def plain_values(column: pa.Array) -> list[Any]:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type that the values have after reading: no finer times, no encodings, no extensions."""
+    """The type of the values after reading.
+
+    Times finer than microseconds, dictionary encodings and extension types become plain types.
+    """
     types = pa.types
     if isinstance(kind, pa.UuidType) or types.is_string_view(kind):
         return pa.string()

@@ -1,8 +1,8 @@
-"""What a reader of an input format is: schema, index, head, read.
+"""The protocol of a reader of an input format: schema, index, head, read.
 
-`index` cuts a shard into spans once; `read` streams the rows of one span and gives the same rows
-every time. Whether a row can be read is the row's own business: it comes back with a `Failure`.
-Only a file that is corrupt as a whole raises.
+`index` cuts a shard into spans once. `read` streams the rows of one span and gives the same rows
+every time. A row that cannot be read comes back with a `Failure`. Only a file that is corrupt as a
+whole raises.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Span:
     """Consecutive rows of a shard.
 
-    `first_row` is 0-based, `bytes` roughly what the rows weigh uncompressed, `mark` the byte
-    offset of the first row in a plain text file, 0 where a format has no use for one.
+    `first_row` is 0-based. `bytes` is roughly the uncompressed size of the rows in bytes. `mark` is
+    the byte offset of the first row in a plain text file, and 0 in formats that need no offset.
     """
 
     first_row: int
@@ -35,42 +35,50 @@ class Span:
 
 
 class Reader(Protocol):
-    """Reads one format. Stateless, so one instance serves any number of threads."""
+    """Reads one format. A reader has no state, so one instance serves any number of threads."""
 
     name: str
     suffixes: tuple[str, ...]
 
     def schema(self, file: InputFile) -> pa.Schema:
-        """Columns and types, from the footer or the first rows. Raises `InputError` if corrupt."""
+        """Columns and types, by the footer or by the first rows.
+
+        Raises `InputError` when the file is corrupt.
+        """
         ...
 
     def index(self, file: InputFile, *, max_rows: int, max_bytes: int) -> list[Span]:
         """Spans that cover every row once, in order, each within both limits.
 
-        A single row may weigh more than `max_bytes`. Raises `InputError` if corrupt.
+        A single row may be larger than `max_bytes`; it gets a span alone. Raises `InputError` when
+        the file is corrupt.
         """
         ...
 
     def head(self, file: InputFile, rows: int) -> Span:
-        """A span of (up to) the first `rows` rows, without an index."""
+        """A span of at most the first `rows` rows, without an index."""
         ...
 
     def read(self, file: InputFile, span: Span, columns: list[str] | None) -> Iterator[Row]:
-        """The rows of the span, streaming; None reads all columns.
+        """Stream the rows of the span; `columns` None reads all columns.
 
-        A column that a row lacks is absent from its values. Ends early where the file does.
-        Raises `InputError`, possibly half-way, if corrupt.
+        When a row lacks a column, the values of the row lack it too. The stream ends early when
+        the file ends early. Raises `InputError`, possibly after some rows, when the file is
+        corrupt.
         """
         ...
 
 
 def bad_row(number: int, message: str) -> Row:
-    """A row that could not be read."""
+    """A row that could not be read, with the failure code `bad_row`."""
     return Row(number, None, Failure(FailureCode.BAD_ROW.value, message))
 
 
 class Cutter:
-    """Collects rows into spans within both limits; for formats that are indexed row by row."""
+    """Collects rows into spans within both limits, for formats that are indexed row by row.
+
+    `marks` says whether spans get the byte offset of their first row.
+    """
 
     def __init__(self, *, max_rows: int, max_bytes: int, marks: bool) -> None:
         self.spans: list[Span] = []
@@ -78,7 +86,7 @@ class Cutter:
         self._first = self._rows = self._mark = self._bytes = 0
 
     def add(self, offset: int, length: int) -> None:
-        """One row of `length` bytes at byte `offset`."""
+        """Add one row of `length` bytes at byte `offset`."""
         if self._rows and (self._rows >= self._max_rows or self._bytes + length > self._max_bytes):
             self.flush()
         if not self._rows:
@@ -87,7 +95,7 @@ class Cutter:
         self._bytes += length
 
     def flush(self) -> list[Span]:
-        """End the current span; all spans so far."""
+        """End the current span; returns all spans so far."""
         if self._rows:
             self.spans.append(Span(self._first, self._rows, self._mark, self._bytes))
         self._first += self._rows

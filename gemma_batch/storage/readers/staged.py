@@ -1,9 +1,9 @@
-"""Staged shards: copies of input rows in another order, which a run writes for itself.
+"""Writes and reads staged shards: copies of input rows in another order, made by the run itself.
 
-Parquet with each row's origin, its values or the failure that reading it ended in. Values are
-columns of their own where all input files agree on their types (`schema` given), else one JSON text
-per row, which is what JSON lines and CSV hold anyway. Either way the reader gives back what the
-reader of the input gave.
+A staged shard is a Parquet file. It holds for each row its origin, and its values or its failure.
+When all input files have the same types (`columns` is given), each value has a column. Otherwise
+each row is one JSON text, as JSON lines and CSV can always be written. In both cases the reader
+gives the same rows as the reader of the input.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gemma_batch.storage.interfaces import InputFile
 
 VALUE, JSON = "value.", "json"
-GROUP_ROWS = 1024  # of a row group: a unit is read without decoding much before it
+GROUP_ROWS = 1024  # rows per row group: to read a unit, few rows before the unit are decoded
 FRAME = pa.schema(
     [
         ("shard", pa.int32()),
@@ -37,7 +37,11 @@ FRAME = pa.schema(
 
 
 def staged_table(rows: Sequence[Row], shard: int, url: str, columns: pa.Schema | None) -> pa.Table:
-    """Rows of one input shard as a table with one row each; `columns` None: values as JSON."""
+    """Rows of one input shard as a table with one row per row.
+
+    `shard` and `url` are number and URL of the input shard. `columns` are the types of the values;
+    None writes the values as JSON.
+    """
     count = len(rows)
     failures = [row.failure for row in rows]
     arrays = [
@@ -61,21 +65,21 @@ def staged_table(rows: Sequence[Row], shard: int, url: str, columns: pa.Schema |
 
 
 def staged_file(table: pa.Table) -> bytes:
-    """A table of `staged_table`'s as a Parquet file."""
+    """A table from `staged_table` as the bytes of a Parquet file."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", row_group_size=GROUP_ROWS)
     return sink.getvalue()
 
 
 class StagedReader(ParquetReader):
-    """See the module."""
+    """See the module's docstring."""
 
     name = "staged"
     suffixes: tuple[str, ...] = ()
 
     def read(self, file: InputFile, span: Span, columns: list[str] | None) -> Iterator[Row]:
         for row in super().read(file, span, None):
-            values = row.values or {}  # of Python's own values, so each of them can be read
+            values = row.values or {}  # the file was written from Python values: all can be read
             origin = Origin(values["shard"], values["url"], values["row"])
             if values["code"] is not None:
                 failure = Failure(values["code"], values["message"])

@@ -1,7 +1,8 @@
-"""What the line-based formats share: streams, decompression and lines with byte offsets.
+"""Shared code of the line-based formats: streams, decompression and lines with byte offsets.
 
-Memory is bounded by the length of a line, and that by `LINE_LIMIT`: a longer one costs its own
-row. Compressed files cannot be entered in the middle, so their spans are reached by skipping.
+The length of a line bounds the memory, and `LINE_LIMIT` bounds the length of a line: a longer line
+costs one row. Compressed files cannot be read from the middle. To reach a span of a compressed
+file, the lines before the span are skipped.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ CODECS = {".gz": "gzip", ".zst": "zstd"}
 
 
 class Line(NamedTuple):
-    """A line and where it is; `data` has its line end, and is None when the line is too long."""
+    """A line, its byte offset and its length in bytes.
+
+    `data` includes the line end. It is None when the line is too long.
+    """
 
     offset: int
     length: int
@@ -33,26 +37,30 @@ class Line(NamedTuple):
 
 @contextlib.contextmanager
 def reading(url: str) -> Iterator[None]:
-    """Turn what a corrupt or missing file raises into `InputError`; storage raises its own."""
+    """Turn the errors of a corrupt or missing file into `InputError`.
+
+    `StorageError` passes through unchanged.
+    """
     try:
         yield
     except FileNotFoundError:
         raise InputError(f"the input file {url!r} does not exist") from None
     except (pa.ArrowException, OSError, EOFError) as err:
-        # Storage speaks in StorageError, so this is Arrow about the file's contents.
+        # Storage raises StorageError. Any other error comes from Arrow and is about the contents.
         raise InputError(f"the input file {url!r} is corrupt: {err}") from err
 
 
 def codec(url: str) -> str | None:
-    """Arrow's name of the compression that the file name tells, None for plain files."""
+    """Arrow's name for the compression, by the suffix of the file name; None for plain files."""
     return next((name for suffix, name in CODECS.items() if url.lower().endswith(suffix)), None)
 
 
 @contextlib.contextmanager
 def opened(url: str, *, expected: int | None = None) -> Iterator[BinaryIO]:
-    """The file's uncompressed bytes; `expected` (bytes) keeps small reads small.
+    """Open the file as a stream of uncompressed bytes.
 
-    Plain files can seek. A truncated or broken compressed one raises OSError while it is read.
+    `expected` is how many bytes will be read; a small number makes small requests. Plain files can
+    seek. A compressed file that is truncated or broken raises OSError while it is read.
     """
     block = BLOCK if expected is None else min(BLOCK, max(SMALL_BLOCK, expected))
     with open_source(url) as source:
@@ -82,9 +90,10 @@ class _Raw(io.RawIOBase):
 def lines(
     stream: BinaryIO, offset: int = 0, limit: int = LINE_LIMIT, *, blank: bool = False
 ) -> Iterator[Line]:
-    """The lines from `offset`, where the stream must stand; blank ones only if asked for.
+    """The lines from byte `offset` on; the stream must already be at `offset`.
 
-    Lines end at a line feed; a byte order mark at the start of the file is dropped.
+    A line ends at a line feed. Lines longer than `limit` bytes have no data. Blank lines are left
+    out unless `blank` is set. A byte order mark at the start of the file is dropped.
     """
     while data := stream.readline(limit):
         length, complete = len(data), data.endswith(b"\n") or len(data) < limit
