@@ -23,7 +23,7 @@ from jobs.stdlib_docs import collect
 from tests.examples import LONG
 from tests.integration.helpers import environment
 
-HEAD_SECONDS = 120  # for a head node to start, on a busy machine
+HEAD_SECONDS = 240  # for a head node to start, on a busy machine
 
 # Shells start background jobs with SIGINT ignored, and so would be every process tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -19,7 +19,7 @@ import psutil
 
 from tests.integration.helpers import environment
 
-NODE_SECONDS = 60  # for a node to register itself, on a busy machine
+NODE_SECONDS = 180  # for a node to register itself, on a busy machine
 RAY = str(Path(sys.executable).parent / "ray")
 WORKER = "MapBatches(Worker)"  # as Ray names the process of a GPU actor
 
@@ -79,7 +79,7 @@ class Cluster:
             return subprocess.Popen(command, env=self._env, stdout=log, stderr=log)
 
     def _wait_for_port(self) -> None:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + NODE_SECONDS
         while True:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self._port)) == 0:
