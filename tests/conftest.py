@@ -54,6 +54,7 @@ def pytest_configure() -> None:
         os.setsid()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group the tests and bring them into the order in which groups are to begin."""
     order = {name: place for place, name in enumerate(dict.fromkeys(GROUPS.values()))}
