@@ -54,18 +54,30 @@ def pytest_configure() -> None:
         os.setsid()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
+def group_of(nodeid: str) -> str:
+    """The tests that run in the same process as this one."""
+    path = nodeid.partition("::")[0]
+    return next((name for start, name in GROUPS.items() if path.startswith(start)), path)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests and bring them into the order in which groups are to begin."""
+    """Bring the tests into the order in which their groups are to begin."""
     order = {name: place for place, name in enumerate(dict.fromkeys(GROUPS.values()))}
+    items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))
 
-    def group(item: pytest.Item) -> str:
-        path = item.nodeid.partition("::")[0]
-        return next((name for start, name in GROUPS.items() if path.startswith(start)), path)
 
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: order.get(group(item), len(order)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole groups to whoever is free, in that order."""
+    # Not by marks and `--dist loadgroup`: those of xdist 3.8 do nothing in pytest 9.2.
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
 
 
 class S3Server:
