@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,8 +173,12 @@ def ray_head(
     `agent` is the port of its dashboard agent, any free one by default.
     """
     ray = str(Path(sys.executable).parent / "ray")
+    # Of its own, since Ray's jobs take the cluster that started last in theirs; short, since
+    # sockets' paths may not be long.
+    session = tempfile.mkdtemp(prefix="gb")
     start = [ray, "start", "--head", f"--port={port}", "--num-cpus=4", *options]
     start += [
+        f"--temp-dir={session}",
         f"--dashboard-agent-listen-port={agent or free_port()}",
         "--disable-usage-stats",
         "--block",
@@ -194,3 +200,4 @@ def ray_head(
                 process.kill()
         head.wait()
         psutil.wait_procs(family, timeout=10)
+        shutil.rmtree(session, ignore_errors=True)
