@@ -133,9 +133,9 @@ def test_a_large_unit_is_built_fast() -> None:
     """8192 rows with 2 KB answers in a fraction of a second."""
     data = columns(8192, output=[f"{i} " * 400 for i in range(8192)])
     schema = results_schema(KEEP)
-    started = time.perf_counter()
+    started = time.process_time()
     build_results(data, schema, {})
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 NAMES = [

@@ -124,9 +124,9 @@ def test_watching_never_blocks_the_loop(airflow_alone: Airflow) -> None:
         "class Slow:\n"
         "    asked = 0\n"
         "    def find(self, job):\n"
-        "        time.sleep(0.5)\n"
+        "        time.sleep(2)\n"
         "        self.asked += 1\n"
-        "        ended = self.asked > 3\n"
+        "        ended = self.asked > 1\n"
         "        return SimpleNamespace(active=not ended, message='', exit_code=0, output='o',\n"
         "                               status='SUCCEEDED' if ended else 'RUNNING')\n"
         "    async def tail(self, job, skip=0):\n"
@@ -146,4 +146,4 @@ def test_watching_never_blocks_the_loop(airflow_alone: Airflow) -> None:
         "print(json.dumps(asyncio.run(main())))"
     )
     assert longest[1] == "SUCCEEDED"
-    assert longest[0] < 0.4
+    assert longest[0] < 1.8
