@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +25,7 @@ from jobs.stdlib_docs import collect
 from tests.examples import LONG
 from tests.integration.helpers import environment
 
-HEAD_SECONDS = 120  # for a head node to start, on a busy machine
+HEAD_SECONDS = 240  # for a head node to start, on a busy machine
 
 # Shells start background jobs with SIGINT ignored, and so would be every process tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -54,17 +56,30 @@ def pytest_configure() -> None:
         os.setsid()
 
 
+def group_of(nodeid: str) -> str:
+    """The tests that run in the same process as this one."""
+    path = nodeid.partition("::")[0]
+    return next((name for start, name in GROUPS.items() if path.startswith(start)), path)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests and bring them into the order in which groups are to begin."""
+    """Bring the tests into the order in which their groups are to begin."""
     order = {name: place for place, name in enumerate(dict.fromkeys(GROUPS.values()))}
+    items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))
 
-    def group(item: pytest.Item) -> str:
-        path = item.nodeid.partition("::")[0]
-        return next((name for start, name in GROUPS.items() if path.startswith(start)), path)
 
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: order.get(group(item), len(order)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole groups to whoever is free, in that order."""
+    # Not by marks and `--dist loadgroup`: those of xdist 3.8 do nothing in pytest 9.2.
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
 
 
 class S3Server:
@@ -158,8 +173,12 @@ def ray_head(
     `agent` is the port of its dashboard agent, any free one by default.
     """
     ray = str(Path(sys.executable).parent / "ray")
+    # Of its own, since Ray's jobs take the cluster that started last in theirs; short, since
+    # sockets' paths may not be long.
+    session = tempfile.mkdtemp(prefix="gb")
     start = [ray, "start", "--head", f"--port={port}", "--num-cpus=4", *options]
     start += [
+        f"--temp-dir={session}",
         f"--dashboard-agent-listen-port={agent or free_port()}",
         "--disable-usage-stats",
         "--block",
@@ -181,3 +200,4 @@ def ray_head(
                 process.kill()
         head.wait()
         psutil.wait_procs(family, timeout=10)
+        shutil.rmtree(session, ignore_errors=True)

@@ -163,9 +163,9 @@ def test_a_contender_that_fails_does_not_end_the_run(tmp_path: Path) -> None:
     """One that is too late is reported; two engines side by side then answer all rows."""
     path = tmp_path / "figures.json"
     options = ["--loads", "equal,tail", "--keep-engine", "--rows", "50", "--json", str(path)]
-    out = _run("--contenders", "echo", "--limit", "0", *options, timeout=30)
+    out = _run("--contenders", "echo", "--limit", "0", *options, timeout=240)
     assert "tiny equal echo x1 round 1: FAILED: not done after 0 s" in out
-    _run("--contenders", "echo", "--engines", "1,2", *options, timeout=60)
+    _run("--contenders", "echo", "--engines", "1,2", *options, timeout=240)
     figures = json.loads(path.read_text())["figures"]
     assert [(f["engines"], f["load"], f["rows"], f["problem"]) for f in figures] == [
         (engines, load, 50, "") for engines in (1, 2) for load in ("equal", "tail")
@@ -176,7 +176,7 @@ def test_a_contender_that_fails_does_not_end_the_run(tmp_path: Path) -> None:
 def test_both_contenders_answer_on_a_cpu(tmp_path: Path) -> None:
     """The whole program with real engines: figures for both, and a section for RESULTS.md."""
     results, path = tmp_path / "results.md", tmp_path / "figures.json"
-    out = _run("--loads", "equal", "--json", str(path), "--results", str(results), timeout=240)
+    out = _run("--loads", "equal", "--json", str(path), "--results", str(results), timeout=500)
     content = json.loads(path.read_text())
     assert content["about"]["device"] == "CPU"
     assert [figure["contender"] for figure in content["figures"]] == ["llm", "feed"]

@@ -140,7 +140,7 @@ def test_the_quickstart_runs_against_object_storage(s3: S3Server, tmp_path: Path
 
 def healthy(command: list[str]) -> None:
     """The check says so within the time that compose gives it."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while (done := subprocess.run(command, capture_output=True, text=True)).returncode:
         assert time.monotonic() < deadline, done.stderr
         time.sleep(1)

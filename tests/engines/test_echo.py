@@ -60,25 +60,25 @@ def test_the_rate_is_shared_by_all_requests() -> None:
         EchoEngine(config(args={"rows_per_second": 50})),
         *(Request(n, TokenPrompt([n])) for n in range(20)),
     )
-    assert 0.38 <= time.perf_counter() - started < 2
+    assert 0.38 <= time.perf_counter() - started < 10
 
 
 def test_long_answers_take_longer_side_by_side() -> None:
     """tokens_per_second: each request its own time, and none waits for another."""
-    engine = EchoEngine(config(args={"tokens_per_second": 10}, sampling={"max_tokens": 5}))
+    engine = EchoEngine(config(args={"tokens_per_second": 2}, sampling={"max_tokens": 5}))
     started = time.perf_counter()
     answers = run(engine, *(Request(n, TokenPrompt(list(range(n)))) for n in (1, 5, 9, 5)))
-    assert 0.5 <= time.perf_counter() - started < 1.5
+    assert 2.5 <= time.perf_counter() - started < 8, "one after the other is 8 s"
     assert [answer.completion_tokens for answer in answers] == [1, 5, 5, 5]
     for answer in answers:
-        assert answer.seconds >= 0.95 * answer.completion_tokens / 10
-    assert answers[0].seconds < 0.4
+        assert answer.seconds >= 0.95 * answer.completion_tokens / 2
+    assert answers[0].seconds < 2.4
 
 
 def test_a_poison_row_ends_the_engine_for_everyone_and_leaves_no_process() -> None:
     """Every row in flight sees the death, as with a real engine."""
     before = {child.pid for child in psutil.Process().children()}
-    engine = EchoEngine(config(args={"crash_on": [7, 7], "delay": 5}))
+    engine = EchoEngine(config(args={"crash_on": [7, 7], "delay": 60}))
     started = time.perf_counter()
     answers = run(
         engine,
@@ -87,7 +87,7 @@ def test_a_poison_row_ends_the_engine_for_everyone_and_leaves_no_process() -> No
         Request(2, TokenPrompt([2])),
     )
     assert [type(answer) for answer in answers] == [EngineLost] * 3
-    assert time.perf_counter() - started < 3, "death is noticed at once, not after the delay"
+    assert time.perf_counter() - started < 30, "death is noticed at once, not after the delay"
     assert {child.pid for child in psutil.Process().children()} <= before
 
 

@@ -110,6 +110,6 @@ def test_building_is_quick_however_much_text_there_is(tmp_path: Path) -> None:
         while True:
             yield from texts(200)
 
-    started = time.perf_counter()
+    started = time.process_time()
     build_tiny_gemma(tmp_path, texts=endless())
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10

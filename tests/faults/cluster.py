@@ -7,10 +7,12 @@ machine is touched.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +21,7 @@ import psutil
 
 from tests.integration.helpers import environment
 
-NODE_SECONDS = 60  # for a node to register itself, on a busy machine
+NODE_SECONDS = 180  # for a node to register itself, on a busy machine
 RAY = str(Path(sys.executable).parent / "ray")
 WORKER = "MapBatches(Worker)"  # as Ray names the process of a GPU actor
 
@@ -54,6 +56,7 @@ class Cluster:
         self, folder: Path, *, nodes: int = 2, cpus: int = 2, env: Mapping[str, str] | None = None
     ) -> None:
         self._folder, self._cpus = folder, cpus
+        self._session = tempfile.mkdtemp(prefix="gb")  # short: sockets' paths may not be long
         self._env = environment(**(env or {}))
         self._port = free_port()
         self.address = f"127.0.0.1:{self._port}"
@@ -70,7 +73,8 @@ class Cluster:
     def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         self._log = self._folder / f"ray-{name}-{free_port()}.log"
         command = [RAY, "start", "--block", "--disable-usage-stats", *arguments]
-        command += ["--include-dashboard=false"] if "--head" in arguments else []
+        if "--head" in arguments:
+            command += ["--include-dashboard=false", f"--temp-dir={self._session}"]
         command += [
             f"--dashboard-agent-listen-port={free_port()}",
             "--object-store-memory=200000000",
@@ -79,7 +83,7 @@ class Cluster:
             return subprocess.Popen(command, env=self._env, stdout=log, stderr=log)
 
     def _wait_for_port(self) -> None:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + NODE_SECONDS
         while True:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self._port)) == 0:
@@ -154,6 +158,7 @@ class Cluster:
         end([p for node in [*self._nodes, self._head] for p in family(node.pid)])
         for node in [*self._nodes, self._head]:
             node.wait()
+        shutil.rmtree(self._session, ignore_errors=True)
 
 
 def stop(process: psutil.Process) -> None:

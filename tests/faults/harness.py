@@ -37,6 +37,7 @@ UNIT_ROWS = 50
 ROWS = 2000
 RATE = 300  # rows/s of one echo engine: about four seconds of work for two of them
 MAX_TOKENS = 8
+PATIENCE = 300  # seconds for a driver to get somewhere, on a slow machine with other work
 USER = "Summarise:\n\n{{ doc }}"
 # No document holds it; engines know it by the token ids of `Bench.poison`.
 POISON = "zq zq zq poison zq"
@@ -89,7 +90,9 @@ class Job:
         self.drivers.append(driver)
         return driver
 
-    def finish(self, *, tries: int = 3, timeout: float = 120, codes: Sequence[int] = (0, 3)) -> int:
+    def finish(
+        self, *, tries: int = 3, timeout: float = PATIENCE, codes: Sequence[int] = (0, 3)
+    ) -> int:
         """Start again until it ends with one of `codes`; the exit code."""
         code = -1
         for _ in range(tries):
@@ -192,7 +195,7 @@ class Driver:
         self.began = time.monotonic()
         self.output = b""
 
-    def until(self, reached: Callable[[], object], what: str, timeout: float = 120) -> Any:
+    def until(self, reached: Callable[[], object], what: str, timeout: float = PATIENCE) -> Any:
         """Wait until `reached()` is true while the driver runs; its value."""
         deadline = time.monotonic() + timeout
         while True:
@@ -205,12 +208,12 @@ class Driver:
                 raise Lost(f"{self.job.name}: never {what}: {self.job.tail()}")
             time.sleep(0.05)
 
-    def until_parts(self, more: int, timeout: float = 120) -> None:
+    def until_parts(self, more: int, timeout: float = PATIENCE) -> None:
         """Until `more` parts are committed beyond those that were there at its start."""
         wanted = len(self.job.parts()) + more
         self.until(lambda: len(self.job.parts()) >= wanted, f"{more} more parts", timeout)
 
-    def until_workers(self, count: int = 1, timeout: float = 60) -> list[Any]:
+    def until_workers(self, count: int = 1, timeout: float = PATIENCE) -> list[Any]:
         """Until so many GPU actors are there; their processes."""
         cluster = self.job.cluster
 
@@ -237,7 +240,7 @@ class Driver:
         if found != code or any(word not in said for word in words):
             raise Lost(f"{self.job.name}: exit code {found}, not {code} with {words}: {said}")
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         """Its exit code."""
         try:
             self.output = self.process.communicate(timeout=timeout)[0]

@@ -147,10 +147,10 @@ BOMBS = [
 @pytest.mark.parametrize("source", BOMBS)
 def test_a_template_cannot_eat_the_machine(source: str) -> None:
     """A few characters that ask for gigabytes or for hours cost the row, in no time."""
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises((SpecError, RowProblem)) as caught:
         Template(source).render({"x": "a"})
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
     assert len(str(caught.value)) < 600
 

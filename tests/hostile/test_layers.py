@@ -110,10 +110,10 @@ TOO_MUCH = {
 @pytest.mark.parametrize("text", TOO_MUCH.values(), ids=TOO_MUCH)
 def test_a_spec_that_could_not_be_written_down_again_is_refused(text: str) -> None:
     """At once and in one short sentence: it would fail later, in the manifest or a message."""
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(SpecError, match=r"'job\.yaml'") as caught:
         parse_yaml(text, where="job.yaml")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert len(str(caught.value)) < 300
 
 
@@ -176,9 +176,9 @@ def test_a_map_with_a_null_key_is_refused(value: Any) -> None:
 )
 def test_what_grows_by_a_table_or_a_power_is_bounded_too(source: str) -> None:
     """The row fails at once; the same operations of ordinary size are left alone."""
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(RowProblem, match="too large"):
         Template(source).render({"x": "a"})
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     ordinary = "{{ 2.345 | round(1) }} {{ 25 | round(-1) }} {{ x.translate({97: 'cc'}) }}"
     assert Template(ordinary).render({"x": "ab"}).text == "2.3 20 ccb"

@@ -220,12 +220,12 @@ BOMBS = [
 @pytest.mark.parametrize("when", BOMBS)
 def test_an_expression_cannot_eat_the_machine(when: str) -> None:
     """One that asks for gigabytes is refused, or matches no row; the process goes on."""
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     answers: Any = None
     try:
         answers = router(when).assign([Row(0, {"body": "x", "n": 1})])
     except SpecError as err:
         answers = str(err)
     assert answers in (["a"], ["b"]) or "routes.a.when" in answers
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 3 * 2**20  # KiB

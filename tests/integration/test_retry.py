@@ -54,7 +54,7 @@ def test_failed_rows_are_run_again_into_a_new_generation(
     ]
     driver = start_cli("retry", output, *easier, RAY_ADDRESS=cluster)
     store = open_store(output)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not any("-retry1" in key for key in store.list("results")):
         assert time.monotonic() < deadline
         assert driver.poll() is None

@@ -68,9 +68,9 @@ def test_every_row_exactly_once_through_two_kills(
         driver = start_cli("run", str(job), RAY_ADDRESS=cluster)
         before = len(committed)
         wanted = before + chance.randint(2, 15)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while len(store.list("results")) < wanted and driver.poll() is None:
-            assert time.monotonic() < deadline, "no progress within two minutes"
+            assert time.monotonic() < deadline, "no progress within five minutes"
             time.sleep(0.1)
         driver.send_signal(signal.SIGKILL)
         assert driver.wait() == -signal.SIGKILL, "the driver ended before it was killed"

@@ -79,7 +79,7 @@ def test_sorted_killed_and_retried(s3: Any, tiny: str, cluster: str, tmp_path: P
     def kill_when(condition: Any) -> None:
         with log.open("w") as err:
             driver = start_cli("run", str(spec), stderr=err, RAY_ADDRESS=cluster)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not condition():
             assert time.monotonic() < deadline
             assert driver.poll() is None, "the run ended before it was killed"

@@ -50,7 +50,7 @@ def spec_at(folder: Path, tiny: str, *, rate: float, **more: Any) -> Path:
 
 def samples(platform: Platform, name: str) -> list[tuple[dict[str, str], float]]:
     """Labels and values of a metric of our jobs on the node's exporter, as soon as it is there."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while True:
         text = requests.get(platform.metrics, timeout=10).text
         found = [
@@ -124,7 +124,7 @@ def test_a_cancelled_job_stops_in_order_and_its_successor_resumes(
     job = str(spec_at(tmp_path, tiny, rate=10))  # a minute, and commands take seconds
     submitted = json.loads(platform.cli("submit", job, "--json").stdout)
     results = tmp_path / "out" / "results"
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while not results.is_dir() or len(list(results.iterdir())) < 2:
         assert time.monotonic() < deadline, platform.cli("logs", submitted["id"]).stdout
         time.sleep(0.2)

@@ -123,9 +123,9 @@ def test_thousands_of_control_tokens_in_a_megabyte() -> None:
     """A document made of half tokens costs seconds in a naive search; here well under one."""
     pattern = control_pattern({f"<unused{i}>" for i in range(6000)} | {"<eos>"})
     document = Segment("<unused<" * 125_000, True)
-    started = time.perf_counter()
+    started = time.process_time()
     assert neutralise([document], pattern) == [document]
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     (safe,) = neutralise([Segment("<eos>" * 50_000, True)], pattern)
     assert not pattern.search(safe.text)
 

@@ -285,17 +285,17 @@ def test_truncation_holds_for_any_document(
 def test_a_megabyte_is_cheap(gemma3: Tokenizer, overlong: str, unit: str) -> None:
     """One huge document must not hold up its unit."""
     body = unit * (1_000_000 // len(unit))
-    started = time.perf_counter()
+    started = time.process_time()
     answer = one(gemma3, {"body": body}, overlong=overlong)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert isinstance(answer, Failure if overlong == "fail" else Request)
 
 
 def test_a_megabyte_that_fits_a_large_context_is_counted(gemma3: Tokenizer) -> None:
     """Without the shortcut for hopeless cases: tokenized once, well under two seconds each."""
-    started = time.perf_counter()
+    started = time.process_time()
     answer = one(gemma3, {"body": words(160_000)}, max_model_len=131_072)
-    assert time.perf_counter() - started < 4
+    assert time.process_time() - started < 4
     assert isinstance(answer, Failure)
     assert "131,072" in answer.message
 

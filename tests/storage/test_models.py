@@ -142,7 +142,7 @@ def test_a_hub_that_cannot_be_reached_is_said_fast(
     started = time.monotonic()
     with pytest.raises(ModelError, match=r"'google/gemma-3-1b-it'.*copy the model's folder"):
         model_files("google/gemma-3-1b-it")
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     assert fetch_weights("google/gemma-3-1b-it", "main") == "google/gemma-3-1b-it"
 
 

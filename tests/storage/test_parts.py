@@ -129,9 +129,9 @@ def test_errors_hold_the_input_row_as_json() -> None:
 def test_a_large_unit_is_built_fast() -> None:
     """8192 rows with 2 KB answers in a fraction of a second."""
     data = columns(8192, output=[f"{i} " * 400 for i in range(8192)])
-    started = time.perf_counter()
+    started = time.process_time()
     build_results(data, SCHEMA, {})
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 NAMES = [

@@ -17,7 +17,7 @@ FIVE = 0.05
 )
 def storage_flaky(bench: Bench) -> Job:
     """Input and output both; every call is tried again until it is whole."""
-    job = bench.job("storage-flaky", s3=True, s3_input=True)
+    job = bench.job("storage-flaky", rows=1000, s3=True, s3_input=True)
     kinds = ("slow_down", "error", "reset", "cut", "latency")
     before = dict(bench.proxy.counts)
     bench.proxy.set(latency_seconds=2.0, **dict.fromkeys(kinds, FIVE))

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from gemma_batch.committing.ledger import Ledger
 from gemma_batch.storage.fs import open_store
 from tests.integration.helpers import assert_each_once
+from tests.warm import Process
 
 from .conftest import HERE
 
@@ -41,20 +41,19 @@ def written(
 
 
 @contextlib.contextmanager
-def task_of(airflow: Airflow, conf: dict[str, Any], log: Path) -> Iterator[subprocess.Popen[str]]:
+def task_of(airflow: Airflow, conf: dict[str, Any], log: Path) -> Iterator[Process]:
     """A process that runs the DAG `one`; ended by its process group at the latest here."""
-    command = [str(airflow.python), str(HERE / "dag_test.py"), "one", json.dumps(conf), "null"]
-    with (
-        log.open("w") as file,
-        subprocess.Popen(
-            command, env=airflow.env, stdout=file, stderr=file, text=True, start_new_session=True
-        ) as process,
-    ):
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+    command = [str(HERE / "dag_test.py"), "one", json.dumps(conf), "null"]
+    with log.open("w") as file:
+        process = airflow.warm.start(
+            *command, env=airflow.env, stdout=file, stderr=file, new_session=True
+        )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def jobs_on(platform: Platform, output: str) -> list[dict[str, Any]]:
@@ -64,7 +63,7 @@ def jobs_on(platform: Platform, output: str) -> list[dict[str, Any]]:
     return [one for one in json.loads(done.stdout) if one["output"] == output]
 
 
-def wait_for(what: Callable[[], Any], *, log: Path, seconds: float = 120) -> None:
+def wait_for(what: Callable[[], Any], *, log: Path, seconds: float = 300) -> None:
     """Until it is true, or fail with the task's log."""
     deadline = time.monotonic() + seconds
     while not what():
@@ -77,7 +76,13 @@ def committed(output: str) -> int:
     return len(Ledger(open_store(output)).committed())
 
 
-@pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "synchronous"])
+@pytest.mark.parametrize(
+    "deferrable",
+    [
+        pytest.param(True, id="deferred"),
+        pytest.param(False, id="synchronous", marks=pytest.mark.long),
+    ],
+)
 def test_a_killed_task_finds_its_job_again(
     airflow: Airflow, platform: Platform, spec_of: SpecOf, tmp_path: Path, deferrable: bool
 ) -> None:

@@ -64,12 +64,13 @@ def test_places_have_openlineage_names_and_failures_one_line(airflow_alone: Airf
 
 def test_parsing_a_dag_needs_neither_ray_nor_vllm(airflow_alone: Airflow) -> None:
     """The DAG processor imports it every few seconds."""
-    found = airflow_alone.answer(
+    done = airflow_alone.run_cold(
+        "-c",
         "import json, sys\n"
         "import jobs.airflow_dag\n"
-        "print(json.dumps([n for n in ('ray', 'vllm', 'torch', 'pyarrow') if n in sys.modules]))"
+        "print(json.dumps([n for n in ('ray', 'vllm', 'torch', 'pyarrow') if n in sys.modules]))",
     )
-    assert found == []
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_trigger_survives_the_database(airflow_alone: Airflow) -> None:
@@ -123,9 +124,9 @@ def test_watching_never_blocks_the_loop(airflow_alone: Airflow) -> None:
         "class Slow:\n"
         "    asked = 0\n"
         "    def find(self, job):\n"
-        "        time.sleep(0.5)\n"
+        "        time.sleep(2)\n"
         "        self.asked += 1\n"
-        "        ended = self.asked > 3\n"
+        "        ended = self.asked > 1\n"
         "        return SimpleNamespace(active=not ended, message='', exit_code=0, output='o',\n"
         "                               status='SUCCEEDED' if ended else 'RUNNING')\n"
         "    async def tail(self, job, skip=0):\n"
@@ -145,4 +146,4 @@ def test_watching_never_blocks_the_loop(airflow_alone: Airflow) -> None:
         "print(json.dumps(asyncio.run(main())))"
     )
     assert longest[1] == "SUCCEEDED"
-    assert longest[0] < 0.4
+    assert longest[0] < 1.8
