@@ -13,6 +13,7 @@ from gemma_batch.prompts.chat import default_chat_template
 from gemma_batch.prompts.render import Renderer
 from gemma_batch.prompts.template import RowProblem, Template
 from gemma_batch.prompts.tokens import Tokenizer
+from gemma_batch.reading.prepare import renderer_of
 from gemma_batch.rows import Row
 
 
@@ -44,14 +45,9 @@ def _answer(text: str | None, tokens: int | None, note: str | None) -> dict[str,
 
 def renderer_for(plan: Plan, route: RoutePlan, tokenizer: Tokenizer) -> Renderer:
     """The renderer of a route. The route need not be placed."""
-    prompt = plan.survey.prompt
-    return Renderer(
-        system=prompt.system,
-        user=prompt.user,
-        messages=prompt.messages,
-        params=prompt.params,
-        overlong=prompt.overlong,
-        tokenizer=tokenizer,
+    return renderer_of(
+        plan.survey.prompt,
+        tokenizer,
         max_model_len=route.max_model_len,
         max_tokens=plan.spec.sampling.max_tokens,
     )

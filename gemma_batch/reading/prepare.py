@@ -16,7 +16,7 @@ from gemma_batch.prompts.render import Renderer
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.reading.source import given_up, row_id, unit_rows
 from gemma_batch.rows import Failure, Request, Row
-from gemma_batch.spec import Sampling
+from gemma_batch.spec import Prompt, Sampling
 from gemma_batch.storage.keep import check_keep, keep_table
 from gemma_batch.storage.models import model_files
 from gemma_batch.units.payload import Prepared
@@ -78,16 +78,31 @@ def make_renderer(job: RouteJob) -> Renderer:
 
     Raises `ModelError` when the model's files cannot be read.
     """
-    prompt = job.prompt
+    return renderer_of(
+        job.prompt,
+        Tokenizer.from_folder(model_files(job.model, job.revision).path),
+        max_model_len=job.max_model_len,
+        max_tokens=int(job.sampling["max_tokens"]),
+    )
+
+
+def renderer_of(
+    prompt: Prompt, tokenizer: Tokenizer, *, max_model_len: int, max_tokens: int
+) -> Renderer:
+    """The renderer of a spec's prompt. Planning uses it too, so a plan sees the rows as a run does.
+
+    `max_model_len` and `max_tokens` are the lengths in tokens that prompt and answer share, and
+    that the answer takes at most.
+    """
     return Renderer(
         system=prompt.system,
         user=prompt.user,
         messages=prompt.messages,
         params=prompt.params,
         overlong=prompt.overlong,
-        tokenizer=Tokenizer.from_folder(model_files(job.model, job.revision).path),
-        max_model_len=job.max_model_len,
-        max_tokens=int(job.sampling["max_tokens"]),
+        tokenizer=tokenizer,
+        max_model_len=max_model_len,
+        max_tokens=max_tokens,
         allowed_params=check_params,
     )
 
