@@ -9,7 +9,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 
 # Processes that share the tests out. They wait more than they compute.
 WORKERS ?= 2
-PYTEST := $(PY) -m pytest -n $(WORKERS)
+PYTEST := $(PY) -m pytest -n $(WORKERS) --durations 12
 
 .PHONY: setup quickstart test test-long faults lint format bench lock clean
 

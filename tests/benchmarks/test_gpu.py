@@ -173,6 +173,7 @@ def test_a_contender_that_fails_does_not_end_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM")
+@pytest.mark.long
 def test_both_contenders_answer_on_a_cpu(tmp_path: Path) -> None:
     """The whole program with real engines: figures for both, and a section for RESULTS.md."""
     results, path = tmp_path / "results.md", tmp_path / "figures.json"

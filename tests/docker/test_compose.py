@@ -96,6 +96,7 @@ def test_ray_and_the_quickstart_share_token_and_storage() -> None:
     assert "--address=ray-head:6379" in worker["command"]
 
 
+@pytest.mark.long
 def test_the_quickstart_runs_against_object_storage(s3: S3Server, tmp_path: Path) -> None:
     """The job service's own command answers every document; a second time there is nothing to do.
 

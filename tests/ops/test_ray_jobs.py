@@ -149,6 +149,7 @@ def test_a_cancelled_job_stops_in_order_and_its_successor_resumes(
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+@pytest.mark.long
 def test_the_exit_code_survives(platform: Platform, tiny: str, tmp_path: Path) -> None:
     """Too many failed rows: 3 for whoever waited, here and in what the cluster tells."""
     job = spec_at(tmp_path, tiny, rate=10_000)

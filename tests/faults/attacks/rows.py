@@ -22,7 +22,7 @@ def _job(bench: Bench, name: str, drill: str, numbers: list[int], **policy: floa
     return job
 
 
-@fault("poison rows", "one that kills the engine each time it is seen", quick=True)
+@fault("poison rows", "one that kills the engine each time it is seen")
 def poison_row(bench: Bench) -> Job:
     """It is isolated and becomes engine_crash; all others are answered."""
     return _job(bench, "poison-1", "crash_on", [777])

@@ -13,7 +13,6 @@ FIVE = 0.05
 @fault(
     "storage",
     "503 SlowDown, 500, connection reset, read cut short, latency of 2 s: on 5% of calls each",
-    quick=True,
 )
 def storage_flaky(bench: Bench) -> Job:
     """Input and output both; every call is tried again until it is whole."""

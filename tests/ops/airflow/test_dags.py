@@ -76,6 +76,7 @@ def test_the_example_dag_runs_from_waiting_to_publishing(
     assert mine["metadata"]["airflow.dag_id"] == "support_tickets"
 
 
+@pytest.mark.long
 def test_mapped_tasks_and_failures_that_no_retry_mends(
     airflow: Airflow, platform: Platform, spec_of: SpecOf
 ) -> None:

@@ -109,6 +109,7 @@ def test_a_killed_task_finds_its_job_again(
     assert_each_once(output, [f"{n}" for n in range(ROWS)])
 
 
+@pytest.mark.long
 def test_a_stopped_task_stops_its_job_and_a_retry_resumes(
     airflow: Airflow, platform: Platform, spec_of: SpecOf, tmp_path: Path
 ) -> None:
