@@ -167,16 +167,18 @@ def ray_head(
     env: dict[str, str],
     up: Callable[[], bool],
     agent: int | None = None,
+    cpus: int = 2,
 ) -> Iterator[None]:
-    """A head node with 4 CPUs in a process of its own, from when it is `up`.
+    """A head node with so many `cpus` in a process of its own, from when it is `up`.
 
-    `agent` is the port of its dashboard agent, any free one by default.
+    `agent` is the port of its dashboard agent, any free one by default. Each CPU beyond those of a
+    job's engines is a process more that reads, which takes seconds to start.
     """
     ray = str(Path(sys.executable).parent / "ray")
     # Of its own, since Ray's jobs take the cluster that started last in theirs; short, since
     # sockets' paths may not be long.
     session = tempfile.mkdtemp(prefix="gb")
-    start = [ray, "start", "--head", f"--port={port}", "--num-cpus=4", *options]
+    start = [ray, "start", "--head", f"--port={port}", f"--num-cpus={cpus}", *options]
     start += [
         f"--temp-dir={session}",
         f"--dashboard-agent-listen-port={agent or free_port()}",

@@ -54,5 +54,5 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
     options = ["--include-dashboard=true", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1"]
     options.append(f"--metrics-export-port={metrics}")
-    with ray_head(folder, free_port(), *options, env=env, up=up):
+    with ray_head(folder, free_port(), *options, env=env, up=up, cpus=3):
         yield Platform(address, token, f"http://127.0.0.1:{metrics}/metrics")
