@@ -27,7 +27,11 @@ class AnswerShape(Protocol):
     """
 
     def fields(self) -> Fields:
-        """Name and type of each column that an answer fills, in the order of the columns."""
+        """Name and type of each column that holds the answer. They stand after the row's id."""
+        ...
+
+    def details(self) -> Fields:
+        """Name and type of each column with details of the answer. They stand at the end."""
         ...
 
     def asks(self) -> dict[str, Any]:
@@ -39,7 +43,7 @@ class AnswerShape(Protocol):
         ...
 
     def columns(self, completions: Sequence[Completion]) -> dict[str, list[Any]]:
-        """The values of each column in `fields`, one value per completion.
+        """The values of each column in `fields` and `details`, one value per completion.
 
         Every completion has passed `check`.
         """
@@ -54,10 +58,13 @@ class TextShape:
     logprobs: bool = False
 
     def fields(self) -> Fields:
-        """`output` and `finish_reason`; with `logprobs`, also `logprobs` as JSON text."""
+        """`output` and `finish_reason`."""
         kind = pa.string() if self.samples == 1 else pa.list_(pa.string())
-        fields = [("output", kind), ("finish_reason", kind)]
-        return [*fields, ("logprobs", pa.string())] if self.logprobs else fields
+        return [("output", kind), ("finish_reason", kind)]
+
+    def details(self) -> Fields:
+        """`logprobs` as JSON text, when the job asks for them."""
+        return [("logprobs", pa.string())] if self.logprobs else []
 
     def asks(self) -> dict[str, Any]:
         """Nothing: every engine answers with text."""
@@ -72,7 +79,7 @@ class TextShape:
         return Refusal(FailureCode.ENGINE_ERROR.value, text, again=True)
 
     def columns(self, completions: Sequence[Completion]) -> dict[str, list[Any]]:
-        """The values of each column in `fields`, one value per completion."""
+        """The values of each column in `fields` and `details`, one value per completion."""
         single = self.samples == 1
         columns: dict[str, list[Any]] = {
             "output": [c.outputs[0] if single else c.outputs for c in completions],
@@ -88,7 +95,9 @@ class TextShape:
 EVERY_SHAPE: tuple[AnswerShape, ...] = (TextShape(logprobs=True),)
 # The names of all columns that an answer may fill, of any shape. No kept column may have such a
 # name.
-ANSWER_COLUMNS = frozenset(name for shape in EVERY_SHAPE for name, _ in shape.fields())
+ANSWER_COLUMNS = frozenset(
+    name for shape in EVERY_SHAPE for name, _ in (*shape.fields(), *shape.details())
+)
 
 
 def shape_of(sampling: Mapping[str, Any]) -> AnswerShape:

@@ -209,6 +209,7 @@ class Feed:
             try:
                 async with asyncio.timeout(policy.deadline):
                     answer = await engine.generate(item.request)
+                refusal = self._check(answer)
             except RowRejected as err:
                 self._finish(item, self._failure(item, FailureCode.ENGINE_REJECTED, str(err)))
             except RowTransient as err:
@@ -223,12 +224,11 @@ class Feed:
             except EngineLost as err:
                 self._engine_lost(engine, err)
                 return False
-            except Exception as err:  # a defect of the engine costs this row, not the run
+            except Exception as err:  # a defect of engine or shape costs this row, not the run
                 logger.exception("unexpected error for row %s", item.request.number)
                 text = f"{type(err).__name__}: {err}"
                 self._finish(item, self._failure(item, FailureCode.ENGINE_ERROR, text))
             else:
-                refusal = self._check(answer)
                 if refusal is None:
                     answer.attempts = item.attempts
                     self._finish(item, answer)
@@ -236,12 +236,11 @@ class Feed:
                     item.again = "refused"
                     continue
                 else:
-                    code = FailureCode(refusal.code)
-                    self._finish(item, self._failure(item, code, refusal.message))
+                    self._finish(item, self._failure(item, refusal.code, refusal.message))
             return True
 
-    def _failure(self, item: _Item, code: FailureCode, message: str) -> Failure:
-        return Failure(code.value, message, item.attempts, time.monotonic() - item.first)
+    def _failure(self, item: _Item, code: str, message: str) -> Failure:
+        return Failure(str(code), message, item.attempts, time.monotonic() - item.first)
 
     def _finish(self, item: _Item, outcome: Outcome) -> None:
         if item.done.done():

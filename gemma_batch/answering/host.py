@@ -58,8 +58,8 @@ class Host:
         return make_engine(self._config)
 
     async def _start(self, on_ready: Callable[[], object] | None) -> None:
-        prepare = engine_class(self._config.engine).prepare
         try:
+            prepare = engine_class(self._config.engine).prepare
             self._config = await asyncio.to_thread(prepare, self._config)
             await self._feed.start(on_ready=on_ready)
         except EngineError:

@@ -73,7 +73,7 @@ def commit_unit(
         failures += _carried(store, unit, set(prepared.numbers))
     receipt = _receipt(job, unit, list(outcomes.values()), failures, facts)
     shape = shape or shape_of(job.sampling)
-    schema = results_schema(job.keep_schema, shape.fields())
+    schema = results_schema(job.keep_schema, shape.fields(), shape.details())
     data = build_results(_columns(job, shape, prepared, outcomes), schema, receipt, failures)
     if not store.create(unit.path, data):
         theirs = committed_receipt(store, unit)

@@ -16,8 +16,8 @@ from typing import Any
 
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import (
-    ERRORS,
     PartKey,
+    errors_folder,
     parse_part_name,
     parts_folder,
     read_receipt,
@@ -51,7 +51,7 @@ class Ledger:
 
     def errors(self) -> dict[PartKey, str]:
         """Every errors file: key of the unit in generation 0 -> path."""
-        return self._keys(ERRORS)
+        return self._keys(errors_folder(self._step))
 
     def remaining(
         self, units: Iterable[Unit], done: Container[PartKey] | None = None

@@ -20,7 +20,11 @@ from gemma_batch.storage.interfaces import Store
 from gemma_batch.units.unit import Shard, Unit, read_units, write_units
 
 KEY = "_run/manifest.json"
-VERSION = 1
+# Layout 2 numbers staged copies by themselves (see `units.unit.FIRST_STAGED`). Software that knows
+# only layout 1 would look for them at the wrong place. Outputs without such copies stay layout 1.
+VERSION, VERSION_STAGED = 1, 2
+# Fields that older versions wrote and that never changed a result.
+FORGOTTEN = ("prompt_logprobs",)
 SHOWN = 4
 
 
@@ -114,11 +118,14 @@ def load_manifest(store: Store) -> Manifest | None:
         return None
     except ValueError as err:
         raise OutputError(f"{KEY!r} in the output is not valid JSON: {err}") from None
-    if data.get("version") != VERSION:
+    if data.get("version") not in {VERSION, VERSION_STAGED}:
         raise OutputError(
             f"the output was written by another version of the layout ({data.get('version')!r}, "
-            f"this software writes {VERSION})"
+            f"this software reads {VERSION} and {VERSION_STAGED})"
         )
+    for name in FORGOTTEN:
+        data["fields"].pop(f"sampling.{name}", None)
+        data["spec"].get("sampling", {}).pop(name, None)
     shards = tuple(Shard(**shard) for shard in data["shards"])
     staged = tuple(Shard(**shard) for shard in data.get("staged", ()))
     return Manifest(
@@ -183,7 +190,7 @@ def create_manifest(
     # An earlier start may have put this list of units and died. Then the existing list counts.
     settled = read_units(store.read(units_key))
     record = {
-        "version": VERSION,
+        "version": VERSION_STAGED if staged else VERSION,
         "name": name,
         "created": now(),
         "fingerprint": fingerprint.digest,

@@ -81,7 +81,7 @@ class PartKey:
     @property
     def errors_path(self) -> str:
         """The path of the unit's errors file in the output, one for all its generations."""
-        return f"{ERRORS}/{self.base.name}"
+        return f"{errors_folder(self.step)}/{self.base.name}"
 
     @property
     def base(self) -> PartKey:
@@ -94,6 +94,11 @@ def parts_folder(step: str | None = None) -> str:
     return RESULTS if step is None else f"{STEPS}/{step}"
 
 
+def errors_folder(step: str | None = None) -> str:
+    """The folder of a step's errors files. Only the last step's are errors that people read."""
+    return ERRORS if step is None else f"{STEPS}-{ERRORS}/{step}"
+
+
 def parse_part_name(name: str, step: str | None = None) -> PartKey | None:
     """The key of a part of a step by its file name; None for a name that is no part's."""
     match = NAME.fullmatch(name)
@@ -102,10 +107,18 @@ def parse_part_name(name: str, step: str | None = None) -> PartKey | None:
     return PartKey(int(match[1]), int(match[2]), match[3] or SINGLE_ROUTE, int(match[4] or 0), step)
 
 
-def results_schema(keep: pa.Schema, answer: Sequence[tuple[str, pa.DataType]]) -> pa.Schema:
-    """The columns of a part: kept columns, `id`, the answer's columns, the other result columns."""
+def results_schema(
+    keep: pa.Schema,
+    answer: Sequence[tuple[str, pa.DataType]],
+    details: Sequence[tuple[str, pa.DataType]] = (),
+) -> pa.Schema:
+    """The columns of a part: kept columns, `id`, the answer, the other result columns, details.
+
+    `answer` and `details` are the columns of the answer's shape. The order is the same in all
+    parts of all versions, so that programs which join parts by position keep working.
+    """
     first, *rest = RESULT_COLUMNS.items()
-    return pa.schema([*_nullable(keep), first, *answer, *rest])
+    return pa.schema([*_nullable(keep), first, *answer, *rest, *details])
 
 
 def errors_schema(keep: pa.Schema) -> pa.Schema:

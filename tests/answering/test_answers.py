@@ -33,8 +33,9 @@ def test_text_fills_the_columns_that_it_names(sampling: dict[str, Any]) -> None:
     shape = shape_of(sampling)
     answers = [completion(*"abc"[: sampling.get("n", 1)]) for _ in range(4)]
     columns = shape.columns(answers)
-    assert list(columns) == [name for name, _ in shape.fields()]
-    for name, kind in shape.fields():
+    fields = [*shape.fields(), *shape.details()]
+    assert list(columns) == [name for name, _ in fields]
+    for name, kind in fields:
         assert pa.array(columns[name], kind).null_count == (4 if name == "logprobs" else 0)
     assert ("logprobs" in columns) == ("logprobs" in sampling)
 
@@ -53,6 +54,9 @@ class NumberShape:
 
     def fields(self) -> list[tuple[str, pa.DataType]]:
         return [("output", pa.string()), ("answer", pa.int64())]
+
+    def details(self) -> list[tuple[str, pa.DataType]]:
+        return []
 
     def asks(self) -> dict[str, Any]:
         return {"max_tokens": 1}
@@ -91,3 +95,25 @@ def test_a_new_shape_is_one_class(store: Store, prepared: Prepared) -> None:
     assert table.schema.names[:4] == ["n", "id", "output", "answer"]
     assert table["answer"].to_pylist() == [0, 2]
     assert receipt["failures"] == {"engine_error": 1}
+
+
+class BrokenShape(NumberShape):
+    """A shape with a defect: it cannot even look at some answers."""
+
+    def check(self, completion: Completion) -> Refusal | None:
+        raise KeyError(completion.outputs[0])
+
+
+def test_a_defect_of_a_shape_costs_the_row_and_not_the_run() -> None:
+    """Nobody waits for ever for a row whose answer could not be checked (promise 3)."""
+
+    async def work() -> dict[int, Any]:
+        feed = Feed(lambda: EchoEngine(config()), in_flight=4, check=BrokenShape().check)
+        await feed.start()
+        try:
+            return await asyncio.wait_for(feed.run([good(1)]), 60)
+        finally:
+            await feed.close()
+
+    (outcome,) = asyncio.run(work()).values()
+    assert (outcome.code, outcome.message) == ("engine_error", "KeyError: '2 10 11 1'")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gemma_batch.answering.host import Host
+from gemma_batch.engines import base
 from gemma_batch.engines.base import EngineConfig
 from gemma_batch.engines.echo import EchoEngine
 from gemma_batch.errors import EngineError, EngineLost, ModelError
@@ -46,6 +47,17 @@ def test_what_cannot_be_fetched_is_told_to_everybody_who_waits(
     monkeypatch.setattr(EchoEngine, "prepare", classmethod(nothing_there))
     host = Host(config(), in_flight=8)
     with pytest.raises(EngineError, match="could not be started: the model folder 'x'"):
+        host.run([good(1)])
+    host.close()
+
+
+def test_an_engine_that_cannot_be_imported_is_told_to_everybody_who_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A node whose packages are broken says so instead of holding its units for ever."""
+    monkeypatch.setitem(base.REGISTRY, "echo", "gemma_batch.engines.gone:Engine")
+    host = Host(config(), in_flight=8)
+    with pytest.raises(EngineError, match="could not be started: ModuleNotFoundError"):
         host.run([good(1)])
     host.close()
 

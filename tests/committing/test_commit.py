@@ -143,8 +143,11 @@ def test_a_row_without_an_outcome_is_never_committed(store: Store, prepared: Pre
 def test_the_part_of_a_step_is_kept_apart(store: Store, prepared: Prepared) -> None:
     """Steps before the last are committed below `_run/`, and no reader of results sees them."""
     draft = replace(prepared, unit=replace(prepared.unit, step="draft"))
-    receipt = commit_unit(store, job(), draft, {n: answer("a") for n in range(3)}, {})
-    assert store.list() == ["_run/steps/draft/part-00000-0000000000.parquet"]
+    receipt = commit_unit(store, job(), draft, OUTCOMES, {})
+    name = "part-00000-0000000000.parquet"
+    assert store.list() == [f"_run/steps-errors/draft/{name}", f"_run/steps/draft/{name}"]
+    assert Ledger(store, "draft").errors().keys() == {draft.unit.key}
+    assert Ledger(store).errors() == {}
     assert committed_receipt(store, draft.unit) == receipt
     assert Ledger(store, "draft").remaining([draft.unit]) == []
     assert Ledger(store).remaining([prepared.unit]) == [prepared.unit]

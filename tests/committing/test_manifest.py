@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +86,29 @@ def test_the_first_plan_stands(store: Store) -> None:
     assert manifest.units(store) == UNITS
 
 
+def test_an_output_of_an_older_version_goes_on(store: Store) -> None:
+    """A field that never changed a result is forgotten, whatever value it had."""
+    create(store)
+    record = json.loads(store.read(KEY))
+    record["fields"]["sampling.prompt_logprobs"] = 1
+    record["spec"]["sampling"] = {"prompt_logprobs": 1, "max_tokens": 4}
+    store.put(KEY, json.dumps(record).encode())
+    manifest = load_manifest(store)
+    assert manifest is not None
+    check_same(manifest, fingerprint(FIELDS, SHARDS), "out")
+    assert manifest.spec["sampling"] == {"max_tokens": 4}
+
+
+def test_a_layout_that_nobody_knows_is_refused(store: Store) -> None:
+    """Copies in another order have a layout of their own, so older software stops there too."""
+    create(store)
+    record = json.loads(store.read(KEY))
+    assert record["version"] == 1
+    store.put(KEY, json.dumps({**record, "version": 3}).encode())
+    with pytest.raises(OutputError, match="another version of the layout"):
+        load_manifest(store)
+
+
 def test_a_broken_manifest_is_said_not_overwritten(store: Store) -> None:
     """Nobody guesses about an output that can't be read."""
     store.create(KEY, b"{")
@@ -104,6 +128,7 @@ def test_copies_in_another_order_are_no_input(store: Store) -> None:
     create_manifest(store, units=moved, staged=copies, **known)
     manifest = load_manifest(store)
     assert manifest is not None
+    assert json.loads(store.read(KEY))["version"] == 2
     assert (manifest.shards, manifest.staged) == (tuple(SHARDS), tuple(copies))
     assert manifest.by_number == {shard.number: shard for shard in (*SHARDS, *copies)}
     assert manifest.units(store) == moved

@@ -249,7 +249,8 @@ def test_every_failure_code_is_explained_and_its_retry_told() -> None:
 def test_every_column_of_the_output_is_named() -> None:
     """Both tables of columns are complete and in the order of the files."""
     nothing = pa.schema([])
-    results = results_schema(nothing, TextShape(logprobs=True).fields())
+    shape = TextShape(logprobs=True)
+    results = results_schema(nothing, shape.fields(), shape.details())
     for schema, folder in ((results, "results"), (errors_schema(nothing), "errors")):
         columns = {field.name: str(field.type) for field in schema}
         section = PAGES["docs/output.md"].partition(f"## Columns of `{folder}`")[2]

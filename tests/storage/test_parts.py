@@ -86,7 +86,9 @@ def test_a_part_without_answers_is_valid() -> None:
 
 def test_several_samples_and_logprobs() -> None:
     """With n > 1 the answers are lists; logprobs only when asked for."""
-    schema = results_schema(KEEP, TextShape(2, logprobs=True).fields())
+    shape = TextShape(2, logprobs=True)
+    schema = results_schema(KEEP, shape.fields(), shape.details())
+    assert schema.names[-2:] == ["seconds", "logprobs"], "the order of parts of older versions"
     data = columns(1, output=[["a", "b"]], finish_reason=[["stop", "length"]], logprobs=["[]"])
     row = pq.read_table(io.BytesIO(build_results(data, schema, {}))).to_pylist()[0]
     assert (row["output"], row["finish_reason"], row["logprobs"]) == (
@@ -182,7 +184,8 @@ def test_a_foreign_file_named_like_a_part_is_refused(tmp_path: Path) -> None:
 
 def test_the_reserved_columns_are_all_of_ours() -> None:
     """Planning refuses to keep a column of that name."""
-    ours = {*results_schema(pa.schema([]), TextShape(logprobs=True).fields()).names}
+    shape = TextShape(logprobs=True)
+    ours = {*results_schema(pa.schema([]), shape.fields(), shape.details()).names}
     assert ours | {*errors_schema(pa.schema([])).names} == RESERVED_COLUMNS
 
 
