@@ -7,7 +7,6 @@ run hosts its engine here. Any other process that wants answers from one engine 
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
@@ -20,7 +19,6 @@ from gemma_batch.errors import EngineError, GemmaBatchError
 from gemma_batch.rows import Completion, Outcome, Refusal, Request
 from gemma_batch.units.row_policy import Order, RowPolicy
 
-logger = logging.getLogger(__name__)
 CLOSE_SECONDS = 60.0  # the longest time that `close` waits
 T = TypeVar("T")
 

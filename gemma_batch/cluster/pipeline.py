@@ -46,7 +46,6 @@ from gemma_batch.units.payload import encode, encode_error
 from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.unit import Shard, Unit
 
-logger = logging.getLogger(__name__)
 PROBE_SECONDS = 10  # the time limit for a first connection to the cluster
 UNITS_IN_FLIGHT = (2, 32)  # the least and the most units that an actor works on at a time
 

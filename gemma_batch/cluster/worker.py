@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 
@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 REPORT_SECONDS = 1.0  # the pause between two reports to the board and the metrics
 BOARD_SECONDS = 10.0  # the time limit for an answer of the board
 CONDEMNED = "the worker's process died with this row alone in flight"
-T = TypeVar("T")
 
 
 class Gate:

@@ -61,10 +61,10 @@ def latest_generation(receipts: Mapping[PartKey, Receipt]) -> dict[PartKey, Part
     return latest
 
 
-def retry_summary(store: Store, done: Container[PartKey] | None = None) -> dict[str, int]:
+def retry_summary(store: Store, done: Container[PartKey]) -> dict[str, int]:
     """How many units and rows of the last pass are not committed yet; empty without a pass.
 
-    `done` is a listing of the committed parts (default: a new listing).
+    `done` is a listing of the committed parts.
     """
     last = last_pass(store)
     if last is None:

@@ -15,6 +15,7 @@ CORES = os.sched_getaffinity(0)
 
 
 def cpu_environment(config: EngineConfig) -> dict[str, str]:
+    """The variables by which vLLM on a CPU learns its KV cache (GiB) and its cores."""
     env = {}
     if not config.args.get("kv_cache_memory_bytes"):  # the variable would override this argument
         # In GiB; vLLM takes only whole numbers here.

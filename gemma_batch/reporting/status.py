@@ -68,11 +68,12 @@ def _open(output: str) -> tuple[Store, Manifest]:
 def status(output: str) -> Status:
     """The state of an output now. Raises `OutputError` when the output holds no run."""
     store, manifest = _open(output)
-    found, receipts = _current(output, store, manifest)
+    listed = Ledger(store).committed()
+    found, receipts = _current(output, store, manifest, listed)
     pace = _pace(receipts.values())
     holder: dict[str, Any] = read_lease(store) or {}
     held = bool(holder) and not holder.get("released")
-    pending = retry_summary(store)
+    pending = retry_summary(store, listed)
     done = found.complete and not pending.get("units")
     left = pending.get("rows") or found.rows - found.answered - found.failed
     return Status(
@@ -138,8 +139,9 @@ def current_page(output: str) -> str:
     Raises `OutputError` when the output holds no run.
     """
     store, manifest = _open(output)
-    found, read = _current(output, store, manifest)
-    receipts = list((read or Ledger(store).receipts()).values())
+    listed = Ledger(store).committed()
+    found, read = _current(output, store, manifest, listed)
+    receipts = list((read or Ledger(store).receipts(listed)).values())
     return report_page(found, receipts, failure_samples(store, receipts), manifest.spec)
 
 
@@ -148,17 +150,20 @@ def current_report(output: str) -> Report:
 
     Raises `OutputError` when the output holds no run.
     """
-    return _current(output, *_open(output))[0]
+    store, manifest = _open(output)
+    return _current(output, store, manifest, Ledger(store).committed())[0]
 
 
 def _current(
-    output: str, store: Store, manifest: Manifest
+    output: str, store: Store, manifest: Manifest, listed: Mapping[PartKey, str]
 ) -> tuple[Report, Mapping[PartKey, Receipt]]:
-    """The report as it is now, and the receipts if they had to be read (otherwise {})."""
-    ledger, saved = Ledger(store), load_report(store)
-    done = ledger.committed()
-    if saved is not None and saved.complete and len(done) == saved.parts:
+    """The report as it is now, and the receipts if they had to be read (otherwise {}).
+
+    `listed` are the committed parts.
+    """
+    saved = load_report(store)
+    if saved is not None and saved.complete and len(listed) == saved.parts:
         return saved, {}
-    receipts = ledger.receipts(done)
+    receipts = Ledger(store).receipts(listed)
     units = len(manifest.units(store))
     return make_report(manifest, output, units, receipts, alerts=load_alerts(store)), receipts
