@@ -236,9 +236,11 @@ class Driver:
     def expect(self, code: int, *words: str) -> None:
         """It ends with this exit code and says these words."""
         found = self.wait()
-        said = self.job.tail()
+        said = self.job.log.read_text(errors="replace")
         if found != code or any(word not in said for word in words):
-            raise Lost(f"{self.job.name}: exit code {found}, not {code} with {words}: {said}")
+            raise Lost(
+                f"{self.job.name}: exit code {found}, not {code} with {words}: {self.job.tail()}"
+            )
 
     def wait(self, timeout: float = PATIENCE) -> int:
         """Its exit code."""
