@@ -6,7 +6,7 @@ working on. A worker process that dies loses its memory. The board then still kn
 has seen a death. If the worker was taking the unit apart, the board also knows which rows were in
 flight alone. So a row that kills the whole process is found like a row that kills the engine.
 
-This module is plain Python; `pipeline.py` makes an actor of the board. If the board is lost with
+This module is plain Python; `run_actors.py` makes an actor of the board. If the board is lost with
 its node, the knowledge about deaths is lost, but no row.
 """
 

@@ -21,7 +21,8 @@ import ray.data
 from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from gemma_batch.cluster.pipeline import answer, make_board, stop_dataset
+from gemma_batch.cluster.pipeline import stop_dataset
+from gemma_batch.cluster.run_actors import answer, make_board
 from gemma_batch.errors import GemmaBatchError
 from gemma_batch.planning.pool import READ_CPUS
 from gemma_batch.prompts.render import Renderer

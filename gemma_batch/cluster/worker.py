@@ -24,6 +24,7 @@ from gemma_batch.answering.answers import shape_of
 from gemma_batch.answering.host import Host
 from gemma_batch.answering.host_memory import memory_share
 from gemma_batch.cluster.board import Case
+from gemma_batch.cluster.run_actors import BOARD_SECONDS
 from gemma_batch.committing.commit import commit_unit, committed_receipt
 from gemma_batch.errors import FailureCode, GemmaBatchError
 from gemma_batch.reporting.metrics import Metrics
@@ -36,7 +37,6 @@ from gemma_batch.units.unit import Unit
 
 logger = logging.getLogger(__name__)
 REPORT_SECONDS = 1.0  # the pause between two reports to the board and the metrics
-BOARD_SECONDS = 10.0  # the time limit for an answer of the board
 CONDEMNED = "the worker's process died with this row alone in flight"
 
 

@@ -124,9 +124,9 @@ class Session:
     def close(self) -> None:
         """Disconnect from the cluster; a local cluster ends, with all its engines."""
         if self._joined:
-            from gemma_batch.cluster import pipeline
+            from gemma_batch.cluster import membership
 
-            pipeline.disconnect()
+            membership.disconnect()
 
     def _place(self, prompt_tokens: Mapping[str, float] | None = None) -> Hardware:
         """Connect to the cluster, look at its hardware and place every route on the hardware.
@@ -135,14 +135,15 @@ class Session:
         """
         # A thread may outlive an interrupted run. It must not start another Ray cluster.
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-        from gemma_batch.cluster import pipeline
+        from gemma_batch.cluster import membership
+        from gemma_batch.cluster.nodes import cluster_hardware
 
         self.show.update(Snapshot(phase="connecting to Ray"))
         self._joined = True
-        pipeline.connect(self._address, verbose=self._verbose)
+        membership.connect(self._address, verbose=self._verbose)
         interruptible()  # replaces the signal handler that Ray just set, which exits with 15
-        pipeline.configure()
-        self._hardware = pipeline.cluster_hardware()
+        membership.configure()
+        self._hardware = cluster_hardware()
         self._plan = self._plan.placed(self._hardware, prompt_tokens)
         # From here on it costs less to wait for a failing store than to stop the run.
         set_patience(self._plan.spec.policy.storage_patience)
@@ -275,7 +276,7 @@ class Session:
     # -- running ----------------------------------------------------------------------------
 
     def _run(self, manifest: Manifest, work: Sequence[Unit], remaining: Sequence[Unit]) -> None:
-        from gemma_batch.cluster import pipeline
+        from gemma_batch.cluster import run_actors
 
         hardware = self._hardware or self._place()
         done = sum(unit.expected for unit in work) - sum(unit.expected for unit in remaining)
@@ -286,7 +287,7 @@ class Session:
             )
         lanes = self._lanes(hardware, remaining, manifest.facts.get("sort", ()))
         self._engines = {lane.job.route: lane.pool.most for lane in lanes}
-        board = pipeline.make_board()
+        board = run_actors.make_board()
         receipts: queue.Queue[Receipt | BaseException | None] = queue.Queue()
         groups = [lanes] if _side_by_side(lanes, hardware) else [[lane] for lane in lanes]
         totals = rows_by_route(work)
@@ -300,8 +301,8 @@ class Session:
             store=self.store,
             show=self.show,
             lost=self._lost,
-            metrics=pipeline.make_metrics(self._plan.spec.name),
-            read_board=lambda: pipeline.read_board(board),
+            metrics=run_actors.make_metrics(self._plan.spec.name),
+            read_board=lambda: run_actors.read_board(board),
             totals=totals,
             before=before,
         )
@@ -356,12 +357,12 @@ class Session:
     def _drive(
         self, lane: _Lane, manifest: Manifest, board: Any, receipts: queue.Queue[Any]
     ) -> None:
-        from gemma_batch.cluster import pipeline
+        from gemma_batch.cluster.pipeline import RouteRun
 
         try:
             shards = manifest.by_number
             work = [(shards[unit.shard], unit) for unit in lane.units]
-            run = pipeline.RouteRun(lane.job, work, lane.pool, board)
+            run = RouteRun(lane.job, work, lane.pool, board)
             self._running.append(run)
             for receipt in run.receipts():
                 receipts.put(receipt)

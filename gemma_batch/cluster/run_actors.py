@@ -1,0 +1,46 @@
+"""A run's board as a Ray actor, and the run's metrics (made in the driver).
+
+Workers and reading tasks call the board too, with `answer`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+import ray.util.metrics
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from gemma_batch.cluster.board import Board
+from gemma_batch.reporting.metrics import RunMetrics
+
+BOARD_SECONDS = 10.0  # the time limit for an answer of the board
+
+
+def make_metrics(run: str) -> RunMetrics:
+    """The driver's metrics of the run with this name."""
+    return RunMetrics(ray.util.metrics, run=run)
+
+
+def make_board() -> Any:
+    """Start a board as an actor, on the driver's node if Ray can place the actor there."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+    return ray.remote(Board).options(**options).remote()
+
+
+def read_board(board: Any) -> dict[str, Any] | None:
+    """The board's state; None when the board does not answer within 2 seconds."""
+    try:
+        state: dict[str, Any] = ray.get(board.state.remote(), timeout=2)
+    except (ray.exceptions.RayError, TimeoutError):
+        return None
+    return state
+
+
+def answer(call: Any, *, default: Any) -> Any:
+    """The board's answer to a call; `default` when the board is gone or slow."""
+    try:
+        return ray.get(call, timeout=BOARD_SECONDS)
+    except (ray.exceptions.RayError, TimeoutError):
+        return default
