@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -50,17 +51,30 @@ def end(processes: list[psutil.Process]) -> None:
 
 
 class Cluster:
-    """A head without engines' room and `nodes` nodes with `cpus` logical CPUs each."""
+    """A head without engines' room and `nodes` nodes with `cpus` logical CPUs each.
+
+    The head listens on the address `host`.
+    """
 
     def __init__(
-        self, folder: Path, *, nodes: int = 2, cpus: int = 2, env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *,
+        nodes: int = 2,
+        cpus: int = 2,
+        env: Mapping[str, str] | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self._folder, self._cpus = folder, cpus
         self._session = tempfile.mkdtemp(prefix="gb")  # short: sockets' paths may not be long
-        self._env = environment(**(env or {}))
+        self.env = environment(**(env or {}))
         self._port = free_port()
-        self.address = f"127.0.0.1:{self._port}"
-        self._head = self._start("head", "--head", f"--port={self._port}", "--num-cpus=0")
+        self._host = host
+        self.address = f"{host}:{self._port}"
+        head = ["--head", f"--port={self._port}", "--num-cpus=0"]
+        if host != "127.0.0.1":
+            head.append(f"--node-ip-address={host}")
+        self._head = self._start("head", *head)
         self._nodes: list[subprocess.Popen[bytes]] = []
         try:
             self._wait_for_port()
@@ -80,13 +94,13 @@ class Cluster:
             "--object-store-memory=200000000",
         ]
         with self._log.open("wb") as log:
-            return subprocess.Popen(command, env=self._env, stdout=log, stderr=log)
+            return subprocess.Popen(command, env=self.env, stdout=log, stderr=log)
 
     def _wait_for_port(self) -> None:
         deadline = time.monotonic() + NODE_SECONDS
         while True:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
+                if probe.connect_ex((self._host, self._port)) == 0:
                     return
             if self._head.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the cluster did not start: {self._log.read_text()}")
@@ -108,10 +122,13 @@ class Cluster:
 
     def _alive_ids(self) -> set[bytes]:
         """The nodes that the cluster itself holds for alive."""
+        return {info.node_id for info in self._alive()}
+
+    def _alive(self) -> list[Any]:
         from ray._raylet import GcsClient
 
         nodes = GcsClient(address=self.address).get_all_node_info(timeout=10)
-        return {node.node_id for node in nodes.values() if node.state == node.ALIVE}
+        return [node for node in nodes.values() if node.state == node.ALIVE]
 
     def describe(self) -> str:
         """What runs where, for the message of a scenario that got stuck."""
