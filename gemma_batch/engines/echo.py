@@ -13,6 +13,9 @@ contains this list without a gap:
     tokens_per_second speed of each answer, however many run at once: an answer takes at least its
                       number of completion tokens / this value, in seconds (default: no limit)
     start_seconds     time that a start takes, in seconds (default: 0)
+    fail_start_on     list of nodes, by host name or IP address; an engine on one of them never
+                      starts, as on a node whose GPU or driver is broken
+    fail_start_with   the message of this failure
     reject_on         token ids; a prompt that matches is refused for good (`RowRejected`)
     crash_on          token ids; a prompt that matches kills the engine's process
     hang_on           token ids; a prompt that matches stops the engine's process, which then hangs
@@ -30,6 +33,8 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from gemma_batch.engines.base import EngineConfig
 from gemma_batch.engines.placing import place_anywhere
 from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, SpecError
@@ -43,15 +48,22 @@ if TYPE_CHECKING:
     from gemma_batch.spec import Resources
 
 ARGS = (
-    "rows_per_second", "delay", "tokens_per_second", "start_seconds", "reject_on", "crash_on",
-    "hang_on", "exit_on", "tally",
+    "rows_per_second", "delay", "tokens_per_second", "start_seconds", "fail_start_on",
+    "fail_start_with", "reject_on", "crash_on", "hang_on", "exit_on", "tally",
 )  # fmt: skip
+FAILED_START = "the node's card does not answer (fail_start_on)"
 BEAT_SECONDS = 0.2  # between two questions to the child process
 
 
 def _contains(ids: list[int], needle: list[int]) -> bool:
     size = len(needle)
     return any(ids[i : i + size] == needle for i in range(len(ids) - size + 1))
+
+
+def _own_names() -> set[str]:
+    """The host name and the addresses of this node."""
+    links = psutil.net_if_addrs().values()
+    return {os.uname().nodename, *(one.address for addresses in links for one in addresses)}
 
 
 class EchoEngine:
@@ -94,15 +106,24 @@ class EchoEngine:
 
     @classmethod
     def check_args(cls, args: dict[str, Any]) -> None:
-        """Raise `SpecError` for an argument that the echo engine does not have."""
+        """Raise `SpecError` for an argument that the echo engine does not have or cannot use."""
         for key in args:
             if key not in ARGS:
                 raise SpecError(
                     f"resources.engine_args: the echo engine has no argument {key!r}; "
                     f"it has {', '.join(ARGS)}"
                 )
+        nodes = args.get("fail_start_on", [])
+        if not isinstance(nodes, list) or not all(isinstance(node, str) for node in nodes):
+            raise SpecError(
+                f"resources.engine_args: fail_start_on={nodes!r} is no list of host names or IP "
+                "addresses"
+            )
 
     async def start(self) -> None:
+        if _own_names().intersection(self._args.get("fail_start_on", [])):
+            await asyncio.sleep(self._args.get("start_seconds", 0))
+            raise EngineStartError(str(self._args.get("fail_start_with", FAILED_START)))
         # The child process plays the part of an engine core: it can really die and really hang.
         pipe = asyncio.subprocess.PIPE
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from gemma_batch.engines.base import EngineConfig, engine_class, make_engine
 from gemma_batch.engines.echo import EchoEngine
-from gemma_batch.errors import EngineLost, SpecError
+from gemma_batch.errors import EngineLost, EngineStartError, SpecError
 from gemma_batch.prompts.rendered import TokenPrompt
 from gemma_batch.rows import Request
 
@@ -96,3 +97,20 @@ def test_unknown_arguments_are_refused() -> None:
     with pytest.raises(SpecError, match=r"'speed'.*rows_per_second"):
         engine_class("echo").check_args({"speed": 1})
     engine_class("echo").check_args({"delay": 1})
+
+
+def test_a_start_that_fails_on_named_nodes() -> None:
+    """The dry run of a bad node: by host name or address, with the message that was asked for."""
+    here = os.uname().nodename
+
+    async def start(**args: Any) -> None:
+        engine = make_engine(config(args=args))
+        await engine.start()
+        await engine.stop()
+
+    asyncio.run(start(fail_start_on=["another-node", "192.0.2.250"]))
+    for name in (here, "127.0.0.1"):
+        with pytest.raises(EngineStartError, match="Xid 79"):
+            asyncio.run(start(fail_start_on=["another-node", name], fail_start_with="Xid 79"))
+    with pytest.raises(SpecError, match="fail_start_on='here'"):
+        engine_class("echo").check_args({"fail_start_on": "here"})
