@@ -63,7 +63,7 @@ class Feed:
     Any thread may read `stats` and call `engine_numbers`.
     `make` returns an engine that is not started yet. `in_flight` is the number of requests to keep
     in the engine. `check` returns None for a completion of the shape that the job wants, else the
-    refusal (see `answers.py`).
+    refusal (see `answers.py`). `stats` are totals to go on with, of an earlier engine.
     """
 
     def __init__(
@@ -74,8 +74,9 @@ class Feed:
         policy: RowPolicy | None = None,
         order: Order = "auto",
         check: Callable[[Completion], Refusal | None] = lambda completion: None,
+        stats: FeedStats | None = None,
     ) -> None:
-        self.stats = FeedStats()
+        self.stats = stats or FeedStats()
         self._check = check
         self._make = make
         self._limit = max(1, in_flight)

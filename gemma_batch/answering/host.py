@@ -28,7 +28,8 @@ class Host:
 
     The event loop runs in a separate thread, so work on the caller's threads cannot delay the
     engine. `in_flight` (requests), `policy`, `order` and `check` go to the `Feed`. `on_ready` is
-    called in a thread before the first request goes to the engine.
+    called in a thread before the first request goes to the engine. `stats` are totals to go on
+    with.
     """
 
     def __init__(
@@ -40,12 +41,18 @@ class Host:
         order: Order = "auto",
         check: Callable[[Completion], Refusal | None] = lambda completion: None,
         on_ready: Callable[[], object] | None = None,
+        stats: FeedStats | None = None,
     ) -> None:
         self._config = config
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
         self._feed = Feed(
-            self._make_engine, in_flight=in_flight, policy=policy, order=order, check=check
+            self._make_engine,
+            in_flight=in_flight,
+            policy=policy,
+            order=order,
+            check=check,
+            stats=stats,
         )
         self._started = self._submit(self._start(on_ready))
 

@@ -49,6 +49,8 @@ def report_text(report: Report) -> str:
         )
     for alert in report.alerts[-ALERTS_SHOWN:]:
         lines.append(f"  alert    {alert_text(alert)}")
+    for node in report.nodes:
+        lines.append(f"  node     {node_text(node)}")
     if len(report.routes) > 1:
         for name, route in report.routes.items():
             lines.append(f"  route    {name}: {route['answered']:,} answered by {route['model']}")
@@ -82,6 +84,13 @@ def _account_lines(report: Report) -> list[str]:
 def alert_text(alert: Mapping[str, Any]) -> str:
     """One alert in words: its time, its value and its threshold."""
     return f"{moment(alert['time'])} UTC: {Alert(**alert).text}"
+
+
+def node_text(node: Mapping[str, Any]) -> str:
+    """One node with trouble in words."""
+    left = ", left alone at the end" if node["left_alone"] else ""
+    times = f"{node['failures']} failures" if node["failures"] > 1 else "failed once"
+    return f"{node['node']}: {times}{left}: {node['cause']}"
 
 
 def status_text(status: Status) -> str:

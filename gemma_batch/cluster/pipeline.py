@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from gemma_batch.cluster.run_actors import answer
+from gemma_batch.cluster.station import node_name
 from gemma_batch.cluster.worker import Worker
 from gemma_batch.errors import GemmaBatchError
 from gemma_batch.planning.pool import READ_CPUS, Pool
@@ -94,10 +96,25 @@ def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
         if not answer(board.begin_read.remote(unit.path), default=True):
             return [encode(_preparers[key].give_up(shard, unit))]
         prepared = encode(_preparers[key].prepare(shard, unit))
-        board.end_read.remote(unit.path)
+        board.end_read.remote(unit.path, ray.get_runtime_context().get_node_id())
     except GemmaBatchError as err:
+        _read_elsewhere(board, unit, err)
         return [encode_error(err)]
     return [prepared]
+
+
+class ReadElsewhere(ray.exceptions.RaySystemError):  # type: ignore[misc]  # ray is not typed
+    """The unit could not be read on this node. Ray repeats a task that raises a RaySystemError."""
+
+
+def _read_elsewhere(board: Any, unit: Unit, err: GemmaBatchError) -> None:
+    """Raise `ReadElsewhere`, unless enough nodes have tried to read the unit."""
+    here = ray.get_runtime_context().get_node_id()
+    able = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) >= READ_CPUS]
+    call = board.put_back.remote(unit.path, here, node_name(), str(err), len(able))
+    if (pause := answer(call, default=None)) is not None:
+        time.sleep(pause)
+        raise ReadElsewhere(str(err))
 
 
 class RouteRun:
@@ -107,6 +124,7 @@ class RouteRun:
         self, job: RouteJob, work: Sequence[tuple[Shard, Unit]], pool: Pool, board: Any
     ) -> None:
         self._route = job.route
+        board.expect.remote(job.route, pool.least)
         flight = _units_in_flight(job, work)
         self._dataset = ray.data.read_datasource(
             UnitSource(job, work, board),

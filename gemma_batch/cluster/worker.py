@@ -4,6 +4,9 @@ Ray Data calls the worker in several threads, one unit per call. The feed of the
 event loop in another thread, so nothing that Ray does on these threads can delay the engine. The
 engine starts to load while Ray CPU tasks still read the first units. Only receipts leave this
 process.
+
+A worker whose engine does not start, or that cannot reach the storage, becomes unfit: it gives the
+units that Ray Data brings to other workers (see `relay.py`), and tries again after a pause.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -23,10 +26,12 @@ import pyarrow as pa
 from gemma_batch.answering.answers import shape_of
 from gemma_batch.answering.host import Host
 from gemma_batch.answering.host_memory import memory_share
+from gemma_batch.answering.stats import FeedStats
 from gemma_batch.cluster.board import Case
-from gemma_batch.cluster.run_actors import BOARD_SECONDS
+from gemma_batch.cluster.relay import Relay
+from gemma_batch.cluster.station import Station
 from gemma_batch.committing.commit import commit_unit, committed_receipt
-from gemma_batch.errors import FailureCode, GemmaBatchError
+from gemma_batch.errors import EngineError, FailureCode, GemmaBatchError, StorageError
 from gemma_batch.reporting.metrics import Metrics
 from gemma_batch.rows import Failure, Outcome, Request
 from gemma_batch.storage.fs import open_store
@@ -89,17 +94,13 @@ class Worker:
         self._board = board
         _ask_for_normal_priority()
         self._name = f"{os.uname().nodename}-{uuid.uuid4().hex[:8]}"
+        self._relay = Relay(board, self._name)
         self._shape = shape_of(job.sampling)
-        self._host = Host(
-            job.engine,
-            in_flight=job.in_flight,
-            policy=job.policy,
-            order=job.order,
-            check=self._shape.check,
-            on_ready=lambda: self._tell("ready", self._name),
-        )
         self._gate = Gate()
         self._closed = threading.Event()
+        self._totals = FeedStats()
+        self._station = Station(job, self._name, self._relay, self._make_host)
+        self._station.open(alone=board is None)
         self._metrics: Metrics | None = None
         if board is not None:
             import ray.util.metrics
@@ -114,10 +115,21 @@ class Worker:
             )
             threading.Thread(target=self._report, name="report", daemon=True).start()
 
+    def _make_host(self, on_ready: Callable[[], None]) -> Host:
+        return Host(
+            self._job.engine,
+            in_flight=self._job.in_flight,
+            policy=self._job.policy,
+            order=self._job.order,
+            check=self._shape.check,
+            on_ready=on_ready,
+            stats=self._totals,
+        )
+
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Take a unit (one row), answer and commit it, and return one row with `receipt` as JSON.
 
-        When the engine or the storage gave up, the JSON is `{"error": ...}`.
+        When no worker could answer or commit the unit, the JSON is `{"error": ...}`.
         """
         receipts = [
             json.dumps(self._run_unit(unit.as_py(), rows))
@@ -128,17 +140,38 @@ class Worker:
     def _run_unit(self, head: str, rows: Any) -> dict[str, Any]:
         if not rows.is_valid:
             return dict(json.loads(head))
-        unit = decode_head(head)[1]
-        case = self._tell("begin", self._name, unit.path) or Case()
+        outcome = self._try_unit(head, rows.as_buffer())
+        if isinstance(outcome, str):
+            unit = decode_head(head)[1]
+            return self._relay.give(unit, head, rows.as_buffer(), outcome)
+        return outcome
+
+    def _try_unit(self, head: str, rows: pa.Buffer) -> dict[str, Any] | str:
+        """The receipt of the unit, or the reason why this worker cannot answer or commit it.
+
+        The reason is "" when another worker has the unit.
+        """
+        unit, host = decode_head(head)[1], self._station.host
+        if self._station.unfit is not None or host is None:
+            return self._station.unfit or "the engine of this worker has ended"
+        case = self._relay.tell("begin", self._name, unit.path) or Case()
+        if case.elsewhere:
+            return ""
         try:
             with self._gate.pass_through(alone=case.careful):
-                return self._outcomes(unit, case, head, rows.as_buffer())
+                receipt = self._outcomes(unit, case, host, head, rows)
+        except (EngineError, StorageError) as err:
+            self._relay.tell("let_go", unit.path)
+            self._station.failed(str(err), engine=host if isinstance(err, EngineError) else None)
+            return str(err)
         except GemmaBatchError as err:
-            return {"error": str(err)}
-        finally:
-            self._tell("end", unit.path)
+            receipt = {"error": str(err)}
+        self._relay.tell("end", unit.path)
+        return receipt
 
-    def _outcomes(self, unit: Unit, case: Case, head: str, rows: Any) -> dict[str, Any]:
+    def _outcomes(
+        self, unit: Unit, case: Case, host: Host, head: str, rows: pa.Buffer
+    ) -> dict[str, Any]:
         started = time.time()
         # When a worker dies between the commit and the receipt, Ray gives out the unit again.
         done = committed_receipt(self._store, unit)
@@ -146,7 +179,7 @@ class Worker:
             return done
         if case.careful:
             prepared = decode(head, rows)
-            answers = self._carefully(unit, case, prepared.requests)
+            answers = self._carefully(unit, case, host, prepared.requests)
         else:
             loaded: list[Prepared] = []
 
@@ -154,12 +187,12 @@ class Worker:
                 loaded.append(decode(head, rows))
                 return loaded[0].requests
 
-            answers = self._host.run_when_needed(load)
+            answers = host.run_when_needed(load)
             (prepared,) = loaded
         outcomes: dict[int, Outcome] = {**prepared.failures, **answers}
         for failure in prepared.failures.values():
-            self._host.stats.count(failure)
-        stats = self._host.stats
+            self._totals.count(failure)
+        stats = self._totals
         facts = {
             "started": started,
             "worker": self._name,
@@ -176,54 +209,47 @@ class Worker:
             self._metrics.unit(time.time() - started)
         return receipt
 
-    def _carefully(self, unit: Unit, case: Case, requests: list[Request]) -> dict[int, Outcome]:
+    def _carefully(
+        self, unit: Unit, case: Case, host: Host, requests: list[Request]
+    ) -> dict[int, Outcome]:
         """Run the rows of a unit with which workers died, in the groups that the board wants."""
         logger.warning("unit %s saw %d workers die: taken apart", unit.name, case.deaths)
         outcomes: dict[int, Outcome] = {}
         for number in case.condemned:
             outcomes[number] = Failure(FailureCode.ENGINE_CRASH.value, CONDEMNED, case.deaths)
-            self._host.stats.count(outcomes[number])
+            self._totals.count(outcomes[number])
         groups = [set(group) for group in case.groups]
         # The last group has all other rows: all rows of the unit at first, later the rows that ran
         # before and are known to be harmless.
         groups.append({r.number for r in requests}.difference(case.condemned, *groups))
         for group in groups:
             if mine := [request for request in requests if request.number in group]:
-                self._tell("trying", unit.path, [request.number for request in mine])
-                outcomes.update(self._host.run(mine))
+                self._relay.tell("trying", unit.path, [request.number for request in mine])
+                outcomes.update(host.run(mine))
         return outcomes
-
-    def _tell(self, method: str, *values: Any) -> Any:
-        """Call a method of the board and return its answer; None when the board is gone or slow."""
-        if self._board is None:
-            return None
-        import ray
-
-        try:
-            return ray.get(getattr(self._board, method).remote(*values), timeout=BOARD_SECONDS)
-        except (ray.exceptions.RayError, TimeoutError) as err:
-            logger.warning("the board did not answer %s: %s", method, err)
-            return None
 
     def _report(self) -> None:
         import ray
 
         while not self._closed.wait(REPORT_SECONDS):
+            host = self._station.host
             if self._metrics is not None:
-                self._metrics.update(
-                    self._host.stats, time.time() - self._born, self._host.engine_numbers()
-                )
-            numbers = {**self._host.stats.numbers(), "memory_share": memory_share()}
+                measured = host.engine_numbers() if host is not None else {}
+                self._metrics.update(self._totals, time.time() - self._born, measured)
+            numbers = {**self._totals.numbers(), "memory_share": memory_share()}
             numbers["route"] = self._job.route
             try:
                 self._board.put.remote(self._name, numbers)
             except ray.exceptions.RayError as err:
                 logger.debug("progress was not reported: %s", err)
+            self._station.try_again()
+            if not self._relay.take(self._try_unit):
+                self._station.rejoin()
 
     def close(self) -> None:
         """End the engine's processes."""
         self._closed.set()
-        self._host.close()
+        self._station.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_closed") and not self._closed.is_set():

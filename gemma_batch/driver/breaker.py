@@ -22,7 +22,6 @@ ENGINE_FAILURES = (
     FailureCode.ENGINE_REJECTED,
     FailureCode.DEADLINE,
 )
-LOAD_DEATHS = 5
 
 
 class Breaker:
@@ -66,12 +65,6 @@ class Breaker:
 
     def engines(self, state: Mapping[str, Any]) -> None:
         """Take the board's state. Raises `StoppedError` when engines or workers die too often."""
-        if state["load_deaths"] >= LOAD_DEATHS:
-            raise StoppedError(
-                f"stopped: {state['load_deaths']} worker processes in a row died while their "
-                "engine was loading; the usual cause is too little memory on the node. "
-                f"Look at the workers' logs (--verbose). {GO_ON}"
-            )
         workers = state["workers"].values()
         restarts = state["deaths"] + sum(max(0, w["engine_starts"] - 1) for w in workers)
         engines = max(1, len(workers) - state["deaths"])

@@ -89,6 +89,7 @@ class Follower:
             phase="starting engines", rows=sum(totals.values()), committed=done, done=done
         )
         self._hinted = False
+        self.nodes: dict[str, dict[str, Any]] = {}  # by name: the nodes with trouble
 
     def follow(self, lanes: int, items: queue.Queue[Any]) -> None:
         """Follow until `lanes` lanes have ended.
@@ -122,6 +123,7 @@ class Follower:
         if state is not None:
             self._breaker.engines(state)
             fill(snapshot, state["workers"], self._log.receipts, self._totals, self._before)
+            self._tell_of_nodes(state["nodes"])
             self._alert(state["workers"])
             if not (self._hinted or state["workers"] or waited < WAITING_SECONDS):
                 self._hinted = True
@@ -132,6 +134,15 @@ class Follower:
         self._breaker.moving((snapshot.committed, snapshot.done, snapshot.engines))
         self._metrics.update(snapshot)
         self._show.update(snapshot)
+
+    def _tell_of_nodes(self, nodes: Sequence[Mapping[str, Any]]) -> None:
+        for node in nodes:
+            known = self.nodes.get(node["node"])
+            self.nodes[node["node"]] = dict(node)
+            if known is None or known["cause"] != node["cause"]:
+                self._show.say(
+                    f"trouble on node {node['node']}: {node['cause']}. Its units go to other nodes"
+                )
 
     def _alert(self, workers: Mapping[str, Mapping[str, Any]]) -> None:
         ends = []

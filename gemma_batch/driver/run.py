@@ -120,6 +120,7 @@ class Session:
         self._log = ReceiptLog(store)
         self._stop = threading.Event()
         self._running: list[RouteRun] = []
+        self._follower: Follower | None = None
 
     def close(self) -> None:
         """Disconnect from the cluster; a local cluster ends, with all its engines."""
@@ -245,6 +246,7 @@ class Session:
             finished=time.time(),
             receipts=tuple(self._log.receipts),
             routes=self._route_facts(),
+            nodes=tuple(self._follower.nodes.values()) if self._follower is not None else (),
         )
         return make_report(
             manifest,
@@ -295,7 +297,7 @@ class Session:
             name: total - rows_by_route(remaining).get(name, 0) for name, total in totals.items()
         }
         threads: list[threading.Thread] = []
-        follower = Follower(
+        follower = self._follower = Follower(
             self._plan.spec.policy,
             self._log,
             store=self.store,

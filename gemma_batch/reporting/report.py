@@ -33,7 +33,8 @@ class Report:
     run's engine-seconds (see `accounts`). `limit_share` is the last run's speed as a share of the
     hardware's limit. `predicted` is the estimate of the plan. `device_hours` counts hours of GPUs
     (of engines on a cluster without GPUs). `device_hours`, `cost` and `alerts` count all runs on
-    the output.
+    the output. `nodes` are the nodes of the last run that could not start an engine or reach the
+    storage: name, number of failures, newest cause, and whether they were left alone at the end.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Report:
     device_hours: float = 0.0
     cost: float | None = None
     alerts: list[dict[str, Any]] = field(default_factory=list)
+    nodes: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The report as the JSON that `report --json` prints."""
@@ -72,12 +74,16 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """Facts that only the driver of a run knows: start and end (Unix seconds), its receipts."""
+    """Facts that only the driver of a run knows: start and end (Unix seconds), its receipts.
+
+    `nodes` are the nodes with trouble (see `Report.nodes`).
+    """
 
     started: float
     finished: float
     receipts: tuple[Receipt, ...] = ()
     routes: Mapping[str, RouteFacts] = field(default_factory=dict)
+    nodes: tuple[Mapping[str, Any], ...] = ()
 
 
 def make_report(
@@ -137,6 +143,7 @@ def make_report(
         device_hours=spent.hours,
         cost=spent.price,
         alerts=[asdict(alert) for alert in alerts],
+        nodes=[dict(node) for node in facts.nodes] if facts else [],
     )
 
 

@@ -47,14 +47,24 @@ def test_three_rows_that_kill_their_process_are_all_found() -> None:
 
 
 def test_a_worker_that_dies_while_loading_blames_no_unit() -> None:
-    """Its engine was not up, so no row can be at fault; such deaths in a row are counted."""
+    """Its engine was not up, so no row can be at fault."""
     board = Board()
     for n in range(4):
         case = board.begin(f"w{n}", "unit")
     assert (case.deaths, case.careful) == (0, False)
-    assert board.state()["load_deaths"] == 3
-    board.ready("w3")
-    assert board.state() == {"workers": {}, "deaths": 3, "load_deaths": 0}
+    assert board.state() == {"workers": {}, "deaths": 3, "nodes": []}
+
+
+def test_a_worker_that_lets_a_unit_go_did_not_die_with_it() -> None:
+    """The next worker gets the unit without blame, and what was known of the unit is kept."""
+    board = Board()
+    for name in ("a", "b", "c"):
+        board.ready(name)
+        board.begin(name, "unit")
+    board.let_go("unit")
+    case = board.begin("d", "unit")
+    assert (case.deaths, case.careful) == (2, True)
+    assert board.state()["deaths"] == 2
 
 
 def test_a_finished_unit_is_forgotten_and_a_worker_dies_once() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gemma_batch.driver.breaker import LOAD_DEATHS, Breaker
+from gemma_batch.driver.breaker import Breaker
 from gemma_batch.errors import StoppedError
 from gemma_batch.spec import Stop
 
@@ -25,9 +25,9 @@ def receipt(rows: int, **failures: int) -> dict[str, Any]:
     return {"rows": rows, "failures": failures}
 
 
-def state(*starts: int, deaths: int = 0, load_deaths: int = 0) -> dict[str, Any]:
+def state(*starts: int, deaths: int = 0) -> dict[str, Any]:
     workers = {f"w{i}": {"engine_starts": n} for i, n in enumerate(starts)}
-    return {"workers": workers, "deaths": deaths, "load_deaths": load_deaths}
+    return {"workers": workers, "deaths": deaths}
 
 
 def test_too_many_rows_failed_by_engines_stop_the_run() -> None:
@@ -74,14 +74,6 @@ def test_restarts_are_counted_per_engine_and_per_span_of_time() -> None:
     breaker.engines(state(16, 3, 2))  # 9 within the span on 3 engines
     with pytest.raises(StoppedError, match=r"policy\.stop\.engine_restarts=4"):
         breaker.engines(state(16, 8, 2))
-
-
-def test_workers_that_die_while_loading_stop_the_run() -> None:
-    """Ray would start them for ever."""
-    breaker = Breaker(Stop())
-    breaker.engines(state(0, deaths=LOAD_DEATHS - 1, load_deaths=LOAD_DEATHS - 1))
-    with pytest.raises(StoppedError, match="while their engine was loading"):
-        breaker.engines(state(0, deaths=LOAD_DEATHS, load_deaths=LOAD_DEATHS))
 
 
 def test_a_run_that_stands_still_ends() -> None:

@@ -61,7 +61,7 @@ def receipt(rows: int, route: str = "all") -> dict[str, Any]:
 
 def follower(folder: Path, policy: dict[str, Any], **workers: Any) -> tuple[Follower, Said, Any]:
     said, lost, store = Said(), threading.Event(), open_store(str(folder))
-    state = {"workers": workers, "deaths": 0, "load_deaths": 0}
+    state = {"workers": workers, "deaths": 0, "nodes": []}
     made = Follower(
         Policy.model_validate(policy),
         ReceiptLog(store),
