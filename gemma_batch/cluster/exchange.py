@@ -22,7 +22,7 @@ from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from gemma_batch.cluster.pipeline import stop_dataset
-from gemma_batch.cluster.run_actors import answer, make_board
+from gemma_batch.cluster.run_actors import answer, make_board, read_elsewhere
 from gemma_batch.errors import GemmaBatchError
 from gemma_batch.planning.pool import READ_CPUS
 from gemma_batch.prompts.render import Renderer
@@ -38,15 +38,15 @@ class BoardLog:
     """A `ReadLog` on a board: without it, Ray repeats a task for ever when its process dies."""
 
     def __init__(self, board: Any) -> None:
-        self._board = board
+        self.board = board
 
     def begin(self, unit: str) -> bool:
         """See `ReadLog`."""
-        return bool(answer(self._board.begin_read.remote(unit), default=True))
+        return bool(answer(self.board.begin_read.remote(unit), default=True))
 
     def end(self, unit: str) -> None:
         """See `ReadLog`."""
-        self._board.end_read.remote(unit)
+        self.board.end_read.remote(unit)
 
 
 class ChunkSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy's reading
@@ -92,11 +92,18 @@ _renderers: dict[str, Renderer] = {}
 
 def _read_chunk(sorting_ref: Any, log: BoardLog, chunk: Chunk) -> list[pa.Table]:
     key, sorting = sorting_ref.hex(), ray.get(sorting_ref)
-    if key not in _renderers:
-        set_patience(sorting.job.storage_patience)
-        _renderers.clear()
-        _renderers[key] = make_renderer(sorting.job)
-    return [read_chunk(sorting, _renderers[key], chunk, log)]
+    try:
+        if key not in _renderers:
+            set_patience(sorting.job.storage_patience)
+            _renderers.clear()
+            _renderers[key] = make_renderer(sorting.job)
+        return [read_chunk(sorting, _renderers[key], chunk, log)]
+    except GemmaBatchError as err:
+        first, *others = chunk.units
+        for unit in others:
+            log.end(unit.path)  # this process did not die, so no unit is to blame
+        read_elsewhere(log.board, first.path, err)
+        raise
 
 
 def _write_piece(table: pa.Table, sorting: Sorting) -> pa.Table:

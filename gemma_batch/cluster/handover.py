@@ -23,6 +23,7 @@ SILENT_SECONDS = 30.0  # a worker that reports nothing for so long may have died
 GONE_SECONDS = 600.0  # after so long without a report, nobody waits for the worker any more
 LATE_SECONDS = 180.0  # how long to wait for workers that have not come, before the run gives up
 LOAD_DEATHS = 3  # processes that die on a node while their engine loads, in a row
+READ_PAUSE = 10.0  # the longest pause in seconds before a unit is read elsewhere
 MOVES = 3  # how often a worker's process may end to be started on another node
 PAUSES = (60.0, 300.0)  # seconds until a worker on a node that failed tries again; then never
 
@@ -247,13 +248,17 @@ class Handover:
             offer.taker = ""
             offer.failed[worker] = cause
 
-    def lost(self, unit: str) -> None:
-        """The payload is gone with the process that offered it; Ray gives out the unit again."""
-        if (offer := self._offers.get(unit)) is not None:
+    def lost(self, unit: str, worker: str) -> None:
+        """The worker did not get the payload: it is gone with the process that offered it.
+
+        Ray gives out the unit again, to a process that then offers it again.
+        """
+        offer = self._offers.get(unit)
+        if offer is not None and offer.taker == worker:
             offer.payload, offer.taker = None, ""
 
     def look(self, unit: str) -> tuple[bool, dict[str, Any] | None]:
-        """Whether the unit is on offer, and its outcome.
+        """Whether the unit is on offer with its payload, and its outcome.
 
         The outcome is the receipt, or `{"error": ...}`, or None while there is neither. An outcome
         is given once.
@@ -262,7 +267,7 @@ class Handover:
         if offer is None:
             return False, None
         if offer.receipt is None and not self._hopeless(offer):
-            return True, None
+            return offer.payload is not None, None
         del self._offers[unit]
         return True, offer.receipt or {"error": self._causes(offer)}
 
@@ -315,7 +320,7 @@ class Handover:
             del self._reads[unit]
             return None
         # A node where reading fails at once must not take every unit before other nodes can.
-        return float(min(30.0, 2.0 ** (record.reads - 1)))
+        return min(READ_PAUSE, 2.0 ** (record.reads - 1))
 
     def read_done(self, unit: str, node: str) -> None:
         """A process on the node has read the unit."""

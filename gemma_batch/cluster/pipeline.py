@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import json
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,8 +24,7 @@ import ray.util.metrics
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from gemma_batch.cluster.run_actors import answer
-from gemma_batch.cluster.station import node_name
+from gemma_batch.cluster.run_actors import answer, read_elsewhere
 from gemma_batch.cluster.worker import Worker
 from gemma_batch.errors import GemmaBatchError
 from gemma_batch.planning.pool import READ_CPUS, Pool
@@ -98,23 +96,9 @@ def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
         prepared = encode(_preparers[key].prepare(shard, unit))
         board.end_read.remote(unit.path, ray.get_runtime_context().get_node_id())
     except GemmaBatchError as err:
-        _read_elsewhere(board, unit, err)
+        read_elsewhere(board, unit.path, err)
         return [encode_error(err)]
     return [prepared]
-
-
-class ReadElsewhere(ray.exceptions.RaySystemError):  # type: ignore[misc]  # ray is not typed
-    """The unit could not be read on this node. Ray repeats a task that raises a RaySystemError."""
-
-
-def _read_elsewhere(board: Any, unit: Unit, err: GemmaBatchError) -> None:
-    """Raise `ReadElsewhere`, unless enough nodes have tried to read the unit."""
-    here = ray.get_runtime_context().get_node_id()
-    able = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) >= READ_CPUS]
-    call = board.put_back.remote(unit.path, here, node_name(), str(err), len(able))
-    if (pause := answer(call, default=None)) is not None:
-        time.sleep(pause)
-        raise ReadElsewhere(str(err))
 
 
 class RouteRun:

@@ -19,6 +19,7 @@ from gemma_batch.units.unit import Unit
 
 logger = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0  # the pause between two questions for the outcome of a unit
+PAYLOAD_SECONDS = 60.0  # the longest wait for the rows of a unit that another worker offers
 SILENT_BOARD = 12  # questions without an answer after which the unit is given up
 
 Receipt = dict[str, Any]
@@ -61,7 +62,7 @@ class Relay:
             known, outcome = self.tell("look", unit.path) or (None, None)
             if outcome is not None:
                 return dict(outcome)
-            if known is False:  # the board is a new one: the first was lost with its node
+            if known is False:  # the board is a new one, or the taker did not get the payload
                 self.tell("offer", unit.path, self._worker, cause, [payload])
             unanswered = unanswered + 1 if known is None else 0
             time.sleep(LOOK_SECONDS)
@@ -88,10 +89,10 @@ class Relay:
 
     def _run(self, unit: str, payload: Any, run: Callable[[str, pa.Buffer], Receipt | str]) -> None:
         try:
-            head, rows = ray.get(payload)
-        except ray.exceptions.RayError as err:
+            head, rows = ray.get(payload, timeout=PAYLOAD_SECONDS)
+        except ray.exceptions.RayError as err:  # GetTimeoutError is one, too
             logger.warning("the rows of a unit that was handed over are lost: %s", err)
-            self.tell("lost", unit)
+            self.tell("lost", unit, self._worker)
             return
         outcome = run(head, pa.py_buffer(rows))
         if isinstance(outcome, str):

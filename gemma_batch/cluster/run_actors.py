@@ -5,6 +5,8 @@ Workers and reading tasks call the board too, with `answer`.
 
 from __future__ import annotations
 
+import os
+import time
 from typing import Any
 
 import ray
@@ -12,6 +14,8 @@ import ray.util.metrics
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gemma_batch.cluster.board import Board
+from gemma_batch.errors import GemmaBatchError
+from gemma_batch.planning.pool import READ_CPUS
 from gemma_batch.reporting.metrics import RunMetrics
 
 BOARD_SECONDS = 10.0  # the time limit for an answer of the board
@@ -44,3 +48,25 @@ def answer(call: Any, *, default: Any) -> Any:
         return ray.get(call, timeout=BOARD_SECONDS)
     except (ray.exceptions.RayError, TimeoutError):
         return default
+
+
+class ReadElsewhere(ray.exceptions.RaySystemError):  # type: ignore[misc]  # ray is not typed
+    """Rows could not be read on this node. Ray repeats a task that raises a RaySystemError."""
+
+
+def read_elsewhere(board: Any, unit: str, err: GemmaBatchError) -> None:
+    """In a reading task: raise `ReadElsewhere`, unless enough nodes have tried to read the unit.
+
+    Ray then repeats the task, mostly on another node. `err` is why this node could not read.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    able = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) >= READ_CPUS]
+    call = board.put_back.remote(unit, here, node_name(), str(err), len(able))
+    if (pause := answer(call, default=None)) is not None:
+        time.sleep(pause)
+        raise ReadElsewhere(str(err))
+
+
+def node_name() -> str:
+    """The name of this process's node for people: its address and its host name."""
+    return f"{ray.util.get_node_ip_address()} ({os.uname().nodename})"

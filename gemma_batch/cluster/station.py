@@ -20,6 +20,7 @@ from ray._private.state import available_resources_per_node
 
 from gemma_batch.answering.host import Host
 from gemma_batch.cluster.relay import Relay
+from gemma_batch.cluster.run_actors import node_name
 from gemma_batch.units.route_job import RouteJob
 
 logger = logging.getLogger(__name__)
@@ -135,11 +136,6 @@ def this_node() -> dict[str, str]:
         "node": context.get_node_id(),
         "name": node_name(),
     }
-
-
-def node_name() -> str:
-    """The name of this process's node for people: its address and its host name."""
-    return f"{ray.util.get_node_ip_address()} ({os.uname().nodename})"
 
 
 def nodes_with_room(gpus: float) -> list[str]:

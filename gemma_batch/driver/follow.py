@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 TICK = 0.5
 LOOK_SECONDS = 1.0
 WAITING_SECONDS = 180.0
+NODE_SECONDS = 300.0  # the least time between two lines about one node
 RECEIPTS_KEPT = 200  # receipts between two copies of them in the output
 _NOTHING = object()
 
@@ -90,6 +91,7 @@ class Follower:
         )
         self._hinted = False
         self.nodes: dict[str, dict[str, Any]] = {}  # by name: the nodes with trouble
+        self._told: dict[str, float] = {}
 
     def follow(self, lanes: int, items: queue.Queue[Any]) -> None:
         """Follow until `lanes` lanes have ended.
@@ -137,11 +139,14 @@ class Follower:
 
     def _tell_of_nodes(self, nodes: Sequence[Mapping[str, Any]]) -> None:
         for node in nodes:
-            known = self.nodes.get(node["node"])
-            self.nodes[node["node"]] = dict(node)
-            if known is None or known["cause"] != node["cause"]:
+            name, now = node["node"], time.monotonic()
+            known = self.nodes.get(name)
+            self.nodes[name] = dict(node)
+            new = known is None or known["cause"] != node["cause"]
+            if new and now - self._told.get(name, -NODE_SECONDS) >= NODE_SECONDS:
+                self._told[name] = now
                 self._show.say(
-                    f"trouble on node {node['node']}: {node['cause']}. Its units go to other nodes"
+                    f"trouble on node {name}: {node['cause']}. Its units go to other nodes"
                 )
 
     def _alert(self, workers: Mapping[str, Mapping[str, Any]]) -> None:

@@ -123,8 +123,10 @@ def test_a_taker_that_dies_gives_the_unit_free(board: Handover, clock: Clock) ->
     board.heard("good")
     assert not board.held("unit", "bad")
     assert board.take("good") is not None
-    board.lost("unit")
-    clock.now += 1
+    board.lost("unit", "dies")  # no longer its unit
+    assert board.look("unit") == (True, None)
+    board.lost("unit", "good")
+    assert board.look("unit") == (False, None), "nobody would offer it again"
     assert board.take("good") is None
     board.offer("unit", "bad", "cause", ["rows again"])
     assert board.take("good") == ("unit", ["rows again"])

@@ -41,9 +41,10 @@ CHUNK = 64 * 1024
 class FaultProxy:
     """See the module's docstring. `calls` and `counts` tell what happened."""
 
-    def __init__(self, target: str, seed: int = 0) -> None:
+    def __init__(self, target: str, seed: int = 0, address: str = "127.0.0.1") -> None:
         parts = urlsplit(target)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
+        self._address = address  # where it listens
         self._chance = random.Random(seed)
         self._rates: dict[str, float] = {}
         self._match: re.Pattern[str] | None = None
@@ -60,11 +61,11 @@ class FaultProxy:
         self._thread.start()
 
         async def listen() -> int:
-            server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            server = await asyncio.start_server(self._serve, self._address, 0)
             return int(server.sockets[0].getsockname()[1])
 
         port = asyncio.run_coroutine_threadsafe(listen(), self._loop).result()
-        self.endpoint = f"http://127.0.0.1:{port}"
+        self.endpoint = f"http://{self._address}:{port}"
 
     def stop(self) -> None:
         """Listen no more."""

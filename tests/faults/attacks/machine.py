@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 from ..harness import Bench, Job, Lost
 from ..machines import refused
+from ..proxy import FaultProxy
 from ..scenarios import fault
 from ..separate import SeparateCluster
 
+CUT_SECONDS = 30.0
 CARD_LOST = "Xid 79: the GPU has fallen off the bus"
 
 
 @contextlib.contextmanager
 def machines(bench: Bench, count: int) -> Iterator[SeparateCluster]:
-    """A cluster of so many machines, in the place of the cluster that drills share."""
+    """A cluster of so many machines, in the place of the cluster that drills share.
+
+    The machines reach the object store on `network.services`.
+    """
     if (why := refused()) is not None:
         raise RuntimeError(f"this drill needs machines of its own: {why}")
     folder = bench.folder / f"machines-{len(bench.jobs):02d}"
-    cluster, shared = SeparateCluster(folder, env={}), bench.cluster
+    cluster, shared = SeparateCluster(folder), bench.cluster
+    store = FaultProxy(bench.proxy.endpoint, address=cluster.network.services)
     bench.cluster = cluster
     try:
+        store.start()
         for _ in range(count):
-            cluster.add_machine()
+            cluster.add_machine(env={"AWS_ENDPOINT_URL": store.endpoint})
         yield cluster
     finally:
         bench.cluster = shared
         cluster.close()
+        store.stop()
 
 
 def hosts(job: Job) -> set[str]:
@@ -46,4 +55,47 @@ def gpu_never_starts(bench: Bench) -> Job:
         driver.expect(0, "trouble on node", bad.name, CARD_LOST)
     if bad.name in hosts(job) or len(hosts(job)) != 2:
         raise Lost(f"units were committed on {hosts(job)}")
+    return job
+
+
+@fault("bad machines", "of three, one never starts an engine, another loses the store for 30 s")
+def bad_machines(bench: Bench) -> Job:
+    """The run is slower for a while, and ends with every row."""
+    with machines(bench, 3) as cluster:
+        bad, cut, _ = cluster.machines
+        args = {"fail_start_on": [bad.name], "fail_start_with": CARD_LOST, "rows_per_second": 25}
+        job = bench.job(
+            "bad-machines", s3=True, s3_input=True, args=args, resources={"replicas": 3}
+        )
+        driver = job.start()
+        driver.until(lambda: cut.name in hosts(job), f"a part of {cut.name}")
+        with cut.machine.cut(cluster.network.services):
+            before = len(job.parts())
+            begun = time.monotonic()
+            driver.until(lambda: time.monotonic() - begun > CUT_SECONDS, "30 s without the store")
+            if len(job.parts()) == before:
+                raise Lost("nobody committed while one machine had no store")
+        driver.expect(0, "trouble on node", bad.name, CARD_LOST)
+    if bad.name in hosts(job):
+        raise Lost(f"units were committed on {hosts(job)}")
+    return job
+
+
+@fault("a node loses the store", "the store does not answer one of three machines any more")
+def store_unreachable(bench: Bench) -> Job:
+    """The others commit its units, and read what it cannot read."""
+    with machines(bench, 3) as cluster:
+        cut = cluster.machines[0]
+        job = bench.job(
+            "no-store",
+            s3=True,
+            s3_input=True,
+            args={"rows_per_second": 25},
+            resources={"replicas": 3},
+            policy={"storage_patience": 5},
+        )
+        driver = job.start()
+        driver.until(lambda: cut.name in hosts(job), f"a part of {cut.name}")
+        with cut.machine.cut(cluster.network.services):
+            driver.expect(0, "trouble on node", cut.name)
     return job
