@@ -6,7 +6,9 @@ another worker of the same route takes it, commits it and leaves the receipt her
 worker fetches the receipt. So one bad node costs one node, and no unit is paid for twice.
 
 A unit has failed when `TRIES` workers could not do it, or when no worker is left that could try.
-Then the run ends, and the error names each node with its cause.
+Then the run ends, and the error names each node with its cause. The workers that could try may have
+ended in order, because Ray Data had no more units for them. Then the unit is returned to the
+driver, which starts another pipeline for it.
 
 This module is plain Python, and every method is quick.
 """
@@ -20,7 +22,7 @@ from typing import Any, Literal
 
 TRIES = 3  # workers that may fail with one unit
 SILENT_SECONDS = 30.0  # a worker that reports nothing for so long may have died
-GONE_SECONDS = 600.0  # after so long without a report, nobody waits for the worker any more
+GONE_SECONDS = 120.0  # after so long without a report, nobody waits for the worker any more
 LATE_SECONDS = 180.0  # how long to wait for workers that have not come, before the run gives up
 LOAD_DEATHS = 3  # processes that die on a node while their engine loads, in a row
 READ_PAUSE = 10.0  # the longest pause in seconds before a unit is read elsewhere
@@ -53,6 +55,7 @@ class Member:
     actor: str
     route: str
     state: str = "loading"
+    worked: bool = False  # it was ready before it ended
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,7 +119,7 @@ class Handover:
     def ready(self, worker: str) -> None:
         """The worker can answer and commit units (again)."""
         if (member := self._members.get(worker)) is not None:
-            member.state = "ready"
+            member.state, member.worked = "ready", True
             node = self._nodes[member.node]
             node.again, node.load_deaths = 0.0, 0
             for offer in self._offers.values():
@@ -260,8 +263,8 @@ class Handover:
     def look(self, unit: str) -> tuple[bool, dict[str, Any] | None]:
         """Whether the unit is on offer with its payload, and its outcome.
 
-        The outcome is the receipt, or `{"error": ...}`, or None while there is neither. An outcome
-        is given once.
+        The outcome is the receipt, or `{"error": ...}`, or None while there is neither. Beside the
+        error, "returned" is true when another pipeline may do the unit. An outcome is given once.
         """
         offer = self._offers.get(unit)
         if offer is None:
@@ -269,7 +272,10 @@ class Handover:
         if offer.receipt is None and not self._hopeless(offer):
             return offer.payload is not None, None
         del self._offers[unit]
-        return True, offer.receipt or {"error": self._causes(offer)}
+        if offer.receipt is not None:
+            return True, offer.receipt
+        error = {"error": self._causes(offer), "returned": self._worth_another_try(offer)}
+        return True, {**error, "unit": unit}
 
     def _hopeless(self, offer: Offer) -> bool:
         if len(offer.failed) >= TRIES:
@@ -285,6 +291,12 @@ class Handover:
             return False
         late = len({member.actor for member in seen}) < self._expected.get(offer.route, 0)
         return not late or self._clock() - offer.since > LATE_SECONDS
+
+    def _worth_another_try(self, offer: Offer) -> bool:
+        return len(offer.failed) < TRIES and any(
+            member.worked and member.route == offer.route and worker not in offer.failed
+            for worker, member in self._members.items()
+        )
 
     def _silent(self, worker: str) -> float:
         member = self._members.get(worker)

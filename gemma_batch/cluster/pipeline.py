@@ -102,12 +102,17 @@ def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
 
 
 class RouteRun:
-    """The pipeline of one route over its units (at least one unit)."""
+    """The pipeline of one route over its units (at least one unit).
+
+    `returned` are units that the pipeline gave back, by `Unit.path`, with the cause: the workers
+    that could do them had ended. Another pipeline may do them.
+    """
 
     def __init__(
         self, job: RouteJob, work: Sequence[tuple[Shard, Unit]], pool: Pool, board: Any
     ) -> None:
         self._route = job.route
+        self.returned: dict[str, str] = {}
         board.expect.remote(job.route, pool.least)
         flight = _units_in_flight(job, work)
         self._dataset = ray.data.read_datasource(
@@ -140,6 +145,9 @@ class RouteRun:
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
             ):
                 for receipt in map(json.loads, batch["receipt"].to_pylist()):
+                    if receipt.get("returned"):
+                        self.returned[receipt["unit"]] = receipt["error"]
+                        continue
                     if "error" in receipt:
                         raise GemmaBatchError(f"route {self._route!r} stopped: {receipt['error']}")
                     yield receipt

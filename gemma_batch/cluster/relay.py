@@ -5,8 +5,8 @@ The other side is the board (`handover.py`). The rows of a unit go through Ray's
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,14 +26,13 @@ Receipt = dict[str, Any]
 
 
 class Relay:
-    """Gives units of the worker named `worker` to others, and takes one of theirs at a time.
+    """Gives units of the worker named `worker` to others, and takes units of others.
 
     `board` is the board's actor, or None: then nothing is handed over.
     """
 
     def __init__(self, board: Any, worker: str) -> None:
         self._board, self._worker = board, worker
-        self._taken: threading.Thread | None = None
 
     def tell(self, method: str, *values: Any, **named: Any) -> Any:
         """Call a method of the board and return its answer; None when the board is gone or slow."""
@@ -46,8 +45,14 @@ class Relay:
             logger.warning("the board did not answer %s: %s", method, err)
             return None
 
+    def leave(self) -> None:
+        """Tell the board that this worker ends in order, without waiting for the board."""
+        if self._board is not None:
+            with contextlib.suppress(ray.exceptions.RayError):
+                self._board.leave.remote(self._worker)
+
     def give(self, unit: Unit, head: str, rows: pa.Buffer, cause: str) -> Receipt:
-        """Give the unit to another worker, wait, and return the receipt or `{"error": ...}`.
+        """Give the unit to another worker, wait, and return the outcome (see `Handover.look`).
 
         `cause` says why this worker cannot answer the unit. It is "" when another worker already
         has the unit.
@@ -69,33 +74,22 @@ class Relay:
         return {"error": cause or "the board of the run is lost"}
 
     def take(self, run: Callable[[str, pa.Buffer], Receipt | str]) -> bool:
-        """Take a unit of another worker, if there is one, and run it in a thread.
+        """Take units of other workers and run them, one after the other, until there are no more.
 
-        `run` gets the unit's head and rows. It returns the receipt, or the cause of its failure.
+        `run` gets a unit's head and rows. It returns the receipt, or the cause of its failure.
         Returns False when the board does not know this worker.
         """
-        if self._taken is not None and self._taken.is_alive():
-            return True
-        found = self.tell("take", self._worker)
-        if found == "unknown":
-            return False
-        if found is not None:
+        while (found := self.tell("take", self._worker)) is not None:
+            if found == "unknown":
+                return False
             unit, (payload,) = found
-            self._taken = threading.Thread(
-                target=self._run, args=(unit, payload, run), name="taken unit", daemon=True
-            )
-            self._taken.start()
+            try:
+                head, rows = ray.get(payload, timeout=PAYLOAD_SECONDS)
+            except ray.exceptions.RayError as err:  # GetTimeoutError is one, too
+                logger.warning("the rows of a unit that was handed over are lost: %s", err)
+                self.tell("lost", unit, self._worker)
+                continue
+            outcome = run(head, pa.py_buffer(rows))
+            receipt, cause = (None, outcome) if isinstance(outcome, str) else (outcome, "")
+            self.tell("settle", unit, self._worker, receipt, cause)
         return True
-
-    def _run(self, unit: str, payload: Any, run: Callable[[str, pa.Buffer], Receipt | str]) -> None:
-        try:
-            head, rows = ray.get(payload, timeout=PAYLOAD_SECONDS)
-        except ray.exceptions.RayError as err:  # GetTimeoutError is one, too
-            logger.warning("the rows of a unit that was handed over are lost: %s", err)
-            self.tell("lost", unit, self._worker)
-            return
-        outcome = run(head, pa.py_buffer(rows))
-        if isinstance(outcome, str):
-            self.tell("settle", unit, self._worker, None, outcome)
-        else:
-            self.tell("settle", unit, self._worker, outcome, "")

@@ -108,6 +108,7 @@ class Station:
     def close(self) -> None:
         """End the engine's processes."""
         self._closed = True
+        self._relay.leave()
         if self._host is not None:
             self._host.close()
 

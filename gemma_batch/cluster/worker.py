@@ -129,7 +129,8 @@ class Worker:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Take a unit (one row), answer and commit it, and return one row with `receipt` as JSON.
 
-        When no worker could answer or commit the unit, the JSON is `{"error": ...}`.
+        When no worker could answer or commit the unit, the JSON is `{"error": ...}`, and "returned"
+        is true in it when another pipeline may do the unit.
         """
         receipts = [
             json.dumps(self._run_unit(unit.as_py(), rows))
@@ -144,6 +145,9 @@ class Worker:
         if isinstance(outcome, str):
             unit = decode_head(head)[1]
             return self._relay.give(unit, head, rows.as_buffer(), outcome)
+        # Ray Data ends a worker that has no call, so units of others are run inside of this call.
+        if not self._relay.take(self._try_unit):
+            self._station.rejoin()
         return outcome
 
     def _try_unit(self, head: str, rows: pa.Buffer) -> dict[str, Any] | str:
@@ -243,8 +247,6 @@ class Worker:
             except ray.exceptions.RayError as err:
                 logger.debug("progress was not reported: %s", err)
             self._station.try_again()
-            if not self._relay.take(self._try_unit):
-                self._station.rejoin()
 
     def close(self) -> None:
         """End the engine's processes."""

@@ -362,14 +362,19 @@ class Session:
         from gemma_batch.cluster.pipeline import RouteRun
 
         try:
-            shards = manifest.by_number
-            work = [(shards[unit.shard], unit) for unit in lane.units]
-            run = RouteRun(lane.job, work, lane.pool, board)
-            self._running.append(run)
-            for receipt in run.receipts():
-                receipts.put(receipt)
-                if self._stop.is_set():
-                    return
+            shards, units = manifest.by_number, lane.units
+            while units:
+                work = [(shards[unit.shard], unit) for unit in units]
+                run = RouteRun(lane.job, work, not_more_than(lane.pool, len(work)), board)
+                self._running.append(run)
+                for receipt in run.receipts():
+                    receipts.put(receipt)
+                    if self._stop.is_set():
+                        return
+                if len(run.returned) == len(units):
+                    cause = next(iter(run.returned.values()))
+                    raise GemmaBatchError(f"route {lane.job.route!r} stopped: {cause}")
+                units = [unit for unit in units if unit.path in run.returned]
             receipts.put(None)
         except BaseException as err:
             receipts.put(err)

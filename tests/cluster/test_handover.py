@@ -76,7 +76,18 @@ def test_a_run_ends_when_no_worker_is_left_and_names_the_nodes(
     board.offer("unit", "b", "no card", ["rows"])
     assert board.look("unit") == (True, None)
     clock.now += GONE_SECONDS + 1  # it died without a word, and nothing came in its place
-    error = {"error": "no card (on name-n1)"}
+    error = {"error": "no card (on name-n1)", "returned": False, "unit": "unit"}
+    assert board.look("unit") == (True, error)
+
+
+def test_a_unit_goes_back_to_the_driver_when_the_workers_have_ended(board: Handover) -> None:
+    """Ray Data ends workers that have no unit, while others wait for one that never comes."""
+    for worker in ("bad", "good"):
+        join(board, worker, worker)
+    board.ready("good")
+    board.leave("good")
+    board.offer("unit", "bad", "no card", ["rows"])
+    error = {"error": "no card (on name-bad)", "returned": True, "unit": "unit"}
     assert board.look("unit") == (True, error)
 
 
@@ -93,7 +104,9 @@ def test_a_unit_is_not_tried_for_ever(board: Handover) -> None:
         board.settle("unit", f"w{n}", None, f"cause {n}")
     known, outcome = board.look("unit")
     assert known
-    assert outcome == {"error": "cause (on name-n0); cause 1 (on name-n1); cause 2 (on name-n2)"}
+    assert outcome is not None
+    assert outcome["error"] == "cause (on name-n0); cause 1 (on name-n1); cause 2 (on name-n2)"
+    assert not outcome["returned"]
 
 
 def test_the_run_waits_for_workers_that_have_not_come(board: Handover, clock: Clock) -> None:
