@@ -27,8 +27,9 @@ def make_metrics(run: str) -> RunMetrics:
 
 
 def make_board() -> Any:
-    """Start a board as an actor, on the driver's node if Ray can place the actor there."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    """Start a board as an actor, on the driver's node."""
+    # Ray places an actor without CPUs on any node, unless the affinity is hard.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
     return ray.remote(Board).options(**options).remote()
 

@@ -52,6 +52,9 @@ def gpu_never_starts(bench: Bench) -> Job:
         args = {"fail_start_on": [bad.name], "fail_start_with": CARD_LOST, "rows_per_second": 60}
         job = bench.job("never-starts", args=args, resources={"replicas": 3})
         driver = job.start()
+        (board,) = driver.until(lambda: cluster.processes("ray::Board"), "a board")
+        if cluster.node_of(board) is not None:
+            raise Lost("the board runs on a node that may go away, not beside the driver")
         driver.expect(0, "trouble on node", bad.name, CARD_LOST)
     if bad.name in hosts(job) or len(hosts(job)) != 2:
         raise Lost(f"units were committed on {hosts(job)}")
