@@ -15,15 +15,28 @@ import time
 from pathlib import Path
 
 from .runner import bench, chosen, random_kills, run_all, table
+from .scenarios import FAULTS
 
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
 def write_into(path: Path, text: str) -> None:
-    """Put the table between its two marks."""
+    """Put the lines of a table into the table between the two marks, in the order of the faults.
+
+    A fault that did not run keeps the line that it has; the line of one that is no more goes.
+    """
     before, _, rest = path.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    old, _, after = rest.partition(END)
+    head, lines = text.splitlines()[:2], {**_by_fault(old), **_by_fault(text)}
+    wanted = [(fault.what, fault.how) for fault in FAULTS.values()]
+    table = "\n".join([*head, *(lines[key] for key in wanted if key in lines)])
+    path.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+
+
+def _by_fault(table: str) -> dict[tuple[str, str], str]:
+    lines = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    cells = [line.strip("| ").split(" | ") for line in lines]
+    return {(row[0], row[1]): line for row, line in zip(cells, lines, strict=True)}
 
 
 def main() -> None:
@@ -41,7 +54,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=int(time.time()) % 10_000)
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it there")
     parser.add_argument("--kills", type=int, help="instead: so many random SIGKILLs of the driver")
-    parser.add_argument("--readme", type=Path, help="replace the table in this file")
+    parser.add_argument("--readme", type=Path, help="put the lines into this file's table")
     options = parser.parse_args()
     say = functools.partial(print, flush=True)
     if options.kills:
