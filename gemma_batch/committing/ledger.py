@@ -70,6 +70,11 @@ class Ledger:
         Raises `OutputError` for a file that has a part's name but no readable receipt.
         """
         done = self.committed() if done is None else done
+        known = self.copies(done)
+        return {**known, **self.footers([key for key in done if key not in known], done)}
+
+    def copies(self, done: Container[PartKey]) -> dict[PartKey, Receipt]:
+        """The receipts of parts in `done` that have a copy in `_run/receipts`."""
         known: dict[PartKey, Receipt] = {}
         for path in self._store.list(RECEIPTS):
             for line in self._store.read(path).decode().splitlines():
@@ -77,11 +82,18 @@ class Ledger:
                 key = parse_part_name(receipt["part"], receipt.get("step"))
                 if key is not None and key in done:
                     known[key] = receipt
-        missing = [key for key in done if key not in known]
-        with ThreadPoolExecutor(READERS) as pool:
-            found = pool.map(lambda key: part_receipt(self._store, done[key]), missing)
-            known.update(zip(missing, found, strict=True))
         return known
+
+    def footers(
+        self, keys: Sequence[PartKey], done: Mapping[PartKey, str]
+    ) -> dict[PartKey, Receipt]:
+        """The receipts in the footers of the parts `keys`, whose paths are in `done`.
+
+        Raises `OutputError` for a file that has a part's name but no readable receipt.
+        """
+        with ThreadPoolExecutor(READERS) as pool:
+            found = pool.map(lambda key: part_receipt(self._store, done[key]), keys)
+            return dict(zip(keys, found, strict=True))
 
 
 def part_receipt(store: Store, path: str) -> Receipt:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ VERSION, VERSION_STAGED = 1, 2
 # Fields that older versions wrote and that never changed a result.
 FORGOTTEN = ("prompt_logprobs",)
 SHOWN = 4
+RUN_ID = 16  # hex digits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +75,13 @@ class Manifest:
     """A run as it was planned. `rows` counts input rows, `spec` is the JobSpec as plain data.
 
     `shards` are the input files. `staged` are copies of input rows in another order, which the
-    run itself wrote.
+    run itself wrote. `run` is the id of the run, which its parts name. `names_parts` is False for
+    the manifest of an older version, whose parts may name none.
     """
 
     name: str
+    run: str
+    names_parts: bool
     created: str
     fingerprint: Fingerprint
     shards: tuple[Shard, ...]
@@ -130,6 +135,9 @@ def load_manifest(store: Store) -> Manifest | None:
     staged = tuple(Shard(**shard) for shard in data.get("staged", ()))
     return Manifest(
         name=data["name"],
+        # Parts that this version adds to an older output name the fingerprint.
+        run=data.get("run") or data["fingerprint"][:RUN_ID],
+        names_parts="run" in data,
         created=data["created"],
         fingerprint=Fingerprint(fields=data["fields"], inputs=_inputs(shards)),
         shards=shards,
@@ -192,6 +200,8 @@ def create_manifest(
     record = {
         "version": VERSION_STAGED if staged else VERSION,
         "name": name,
+        # Not the fingerprint: two runs of equal fingerprints may cut their input differently.
+        "run": uuid.uuid4().hex[:RUN_ID],
         "created": now(),
         "fingerprint": fingerprint.digest,
         "fields": fingerprint.fields,

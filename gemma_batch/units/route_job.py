@@ -20,7 +20,8 @@ class RouteJob:
     `max_model_len` limits prompt and answer together, in tokens. `in_flight` is the number of
     requests that the feed keeps in the engine. `storage_patience` is the number of seconds for
     which a failing call to storage is tried again. One engine holds `devices` GPUs (1 for an engine
-    on a CPU), each at `price` per hour. `name` is the name of the job.
+    on a CPU), each at `price` per hour. `name` is the name of the job, `run` the id of the run in
+    the manifest, which parts name.
     """
 
     output: str
@@ -39,5 +40,6 @@ class RouteJob:
     storage_patience: float = 300.0
     order: Order = "auto"
     name: str = "gemma-batch"
+    run: str | None = None
     devices: float = 1.0
     price: float | None = None

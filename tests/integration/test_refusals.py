@@ -81,6 +81,11 @@ def bucket_that_does_not_exist(data: dict[str, Any], folder: Path) -> None:
     data["output"]["path"] = "s3://there-is-no-such-bucket/out"
 
 
+def data_without_a_manifest(data: dict[str, Any], folder: Path) -> None:
+    store = open_store(data["output"]["path"])
+    store.put("results/part-00000-0000000000.parquet", b"PAR1")
+
+
 REFUSALS: list[tuple[str, Change, str]] = [
     ("unknown key", put("promt", {}), "did you mean 'prompt'?"),
     ("unknown model", put("model", "google/gemma-3-8b-it"), "never released"),
@@ -97,6 +102,7 @@ REFUSALS: list[tuple[str, Change, str]] = [
     ("corrupt Parquet shard", corrupt_shard, "1.parquet"),
     ("output not writable", output_below_a_file, "cannot be used"),
     ("bucket missing", bucket_that_does_not_exist, "there-is-no-such-bucket"),
+    ("data without a manifest", data_without_a_manifest, "Restore _run/"),
     ("engine argument unknown", put("resources.engine_args", {"speed": 1}), "'speed'"),
     ("answer longer than context", put("sampling.max_tokens", 9000), "max_model_len"),
     ("context beyond the model's", put("resources.max_model_len", 10**7), "above the context"),
