@@ -12,11 +12,13 @@ import datetime
 import hashlib
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gemma_batch.engines.base import answer_args
 from gemma_batch.errors import MismatchError, OutputError
+from gemma_batch.spec import Resources
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.units.unit import Shard, Unit, read_units, write_units
 
@@ -27,6 +29,7 @@ VERSION, VERSION_STAGED = 1, 2
 # Fields that older versions wrote and that never changed a result.
 FORGOTTEN = ("prompt_logprobs",)
 SHOWN = 4
+ENGINE = Resources.model_fields["engine"].default
 RUN_ID = 16  # hex digits
 
 
@@ -131,6 +134,8 @@ def load_manifest(store: Store) -> Manifest | None:
     for name in FORGOTTEN:
         data["fields"].pop(f"sampling.{name}", None)
         data["spec"].get("sampling", {}).pop(name, None)
+    for name, value in _engine_args(data["spec"]):
+        data["fields"].setdefault(name, value)
     shards = tuple(Shard(**shard) for shard in data["shards"])
     staged = tuple(Shard(**shard) for shard in data.get("staged", ()))
     return Manifest(
@@ -147,6 +152,21 @@ def load_manifest(store: Store) -> Manifest | None:
         spec=data["spec"],
         facts=data.get("facts", {}),
     )
+
+
+def _engine_args(spec: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The fields of engine arguments that can change an answer, by the spec of a manifest.
+
+    Older versions held some of these arguments for neutral (`load_format: dummy`) and left them
+    out of the fields. The spec has them.
+    """
+    shared = spec.get("resources", {})
+    for route in spec.get("routes") or [{}]:
+        merged = {**shared, **route.get("resources", {})}
+        where = f"routes.{route['name']}." if route else ""
+        engine, args = merged.get("engine", ENGINE), merged.get("engine_args", {})
+        for name, value in answer_args(engine, args).items():
+            yield f"{where}resources.engine_args.{name}", value
 
 
 def _inputs(shards: Sequence[Shard]) -> dict[str, list[Any]]:

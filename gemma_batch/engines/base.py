@@ -12,6 +12,7 @@ means is its type: `RowRejected` (this row, for good), `RowTransient` (this row,
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -72,6 +73,14 @@ class Engine(Protocol):
         """Raise `SpecError` for pass-through arguments that the engine does not have."""
 
     @classmethod
+    def is_neutral(cls, name: str, value: Any) -> bool:
+        """Whether this pass-through argument changes speed or memory but no answer.
+
+        True for arguments that the engine lists, each with the reason, and for no others.
+        """
+        ...
+
+    @classmethod
     def place(
         cls, card: ModelCard, resources: Resources, hardware: Hardware, max_model_len: int
     ) -> Placement:
@@ -124,6 +133,12 @@ def engine_class(name: str) -> type[Engine]:
     module, _, attribute = REGISTRY[name].partition(":")
     found: type[Engine] = getattr(importlib.import_module(module), attribute)
     return found
+
+
+def answer_args(engine: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of an engine's pass-through arguments that can change an answer, by name."""
+    is_neutral = engine_class(engine).is_neutral
+    return {name: args[name] for name in sorted(args) if not is_neutral(name, args[name])}
 
 
 def make_engine(config: EngineConfig) -> Engine:

@@ -37,7 +37,7 @@ from gemma_batch.engines.numbers import SchedulerNumbers
 from gemma_batch.engines.placing import place_model
 from gemma_batch.engines.stepper import Stepper
 from gemma_batch.engines.turns import turn
-from gemma_batch.engines.vllm_args import STREAMING, check_args
+from gemma_batch.engines.vllm_args import STREAMING, check_args, is_neutral
 from gemma_batch.engines.weights import with_weights
 from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, RowTransient
 from gemma_batch.family.card import ModelCard
@@ -94,6 +94,11 @@ class VllmEngine:
     def check_args(cls, args: dict[str, Any]) -> None:
         """Raise `SpecError` for an argument that vLLM does not have or the spec already sets."""
         check_args(args)
+
+    @classmethod
+    def is_neutral(cls, name: str, value: Any) -> bool:
+        """By the lists in `engines/vllm_args.py`."""
+        return is_neutral(name, value)
 
     @classmethod
     def place(

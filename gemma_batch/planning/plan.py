@@ -16,7 +16,7 @@ from typing import Any
 
 from gemma_batch.answering.answers import shape_of
 from gemma_batch.committing.manifest import Fingerprint, fingerprint
-from gemma_batch.engines.base import EngineConfig, engine_class
+from gemma_batch.engines.base import EngineConfig, answer_args, engine_class
 from gemma_batch.errors import ModelError, PlacementError, SpecError
 from gemma_batch.family.card import ModelCard, card_from_config
 from gemma_batch.family.catalog import find_model, load_catalog
@@ -35,14 +35,6 @@ from gemma_batch.units.unit import Unit
 # Tokens of prompt and answer. Few jobs need more. A spec asks for longer documents explicitly,
 # because memory profile, CUDA graphs and the number of sequences all follow from this length.
 DEFAULT_MODEL_LEN = 8192
-# Engine arguments that change the speed or the memory, but no answer.
-NEUTRAL_ARGS = {
-    "block_size", "enforce_eager", "kv_cache_memory_bytes", "max_cudagraph_capture_size",
-    "compilation_config", "optimization_level", "load_format", "distributed_executor_backend",
-    "enable_prefix_caching", "prefix_cache_retention_interval", "prefix_match_unit",
-    "rows_per_second", "delay", "tokens_per_second", "start_seconds", "async_scheduling",
-    "disable_log_stats",
-}  # fmt: skip
 QUANTIZATION = {"fp8": "fp8"}
 USUAL_PROMPT = 512  # tokens of a prompt, when there is no sample
 FEED_FACTOR = 2.0  # requests in the engine, as a multiple of max_num_seqs (design: 1.5 to 2)
@@ -171,9 +163,8 @@ def _route_fields(plan: RoutePlan, prefix: str) -> dict[str, Any]:
     }
     if plan.route.when is not None:
         fields[f"{prefix}when"] = plan.route.when
-    for name, value in sorted(resources.engine_args.items()):
-        if name not in NEUTRAL_ARGS:
-            fields[f"{prefix}resources.engine_args.{name}"] = value
+    for name, value in answer_args(resources.engine, resources.engine_args).items():
+        fields[f"{prefix}resources.engine_args.{name}"] = value
     return fields
 
 

@@ -1,0 +1,111 @@
+"""The fingerprint: everything that can change an answer, so that answers are not mixed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemma_batch.committing.manifest import KEY, check_same, create_manifest, load_manifest
+from gemma_batch.engines.echo import ARGS
+from gemma_batch.engines.echo import NEUTRAL_ARGS as ECHO_NEUTRAL
+from gemma_batch.engines.vllm_args import NEUTRAL_ARGS, OWN_ARGS, available_args
+from gemma_batch.errors import MismatchError
+from gemma_batch.planning.plan import Plan, make_plan
+from gemma_batch.spec import JobSpec
+from gemma_batch.storage.fs import open_store
+
+
+def plan(folder: Path, model: str, **resources: Any) -> Plan:
+    """A plan; `resources` for vLLM by default, which is not started."""
+    if not (folder / "in.jsonl").exists():
+        (folder / "in.jsonl").write_text(json.dumps({"doc": "x"}))
+    spec = {
+        "input": {"path": str(folder / "in.jsonl")},
+        "prompt": {"user": "{{ doc }}"},
+        "model": model,
+        "sampling": {"max_tokens": 4},
+        "output": {"path": str(folder / "out")},
+        "resources": {"max_model_len": 64, **resources},
+    }
+    return make_plan(JobSpec.from_dict(spec))
+
+
+def begin(ready: Plan) -> str:
+    """Put the manifest of a plan into its output."""
+    output = ready.spec.output.path
+    create_manifest(
+        open_store(output),
+        name="n",
+        fingerprint=ready.fingerprint(),
+        shards=ready.survey.shards,
+        units=ready.units(),
+        spec=ready.spec.to_dict(),
+        facts={},
+    )
+    return output
+
+
+def resume(ready: Plan) -> None:
+    """What a start on the output of an earlier plan compares."""
+    output = ready.spec.output.path
+    manifest = load_manifest(open_store(output))
+    assert manifest is not None
+    check_same(manifest, ready.fingerprint(), output)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"load_format": "dummy"},  # weights that vLLM makes up
+        {"load_format": "sharded_state"},  # other files
+        {"kv_cache_dtype": "fp8"},
+        {"hf_overrides": {"rope_theta": 1}},
+        {"attention_backend": "X"},  # nobody has said that it is neutral
+    ],
+)
+def test_an_argument_that_can_change_an_answer_is_refused(
+    tmp_path: Path, model: str, args: dict[str, Any]
+) -> None:
+    """In both directions: the answers so far are by another model in effect."""
+    begin(plan(tmp_path, model, engine_args=args))
+    resume(plan(tmp_path, model, engine_args=args))
+    with pytest.raises(MismatchError, match=f"{next(iter(args))} was .*, now None"):
+        resume(plan(tmp_path, model))
+    (tmp_path / "out" / KEY).unlink()
+    begin(plan(tmp_path, model))
+    with pytest.raises(MismatchError, match=f"{next(iter(args))} was None, now "):
+        resume(plan(tmp_path, model, engine_args=args))
+
+
+def test_random_weights_of_an_older_version_are_told_by_its_spec(
+    tmp_path: Path, model: str
+) -> None:
+    """Its fingerprint held `load_format` for neutral. The same trial still goes on."""
+    trial = plan(tmp_path, model, engine_args={"load_format": "dummy"})
+    store = open_store(begin(trial))
+    record = json.loads(store.read(KEY))
+    del record["fields"]["resources.engine_args.load_format"], record["run"]
+    store.put(KEY, json.dumps(record).encode())
+    resume(trial)
+    with pytest.raises(MismatchError, match="load_format was 'dummy', now None"):
+        resume(plan(tmp_path, model))
+
+
+def test_an_argument_of_speed_may_change(tmp_path: Path, model: str) -> None:
+    """Those of the list, and the formats that read the same files."""
+    begin(plan(tmp_path, model))
+    args = {"enforce_eager": True, "block_size": 32, "load_format": "runai_streamer"}
+    resume(plan(tmp_path, model, engine_args=args))
+
+
+def test_each_neutral_argument_exists_and_has_a_reason() -> None:
+    """A name that vLLM no longer has, or that a field of the spec sets, does not belong there."""
+    known = available_args()
+    assert known is not None
+    assert NEUTRAL_ARGS.keys() <= known - OWN_ARGS.keys()
+    assert ECHO_NEUTRAL.keys() <= set(ARGS)
+    assert all(NEUTRAL_ARGS.values())
+    assert all(ECHO_NEUTRAL.values())
