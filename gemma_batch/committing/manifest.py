@@ -28,6 +28,8 @@ KEY = "_run/manifest.json"
 VERSION, VERSION_STAGED = 1, 2
 # Fields that older versions wrote and that never changed a result.
 FORGOTTEN = ("prompt_logprobs",)
+# A field that older versions did not write: what it was is not known.
+MODEL_WEIGHTS = "model weights"
 SHOWN = 4
 ENGINE = Resources.model_fields["engine"].default
 RUN_ID = 16  # hex digits
@@ -53,6 +55,8 @@ class Fingerprint:
         """One phrase per difference between this one (committed) and `other` (asked for)."""
         phrases = []
         for name in sorted(self.fields.keys() | other.fields.keys()):
+            if name not in self.fields and name.endswith(MODEL_WEIGHTS):
+                continue
             old, new = self.fields.get(name), other.fields.get(name)
             if old != new:
                 phrases.append(f"{name} was {_short(old)}, now {_short(new)}")

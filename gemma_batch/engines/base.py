@@ -20,6 +20,7 @@ from gemma_batch.family.card import ModelCard
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.placement import Placement
 from gemma_batch.rows import Completion, Request
+from gemma_batch.storage.models import ModelFiles
 
 if TYPE_CHECKING:
     from gemma_batch.spec import Resources
@@ -31,9 +32,9 @@ class EngineConfig:
 
     `sampling` holds the job's sampling parameters; a request's own override them.
     `cpu_threads` are a CPU engine's share of the node's cores (None: all of them).
-    `model` is a local folder or hub id once the engine starts; `weights` is the s3:// folder that
-    it reads the weights from, where that is another. `keep_prefixes` says that rows which share a
-    prefix come one after the other.
+    `model` is a local folder once the engine starts; `weights` is the s3:// folder that it reads
+    the weights from, where that is another. `files` is the model as it was planned.
+    `keep_prefixes` says that rows which share a prefix come one after the other.
     `args` are passed through to the engine, checked by `check_args` at plan time.
     """
 
@@ -41,6 +42,7 @@ class EngineConfig:
     model: str
     revision: str | None = None
     weights: str | None = None
+    files: ModelFiles | None = None
     device: Literal["cpu", "gpu"] = "gpu"
     tensor_parallel: int = 1
     engines_per_gpu: int = 1

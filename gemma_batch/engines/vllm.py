@@ -38,7 +38,7 @@ from gemma_batch.engines.placing import place_model
 from gemma_batch.engines.stepper import Stepper
 from gemma_batch.engines.turns import turn
 from gemma_batch.engines.vllm_args import STREAMING, check_args, is_neutral
-from gemma_batch.engines.weights import with_weights
+from gemma_batch.engines.weights import check_loaded, with_weights
 from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, RowTransient
 from gemma_batch.family.card import ModelCard
 from gemma_batch.family.hardware import Hardware
@@ -65,7 +65,10 @@ def _compiled_mark(config: EngineConfig) -> Path:
     import vllm
     from vllm import envs
 
-    kind = (vllm.__version__, dataclasses.astuple(dataclasses.replace(config, sampling={})))
+    kind = (
+        vllm.__version__,
+        dataclasses.astuple(dataclasses.replace(config, sampling={}, files=None)),
+    )
     digest = hashlib.sha256(repr(kind).encode()).hexdigest()[:16]
     return Path(envs.VLLM_CACHE_ROOT) / f"gemma-batch-compiled-{digest}"
 
@@ -135,6 +138,7 @@ class VllmEngine:
         others = multiprocessing.active_children()
         try:
             self._engine = await self._built()
+            await asyncio.to_thread(check_loaded, self._config)
         except TimeoutError:
             self._remember_children(before)
             await self.stop()

@@ -7,7 +7,6 @@ no output and needs neither Ray nor vLLM. The caller tells the plan which hardwa
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gemma_batch.answering.answers import shape_of
-from gemma_batch.committing.manifest import Fingerprint, fingerprint
+from gemma_batch.committing.manifest import MODEL_WEIGHTS, Fingerprint, fingerprint
 from gemma_batch.engines.base import EngineConfig, answer_args, engine_class
 from gemma_batch.errors import ModelError, PlacementError, SpecError
 from gemma_batch.family.card import ModelCard, card_from_config
@@ -123,7 +122,7 @@ class Plan:
             output=spec.output.path,
             route=plan.route.name,
             model=plan.route.model,
-            revision=plan.route.revision,
+            files=plan.files,
             prompt=self.survey.prompt,
             id_column=self.survey.id_column,
             columns=self.survey.columns,
@@ -156,7 +155,8 @@ def _route_fields(plan: RoutePlan, prefix: str) -> dict[str, Any]:
     fields: dict[str, Any] = {
         f"{prefix}model": plan.route.model,
         f"{prefix}revision": plan.files.revision if plan.files else plan.route.revision,
-        f"{prefix}model files": _files_digest(plan.files),
+        f"{prefix}model files": plan.files.digest if plan.files else None,
+        f"{prefix}{MODEL_WEIGHTS}": plan.files.weights if plan.files else None,
         f"{prefix}resources.engine": resources.engine,
         f"{prefix}resources.max_model_len": plan.max_model_len,
         f"{prefix}resources.precision": resources.precision,
@@ -166,17 +166,6 @@ def _route_fields(plan: RoutePlan, prefix: str) -> dict[str, Any]:
     for name, value in answer_args(resources.engine, resources.engine_args).items():
         fields[f"{prefix}resources.engine_args.{name}"] = value
     return fields
-
-
-def _files_digest(files: ModelFiles | None) -> str | None:
-    """SHA-256 over the model's JSON files and chat templates; None without files."""
-    if files is None:
-        return None
-    digest = hashlib.sha256()
-    for path in sorted(Path(files.path).glob("*.json")) + sorted(Path(files.path).glob("*.jinja")):
-        if not path.name.endswith(".index.json"):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _engine_config(
@@ -192,6 +181,7 @@ def _engine_config(
         engine=resources.engine,
         model=plan.route.model,
         revision=plan.files.revision if plan.files else plan.route.revision,
+        files=plan.files,
         device="gpu" if on_gpu else "cpu",
         tensor_parallel=placement.tensor_parallel,
         engines_per_gpu=placement.engines_per_gpu,

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from gemma_batch.committing.manifest import KEY, check_same, create_manifest, load_manifest
 from gemma_batch.engines.echo import ARGS
 from gemma_batch.engines.echo import NEUTRAL_ARGS as ECHO_NEUTRAL
 from gemma_batch.engines.vllm_args import NEUTRAL_ARGS, OWN_ARGS, available_args
-from gemma_batch.errors import MismatchError
+from gemma_batch.engines.weights import check_loaded, with_weights
+from gemma_batch.errors import EngineStartError, MismatchError, ModelError
+from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.plan import Plan, make_plan
+from gemma_batch.reading.prepare import Preparer, make_renderer, tokenizer_files
+from gemma_batch.rows import Row
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.fs import open_store
 
@@ -109,3 +116,67 @@ def test_each_neutral_argument_exists_and_has_a_reason() -> None:
     assert ECHO_NEUTRAL.keys() <= set(ARGS)
     assert all(NEUTRAL_ARGS.values())
     assert all(ECHO_NEUTRAL.values())
+
+
+def trained(folder: Path) -> None:
+    """Put the next checkpoint into the folder: same names, sizes and headers."""
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    save_file({name: tensor * 1.01 for name, tensor in weights.items()}, path)
+
+
+def test_weights_that_change_in_place_are_refused(tmp_path: Path, model: str) -> None:
+    """checkpoint-2000 over checkpoint-1000; the same files copied anew go on."""
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    begin(plan(tmp_path, str(folder)))
+    shutil.rmtree(folder)
+    shutil.copytree(model, folder, copy_function=shutil.copyfile)
+    resume(plan(tmp_path, str(folder)))
+    trained(folder)
+    with pytest.raises(MismatchError, match=r"model weights was '.*', now '"):
+        resume(plan(tmp_path, str(folder)))
+    # An older version did not write down what the weights were.
+    store = open_store(str(tmp_path / "out"))
+    record = json.loads(store.read(KEY))
+    del record["fields"]["model weights"], record["run"]
+    store.put(KEY, json.dumps(record).encode())
+    resume(plan(tmp_path, str(folder)))
+
+
+def test_an_engine_refuses_another_model_than_the_planned_one(tmp_path: Path, model: str) -> None:
+    """Also when it changes while it is loaded, and when a node has another copy."""
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    ready = plan(tmp_path, str(folder)).placed(Hardware(gpu=None))
+    job = ready.job(ready.routes[0])
+    config = with_weights(job.engine)
+    check_loaded(config)
+    trained(folder)
+    with pytest.raises(EngineStartError, match="not the one that was planned"):
+        check_loaded(config)
+    with pytest.raises(ModelError, match="not the one that was planned"):
+        with_weights(job.engine)
+    shutil.copyfile(Path(model, "model.safetensors"), folder / "model.safetensors")
+    (folder / "generation_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="not the one that was planned"):
+        with_weights(job.engine)
+
+
+def test_readers_render_with_the_planned_files(tmp_path: Path, model: str) -> None:
+    """A chat template that changes after the plan changes no prompt: the files travel."""
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    ready = plan(tmp_path, str(folder)).placed(Hardware(gpu=None))
+    job = ready.job(ready.routes[0])
+    files = pickle.loads(pickle.dumps(tokenizer_files(job)))
+    row = Row(0, {"doc": "quick"})
+    before = make_renderer(job, files).preview(row)
+    assert "<start_of_turn>" in before
+    shutil.rmtree(folder)
+    assert make_renderer(job, files).preview(row) == before
+    assert len(Preparer(job, files).prepare(ready.survey.shards[0], ready.units()[0]).requests) == 1
+    shutil.copytree(model, folder)
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    with pytest.raises(ModelError, match="changed after the job was planned"):
+        tokenizer_files(job)
