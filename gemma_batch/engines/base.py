@@ -35,6 +35,7 @@ class EngineConfig:
     `model` is a local folder once the engine starts; `weights` is the s3:// folder that it reads
     the weights from, where that is another. `files` is the model as it was planned.
     `keep_prefixes` says that rows which share a prefix come one after the other.
+    `stop_token_ids` end an answer besides the tokens that the model's files and the request name.
     `args` are passed through to the engine, checked by `check_args` at plan time.
     """
 
@@ -57,6 +58,7 @@ class EngineConfig:
     start_timeout: float = 1800.0
     keep_prefixes: bool = False
     sampling: dict[str, Any] = field(default_factory=dict)
+    stop_token_ids: tuple[int, ...] = ()
     args: dict[str, Any] = field(default_factory=dict)
 
 

@@ -300,10 +300,11 @@ class VllmEngine:
 
         if not request.sampling and self._plain_params is not None:
             return self._plain_params
+        given = {**self._base, **request.sampling}
+        if (stops := self._config.stop_token_ids) and not given.get("ignore_eos"):
+            given["stop_token_ids"] = [*(given.get("stop_token_ids") or ()), *stops]
         try:
-            params = SamplingParams(
-                **{**self._base, **request.sampling}, output_kind=RequestOutputKind.FINAL_ONLY
-            )
+            params = SamplingParams(**given, output_kind=RequestOutputKind.FINAL_ONLY)
         except self._refusals as err:
             raise RowRejected(f"vLLM refuses the sampling parameters: {err}") from err
         if not request.sampling:

@@ -24,7 +24,9 @@ from gemma_batch.family.placement import Placement
 from gemma_batch.family.speed import rows_per_second
 from gemma_batch.planning.cut import cut, rows_per_unit
 from gemma_batch.planning.survey import Survey, survey
+from gemma_batch.prompts.ending import missing_end
 from gemma_batch.prompts.rendered import kinds_of
+from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.spec import JobSpec, Resources, Route
 from gemma_batch.storage.models import ModelFiles, model_files
 from gemma_batch.units.route_job import RouteJob
@@ -44,6 +46,7 @@ class RoutePlan:
     """One route's model and its placement.
 
     `files` is None when the model's files could not be reached. `max_model_len` is in tokens.
+    `end_of_turn` (text, id) is a stop token that the model's files forget (see `prompts/ending`).
     `rows_per_second` is the expected speed of one engine, once the route is placed.
     """
 
@@ -52,6 +55,7 @@ class RoutePlan:
     card: ModelCard
     files: ModelFiles | None
     max_model_len: int
+    end_of_turn: tuple[str, int] | None = None
     placement: Placement | None = None
     rows_per_second: float = 1.0
 
@@ -161,6 +165,8 @@ def _route_fields(plan: RoutePlan, prefix: str) -> dict[str, Any]:
         f"{prefix}resources.max_model_len": plan.max_model_len,
         f"{prefix}resources.precision": resources.precision,
     }
+    if plan.end_of_turn is not None:
+        fields[f"{prefix}end of turn"] = plan.end_of_turn[0]
     if plan.route.when is not None:
         fields[f"{prefix}when"] = plan.route.when
     for name, value in answer_args(resources.engine, resources.engine_args).items():
@@ -195,6 +201,7 @@ def _engine_config(
         cpu_threads=cpu_threads,
         start_timeout=spec.policy.engine_start_timeout,
         sampling=sampling,
+        stop_token_ids=(plan.end_of_turn[1],) if plan.end_of_turn else (),
         args=dict(resources.engine_args),
     )
 
@@ -211,7 +218,7 @@ def make_plan(spec: JobSpec, *, need_files: bool = True) -> Plan:
         _plan_route(spec, route, need_files=need_files, notes=notes)
         for route in spec.effective_routes
     )
-    return Plan(spec=spec, survey=looked, routes=routes, notes=tuple(notes))
+    return Plan(spec=spec, survey=looked, routes=routes, notes=tuple(dict.fromkeys(notes)))
 
 
 def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[str]) -> RoutePlan:
@@ -237,8 +244,32 @@ def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[st
             f"(the model's context is {card.context})"
         )
     return RoutePlan(
-        route=route, resources=resources, card=card, files=files, max_model_len=max_model_len
+        route=route,
+        resources=resources,
+        card=card,
+        files=files,
+        max_model_len=max_model_len,
+        end_of_turn=_end_of_turn(route.model, files, notes) if files else None,
     )
+
+
+def _end_of_turn(model: str, files: ModelFiles, notes: list[str]) -> tuple[str, int] | None:
+    """The stop token that the model's files forget; notes what is missing from the files."""
+    tokenizer = Tokenizer.from_folder(files.path)
+    if tokenizer.chat.source is None:
+        notes.append(
+            f"the model {model!r} has no chat template: prompts go to it as plain text. This "
+            "suits a pretrained model. For a model that was trained on conversations, put its "
+            "chat_template.jinja beside config.json"
+        )
+    missing = missing_end(tokenizer, files.path)
+    if missing is not None:
+        notes.append(
+            f"the model {model!r} does not name {missing[0]!r} as an end, though its chat template "
+            "ends a turn with it (is generation_config.json missing?): the run adds it to the stop "
+            "tokens"
+        )
+    return missing
 
 
 def _placed(

@@ -67,6 +67,7 @@ class Tokenizer:
         if (found := self._tokens.token_to_id(bos)) is None:
             raise ModelError(f"the tokenizer in {where!r} has no BOS token {bos!r}")
         self.bos_id: int = found
+        self.eos_id: int | None = self._tokens.token_to_id(eos)
         source = _chat_template(files, where, config)
         self.chat = ChatTemplate(source, bos, eos)
         controls = control_tokens(described.get("added_tokens", ()), named.values(), source)
@@ -108,6 +109,13 @@ class Tokenizer:
         """The same as `encode` for many texts; releases the GIL and uses several threads."""
         encoded = self._tokens.encode_batch_fast(texts, add_special_tokens=False)
         return [self._one_bos(encoding.ids) for encoding in encoded]
+
+    def end_of_turn(self) -> tuple[str, int] | None:
+        """The first control token behind an answer, as text and id; None when there is none."""
+        match = self.control_pattern.search(self.chat.after_answer())
+        token = match.group() if match else ""
+        found = self._tokens.token_to_id(token)
+        return None if found is None else (token, found)
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """The start and the end of each token of `text`, in characters, without BOS."""
