@@ -64,13 +64,19 @@ class Ledger:
         done = self.committed() if done is None else done
         return [unit for unit in units if unit.key not in done]
 
-    def receipts(self, done: Mapping[PartKey, str] | None = None) -> dict[PartKey, Receipt]:
+    def receipts(
+        self,
+        done: Mapping[PartKey, str] | None = None,
+        known: Mapping[PartKey, Receipt] | None = None,
+    ) -> dict[PartKey, Receipt]:
         """The receipt of every committed part; `done` as for `remaining`.
+
+        `known` are receipts that were read before (default: the copies in `_run/receipts`).
 
         Raises `OutputError` for a file that has a part's name but no readable receipt.
         """
         done = self.committed() if done is None else done
-        known = self.copies(done)
+        known = self.copies(done) if known is None else known
         return {**known, **self.footers([key for key in done if key not in known], done)}
 
     def copies(self, done: Container[PartKey]) -> dict[PartKey, Receipt]:

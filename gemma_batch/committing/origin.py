@@ -55,10 +55,11 @@ def find_run(store: Store) -> Manifest | None:
 
 def check_parts(
     store: Store, manifest: Manifest, units: Iterable[Unit], listed: Mapping[PartKey, str]
-) -> None:
+) -> dict[PartKey, Receipt]:
     """The checks before anything is started (see the module's docstring).
 
-    `units` are all units of the first run, `listed` the committed parts. Raises `MismatchError`
+    `units` are all units of the first run, `listed` the committed parts. Returns the receipts that
+    had to be read. Raises `MismatchError`
     for a part of another run, `OutputError` for a file that is named like a part and is none.
     """
     check_planned(units, listed)
@@ -67,7 +68,9 @@ def check_parts(
     check_receipts(manifest, copied, listed)
     unknown = [key for key in listed if key not in copied]
     chosen = [*_spread(unknown, UNKNOWN), *_spread(list(copied), KNOWN)]
-    check_receipts(manifest, ledger.footers(chosen, listed), listed)
+    footers = ledger.footers(chosen, listed)
+    check_receipts(manifest, footers, listed)
+    return {**copied, **footers}
 
 
 def check_planned(units: Iterable[Unit], listed: Mapping[PartKey, str]) -> None:

@@ -205,7 +205,7 @@ class Session:
         """
         ledger = Ledger(self.store)
         done = ledger.committed()
-        check_parts(self.store, manifest, every, done)
+        known: Mapping[PartKey, Receipt] | None = check_parts(self.store, manifest, every, done)
         if remaining := ledger.remaining(work, done):
             try:
                 self._run(manifest, work, remaining)
@@ -218,7 +218,7 @@ class Session:
                     manifest, self._report(manifest, every, receipts, started), receipts
                 )
                 raise
-            done = ledger.committed()
+            done, known = ledger.committed(), None
             if left := ledger.remaining(work, done):
                 raise GemmaBatchError(
                     f"{len(left)} of {len(work)} units are not committed although every pipeline "
@@ -226,7 +226,7 @@ class Session:
                 )
         self.show.update(Snapshot(phase="writing the report"))
         self._log.save()
-        receipts = ledger.receipts(done)
+        receipts = ledger.receipts(done, known)
         check_receipts(manifest, receipts, done)
         survey = self._plan.survey
         settle_errors(
