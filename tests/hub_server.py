@@ -15,11 +15,11 @@ MODEL = "org/model"
 
 
 class HubServer:
-    """`asked` are the requests so far. The next `busy` requests get 429, and are asked to wait."""
+    """`asked` are the requests so far. The next `busy` requests get `status` and `wait`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.asked, self.busy = folder, list[str](), 0
-        self.wait = "0"  # the header Retry-After
+        self.status, self.wait = 429, "0"  # `wait` is the header Retry-After
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -52,7 +52,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if path == "/api/agent-harnesses":  # the client asks this for its own purposes
             self._answer(404, {})
         elif self.hub.refuses(f"{self.command} {path}"):
-            self._answer(429, {"Retry-After": self.hub.wait})
+            self._answer(self.hub.status, {"Retry-After": self.hub.wait})
         elif path.startswith(f"/api/models/{MODEL}"):
             files = [p for p in self.hub.folder.iterdir() if p.is_file()]
             siblings = [{"rfilename": p.name, "size": p.stat().st_size} for p in files]

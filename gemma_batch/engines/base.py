@@ -141,6 +141,8 @@ def engine_class(name: str) -> type[Engine]:
 
 def answer_args(engine: str, args: Mapping[str, Any]) -> dict[str, Any]:
     """Those of an engine's pass-through arguments that can change an answer, by name."""
+    if not args:
+        return {}
     is_neutral = engine_class(engine).is_neutral
     return {name: args[name] for name in sorted(args) if not is_neutral(name, args[name])}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import email.utils
 import itertools
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -124,6 +125,11 @@ def _download(model: str, commit: str, names: list[str]) -> str:
             paths = list(pool.map(fetch, names))
     except errors.GatedRepoError as err:
         raise _gated(model) from err
+    except errors.RepositoryNotFoundError as err:
+        raise ModelError(
+            f"the hub gives {model!r} to the driver but not to {os.uname().nodename}: set HF_TOKEN "
+            "on every node"
+        ) from err
     except _request_errors() as err:
         if _local(err):
             raise

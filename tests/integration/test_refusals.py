@@ -21,6 +21,7 @@ import pytest
 from gemma_batch.cli.commands import main
 from gemma_batch.committing.lease import Lease
 from gemma_batch.storage.fs import open_store
+from gemma_batch.storage.parts import build_results, read_receipt
 
 from .helpers import cli, cold_cli, start_cli, write_spec
 
@@ -225,3 +226,15 @@ def test_ctrl_c_stops_cleanly_and_only_the_same_job_goes_on(
     done = cli("run", str(write_spec(spec, **job)), "--json", RAY_ADDRESS=NOWHERE)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["run_rows"] == 0
+
+    # A part of another run in the place of one of this run.
+    part = store.list("results")[0]
+    table = pq.read_table(pa.BufferReader(store.read(part)))
+    receipt, failures = read_receipt(store.read(part))
+    columns = {name: table[name] for name in table.column_names}
+    foreign = build_results(columns, table.schema, {**receipt, "run": "another"}, failures)
+    store.put(part, foreign)
+    for command in (("run", str(spec)), ("retry", store.url)):
+        done = cli(*command, RAY_ADDRESS=NOWHERE)
+        assert done.returncode == 2, done.stderr
+        assert f"'{part}' is a part of another run" in done.stderr.splitlines()[-1]

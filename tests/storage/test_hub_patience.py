@@ -64,13 +64,16 @@ def node(hub: HubServer, tmp_path: Path) -> Node:
     return Node(hub, tmp_path)
 
 
-def test_a_hub_that_is_asked_too_often_is_waited_for(hub: HubServer, node: Node) -> None:
-    """429 to the first calls, each of which says how long to wait: then the plan goes on."""
-    hub.busy, hub.wait = 3, "1"
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_hub_that_refuses_for_a_while_is_waited_for(
+    hub: HubServer, node: Node, status: int
+) -> None:
+    """Each refusal says how long to wait; then the plan goes on."""
+    hub.busy, hub.wait, hub.status = 2, "1", status
     started = time.monotonic()
     said = node.run("plan")
     assert said.startswith(COMMIT)
-    assert time.monotonic() - started > 3
+    assert time.monotonic() - started > 2
     assert hub.gets("config.json") == hub.gets("tokenizer.json") == 1
     assert hub.gets("model.safetensors") == 0
 
