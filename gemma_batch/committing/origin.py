@@ -59,8 +59,8 @@ def check_parts(
     """The checks before anything is started (see the module's docstring).
 
     `units` are all units of the first run, `listed` the committed parts. Returns the receipts that
-    had to be read. Raises `MismatchError`
-    for a part of another run, `OutputError` for a file that is named like a part and is none.
+    had to be read. Raises `MismatchError` for a part of another run, `OutputError` for a file that
+    is named like a part and is none.
     """
     check_planned(units, listed)
     ledger = Ledger(store)

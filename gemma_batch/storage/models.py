@@ -1,10 +1,10 @@
 """Model files: finds the files of a model in a local folder, an s3:// folder or on the hub.
 
 Planning and rendering need only the small files: configuration, tokenizer, chat template. An
-engine needs the weights too. This module copies only weights in s3:// folders: once per node,
-under a lock. Copies are below GEMMA_BATCH_CACHE (default ~/.cache/gemma_batch). The name of a
-copy's folder contains a digest of its files, so that a changed model is never mixed with an old
-copy.
+engine needs the weights too. Models on the hub go to the hub's cache (see `hub`). Models in s3://
+folders are copied below GEMMA_BATCH_CACHE (default ~/.cache/gemma_batch), once per node, under a
+lock. The name of a copy's folder contains a digest of its files, so that a changed model is never
+mixed with an old copy.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class ModelFiles:
     `path` is on the machine that planned. `revision` is the commit on the hub, a digest for an
     s3:// folder, and None for a local folder. `identity` says for each of the three which model
     it is, and nothing else is loaded in its place. `digest` is of the JSON files and chat
-    templates (`small_digest`). `weights` is the digest of the weights in a
-    local folder, else None. `weight_bytes` is the size of the safetensors files in bytes; None
-    when there are none. `names` are the files of a model on the hub; () where they are not known.
+    templates (`small_digest`). `weights` is the digest of the weights in a local folder, else
+    None. `weight_bytes` is the size of the safetensors files in bytes; None when there are none.
+    `names` are the files of a model on the hub; () where they are not known.
     """
 
     path: str
@@ -107,7 +107,9 @@ def fetch_weights(
     Raises `ModelError` when the model is not the one that was `planned`, and when `weights` is
     True and the folder has no safetensors files; `StorageError`.
     """
-    if _is_hub_id(model):
+    # A folder of the plan that is missing on this node is no id on the hub.
+    folder_planned = planned is not None and planned.revision is None
+    if _is_hub_id(model) and not folder_planned:
         return _hub_weights(model, planned, weights=weights)
     if not is_s3(model):
         folder = _folder(model, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,9 @@ def test_an_engine_refuses_another_model_than_the_planned_one(tmp_path: Path, mo
     (folder / "generation_config.json").write_text("{}")
     with pytest.raises(ModelError, match="not the one that was planned"):
         with_weights(job.engine)
+    elsewhere = replace(job.engine, model="no/folder")
+    with pytest.raises(ModelError, match="does not exist on this machine"):
+        with_weights(elsewhere)
 
 
 def test_readers_render_with_the_planned_files(tmp_path: Path, model: str) -> None:
