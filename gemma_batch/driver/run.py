@@ -84,6 +84,8 @@ def run(
     started = time.time()
     show.update(Snapshot(phase="planning"))
     plan = make_plan(spec)
+    for note in plan.notes:
+        show.say(note)
     store = open_output(spec.output.path)
     manifest = settled_run(store)
     if manifest is not None:
