@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from gemma_batch.reading.source import unit_rows
+from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.keep import keep_table
-from gemma_batch.storage.parts import build_errors
+from gemma_batch.storage.parts import build_errors, read_errors
 from gemma_batch.units.unit import Shard, Unit
 
 
@@ -25,9 +26,9 @@ def errors_file(
 ) -> bytes:
     """The errors file as the bytes of a Parquet file, with one row per failure.
 
-    `failures` come from the footer of the part. The rows are read from the shard again: `columns`
-    names the columns to read, `keep_schema` the kept columns. Raises `StorageError` when storage
-    does not answer.
+    `failures` come from the footer of the part of `unit`; the file names the unit's generation. The
+    rows are read from the shard again: `columns` names the columns to read, `keep_schema` the kept
+    columns. Raises `StorageError` when storage does not answer.
     """
     rows = {row.number: row for row in unit_rows(shard, unit, columns)}
     mine = [rows[failure["number"]] for failure in failures]
@@ -43,4 +44,19 @@ def errors_file(
         "shard": [row.origin.url if row.origin else shard.url for row in mine],
         "row_number": [row.origin.row if row.origin else row.number for row in mine],
     }
-    return build_errors(written, keep_schema)
+    return build_errors(written, keep_schema, unit.generation)
+
+
+def is_current(store: Store, path: str, unit: Unit, failures: Sequence[dict[str, Any]]) -> bool:
+    """Whether the errors file at `path` holds the `failures` of the part of `unit`.
+
+    The file names the generation that it was made from. Older versions did not write it; then the
+    failures in the file decide. Raises `OutputError` when the file cannot be read.
+    """
+    with store.open(path) as source:
+        generation, read = read_errors(source)
+        if generation is not None:
+            return generation == unit.generation
+        names = ("id", "code", "message", "attempts")
+        held = [tuple(row[name] for name in names) for row in read().to_pylist()]
+    return held == [tuple(failure[name] for name in names) for failure in failures]

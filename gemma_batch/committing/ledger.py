@@ -21,7 +21,6 @@ from gemma_batch.storage.parts import (
     parse_part_name,
     parts_folder,
     read_receipt,
-    row_count,
 )
 from gemma_batch.units.unit import Unit
 
@@ -110,11 +109,6 @@ def part_receipt(store: Store, path: str) -> Receipt:
 def part_failures(store: Store, path: str) -> list[dict[str, Any]]:
     """The failures in a part's footer. Raises the same errors as `part_receipt`."""
     return read_receipt(store.open(path))[1]
-
-
-def error_rows(store: Store, path: str) -> int:
-    """How many rows an errors file has, by its footer. Raises `OutputError`."""
-    return row_count(store.open(path))
 
 
 def save_receipts(store: Store, receipts: Sequence[Receipt]) -> None:

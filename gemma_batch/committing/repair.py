@@ -2,8 +2,9 @@
 
 The footers of the parts are the truth; `errors/` is derived from them. An errors file is missing
 when a process died right after it committed the part. An errors file is out of date when a retry
-has answered some of its rows. The repair replaces such files and never deletes one. A late writer
-of the first generation puts create-only, so it cannot bring back an old errors file.
+has run since: its rows were answered, or failed again for another reason. Each errors file names
+the generation that it was made from. The repair replaces such files and never deletes one. A late
+writer of the first generation puts create-only, so it cannot bring back an old errors file.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from gemma_batch.committing.errors_file import errors_file
+from gemma_batch.committing.errors_file import errors_file, is_current
 from gemma_batch.committing.generations import latest_generation
-from gemma_batch.committing.ledger import READERS, Ledger, Receipt, error_rows, part_failures
+from gemma_batch.committing.ledger import READERS, Ledger, Receipt, part_failures
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.units.unit import Shard, Unit
@@ -44,16 +45,12 @@ def settle_errors(
             return 0
         newest = replace(unit, generation=key.generation)
         failures = part_failures(store, newest.path)
-        if key.generation and _settled(store, present.get(unit.key), len(failures)):
+        path = present.get(unit.key)
+        if path is not None and is_current(store, path, newest, failures):
             return 0
-        data = errors_file(shards[unit.shard], unit, columns, keep_schema, failures)
+        data = errors_file(shards[unit.shard], newest, columns, keep_schema, failures)
         store.put(unit.key.errors_path, data)
         return 1
 
     with ThreadPoolExecutor(READERS) as pool:
         return sum(pool.map(settle, [unit for unit in units if unit.key in latest]))
-
-
-def _settled(store: Store, path: str | None, expected: int) -> bool:
-    # A retry only removes rows from an errors file, so equal counts mean equal files.
-    return path is not None and error_rows(store, path) == expected

@@ -11,7 +11,7 @@ import base64
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, TypeAlias
 
@@ -24,6 +24,7 @@ from gemma_batch.storage.keep import as_json, keep_column
 
 RESULTS, ERRORS, STEPS = "results", "errors", "_run/steps"  # folders of an output
 RECEIPT, FAILURES = b"gemma_batch.receipt", b"gemma_batch.failures"
+GENERATION = b"gemma_batch.generation"  # of an errors file: the pass whose failures it holds
 NAME = re.compile(
     r"part-(\d{5,})-(\d{10,})(?:-(?!retry\d*[.-])([a-z][a-z0-9_]*))?(?:-retry([1-9]\d*))?\.parquet"
 )
@@ -148,10 +149,14 @@ def build_results(
     return _write(_table(columns, schema), footer)
 
 
-def build_errors(columns: Mapping[str, Column], keep: pa.Schema) -> bytes:
-    """An errors file as bytes. Column `row` holds input rows as dicts (None: could not be read)."""
+def build_errors(columns: Mapping[str, Column], keep: pa.Schema, generation: int) -> bytes:
+    """An errors file as bytes, with the failures that were open after the pass `generation`.
+
+    Column `row` holds input rows as dicts (None: could not be read).
+    """
     rows = [None if row is None else as_json(row) for row in columns["row"]]
-    return _write(_table({**columns, "row": rows}, errors_schema(keep)), {})
+    footer = {GENERATION: str(generation).encode()}
+    return _write(_table({**columns, "row": rows}, errors_schema(keep)), footer)
 
 
 def _table(columns: Mapping[str, Column], schema: pa.Schema) -> pa.Table:
@@ -204,13 +209,19 @@ def read_receipt(source: bytes | BinaryIO | Any) -> tuple[dict[str, Any], list[d
         ) from err
 
 
-def row_count(source: bytes | BinaryIO | Any) -> int:
-    """How many rows a Parquet file has, by its footer. Raises `OutputError` for another file."""
+def read_errors(source: bytes | BinaryIO | Any) -> tuple[int | None, Callable[[], pa.Table]]:
+    """The generation of an errors file, and a function that reads its table.
+
+    The generation is in the footer, and is None in a file of an older version. Raises
+    `OutputError` when the file is damaged.
+    """
     try:
-        return int(pq.read_metadata(_file(source)).num_rows)
+        file = pq.ParquetFile(_file(source))
+        generation = (file.metadata.metadata or {}).get(GENERATION)
+        return None if generation is None else int(generation), file.read
     except (ValueError, OSError) as err:
         where = getattr(source, "name", "a file")
-        raise OutputError(f"{where!r} is no Parquet file: move it away and run again") from err
+        raise OutputError(f"{where!r} is no errors file: move it away and run again") from err
 
 
 def _file(source: Any) -> Any:

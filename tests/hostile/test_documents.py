@@ -382,6 +382,7 @@ def test_no_path_and_no_address_in_a_row_is_ever_opened(
             "row": [row.values for row in read],
         },
         pa.schema([]),
+        0,
     )
     answers = made.render_rows(read)
 
