@@ -2,8 +2,9 @@
 
 The part's existence is the commit. The footer of the part carries the receipt and every failure
 of the unit, so one atomic put settles all rows of the unit at once. The files in `errors/` repeat
-the failures in a form that people can query. If a process dies between the two puts, the driver
-makes the errors file again from the footer and the input (see `repair`).
+the failures in a form that people can query. The rows for them came with the unit: the input is not
+read again here. If a process dies between the two puts, the driver makes the errors file again from
+the footer and the input (see `repair`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gemma_batch.rows import Completion, Failure, Outcome
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import build_results, results_schema
 from gemma_batch.units.payload import Prepared
+from gemma_batch.units.raw_rows import unpack
 from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.unit import Unit
 
@@ -81,11 +83,13 @@ def commit_unit(
             raise AssertionError(f"{unit.name!r} exists and does not: the storage is inconsistent")
         return {**theirs, "redundant": True}
     if failures and unit.generation == 0:
-        # Create-only: a late writer must not overwrite an errors file that a retry has replaced.
-        store.create(
-            unit.key.errors_path,
-            errors_file(prepared.shard, unit, job.columns, job.keep_schema, failures),
+        failed = pa.array(
+            [i for i, n in enumerate(prepared.numbers) if isinstance(outcomes[n], Failure)],
+            pa.int64(),
         )
+        kept, raw = prepared.keep.take(failed), unpack(prepared.raw).take(failed)
+        # Create-only: a late writer must not overwrite an errors file that a retry has replaced.
+        store.create(unit.key.errors_path, errors_file(unit, job.keep_schema, failures, kept, raw))
     return receipt
 
 

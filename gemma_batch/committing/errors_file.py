@@ -1,6 +1,7 @@
 """Builds the errors file of a unit, for the commit (GPU actor) and for the repair (driver).
 
-The content comes from the footer of the unit's part and from the input.
+The failures come from the footer of the unit's part. The rows came to the actor with the unit; the
+repair reads them from the input again.
 """
 
 from __future__ import annotations
@@ -14,25 +15,22 @@ from gemma_batch.reading.source import unit_rows
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.keep import keep_table
 from gemma_batch.storage.parts import build_errors, read_errors
+from gemma_batch.units.raw_rows import raw_rows
 from gemma_batch.units.unit import Shard, Unit
 
 
 def errors_file(
-    shard: Shard,
     unit: Unit,
-    columns: Sequence[str],
     keep_schema: pa.Schema,
     failures: Sequence[dict[str, Any]],
+    kept: pa.Table,
+    raw: pa.Table,
 ) -> bytes:
     """The errors file as the bytes of a Parquet file, with one row per failure.
 
-    `failures` come from the footer of the part of `unit`; the file names the unit's generation. The
-    rows are read from the shard again: `columns` names the columns to read, `keep_schema` the kept
-    columns. Raises `StorageError` when storage does not answer.
+    `failures` come from the footer of the part of `unit`; the file names the unit's generation.
+    `kept` are the kept columns and `raw` the raw rows (see `units/raw_rows.py`) of the same rows.
     """
-    rows = {row.number: row for row in unit_rows(shard, unit, columns)}
-    mine = [rows[failure["number"]] for failure in failures]
-    kept = keep_table(mine, keep_schema)
     written: dict[str, list[Any] | pa.ChunkedArray] = {
         **{name: kept[name] for name in kept.column_names},
         "id": [failure["id"] for failure in failures],
@@ -40,11 +38,27 @@ def errors_file(
         "message": [failure["message"] for failure in failures],
         "attempts": [failure["attempts"] for failure in failures],
         "route": [unit.route] * len(failures),
-        "row": [row.values for row in mine],
-        "shard": [row.origin.url if row.origin else shard.url for row in mine],
-        "row_number": [row.origin.row if row.origin else row.number for row in mine],
+        **{name: raw[name] for name in raw.column_names},
     }
     return build_errors(written, keep_schema, unit.generation)
+
+
+def errors_from_input(
+    shard: Shard,
+    unit: Unit,
+    columns: Sequence[str],
+    keep_schema: pa.Schema,
+    failures: Sequence[dict[str, Any]],
+) -> bytes:
+    """The errors file of `errors_file`, when the unit's rows are no longer at hand.
+
+    The rows are read from the shard again: `columns` names the columns to read. Raises
+    `StorageError` when storage does not answer.
+    """
+    rows = {row.number: row for row in unit_rows(shard, unit, columns)}
+    mine = [rows[failure["number"]] for failure in failures]
+    kept = keep_table(mine, keep_schema)
+    return errors_file(unit, keep_schema, failures, kept, raw_rows(mine, shard.url))
 
 
 def is_current(store: Store, path: str, unit: Unit, failures: Sequence[dict[str, Any]]) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from gemma_batch.committing.errors_file import errors_file, is_current
+from gemma_batch.committing.errors_file import errors_from_input, is_current
 from gemma_batch.committing.generations import latest_generation
 from gemma_batch.committing.ledger import READERS, Ledger, Receipt, part_failures
 from gemma_batch.storage.interfaces import Store
@@ -48,7 +48,7 @@ def settle_errors(
         path = present.get(unit.key)
         if path is not None and is_current(store, path, newest, failures):
             return 0
-        data = errors_file(shards[unit.shard], newest, columns, keep_schema, failures)
+        data = errors_from_input(shards[unit.shard], newest, columns, keep_schema, failures)
         store.put(unit.key.errors_path, data)
         return 1
 

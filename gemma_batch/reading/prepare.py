@@ -21,6 +21,7 @@ from gemma_batch.spec import Prompt, Sampling
 from gemma_batch.storage.keep import check_keep, keep_table
 from gemma_batch.storage.models import ModelFiles, model_files, small_digest
 from gemma_batch.units.payload import Prepared
+from gemma_batch.units.raw_rows import pack, raw_rows
 from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.unit import Shard, Unit
 
@@ -62,7 +63,8 @@ class Preparer:
             unit=unit,
             numbers=[row.number for row in rows],
             ids=[row_id(shard.number, row, job.id_column) for row in rows],
-            keep=keep_table(rows, job.keep_schema),
+            keep=keep_table(read, job.keep_schema),
+            raw=pack(raw_rows(read, shard.url)),
             requests=requests,
             failures=failures,
         )

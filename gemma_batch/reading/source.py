@@ -3,7 +3,7 @@
 A shard may have become unreadable, been replaced or lost rows since planning. Then only rows of
 this shard are lost: each comes back as a row with a `Failure`. The number of rows is always the
 planned number. When storage does not answer, `StorageError` ends the run, and the next start reads
-the unit again. `errors_file` reads rows of failures a second time (GPU actor, driver).
+the unit again. The repair of `errors/` reads rows of failures a second time (driver).
 """
 
 from __future__ import annotations

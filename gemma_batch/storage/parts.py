@@ -150,13 +150,9 @@ def build_results(
 
 
 def build_errors(columns: Mapping[str, Column], keep: pa.Schema, generation: int) -> bytes:
-    """An errors file as bytes, with the failures that were open after the pass `generation`.
-
-    Column `row` holds input rows as dicts (None: could not be read).
-    """
-    rows = [None if row is None else as_json(row) for row in columns["row"]]
+    """An errors file as bytes, with the failures that were open after the pass `generation`."""
     footer = {GENERATION: str(generation).encode()}
-    return _write(_table({**columns, "row": rows}, errors_schema(keep)), footer)
+    return _write(_table(columns, errors_schema(keep)), footer)
 
 
 def _table(columns: Mapping[str, Column], schema: pa.Schema) -> pa.Table:

@@ -1,7 +1,7 @@
 """The payload: one unit as one row of Arrow values, on its way from a CPU task to a GPU actor.
 
 The Ray CPU task encodes the unit and the GPU actor decodes it. One binary value holds all rows of
-the unit as an Arrow IPC stream, so Ray Data can neither split nor merge a unit. An error that ends
+the unit as Arrow IPC streams, so Ray Data can neither split nor merge a unit. An error that ends
 the run travels as data too. So its message reaches the driver whole, without the stack traces that
 Ray would wrap around an exception.
 """
@@ -25,8 +25,9 @@ KEEP = "keep."
 class Prepared:
     """A unit that was read and rendered.
 
-    `numbers`, `ids` and `keep` (the kept columns) have one entry per row, in the same order. Each
-    row has either a request in `requests` or a failure in `failures` (by row number).
+    `numbers`, `ids` and `keep` (the kept columns) have one entry per row, in the same order. So has
+    `raw`, the rows as they were read, packed (see `raw_rows.py`). Each row has either a request in
+    `requests` or a failure in `failures` (by row number).
     """
 
     shard: Shard
@@ -34,6 +35,7 @@ class Prepared:
     numbers: list[int]
     ids: list[str]
     keep: pa.Table
+    raw: pa.Buffer
     requests: list[Request]
     failures: dict[int, Failure]
 
@@ -53,7 +55,10 @@ def encode_error(error: Exception) -> pa.Table:
 
 
 def encode(prepared: Prepared) -> pa.Table:
-    """The unit as one row with the columns `unit` (JSON) and `rows` (an Arrow IPC stream)."""
+    """The unit as one row with the columns `unit` (JSON) and `rows` (two Arrow IPC streams).
+
+    The first stream has what an engine needs, the second the raw rows.
+    """
     by_number = {request.number: request for request in prepared.requests}
     failures = [prepared.failures.get(number) for number in prepared.numbers]
     prompts = [by_number[n].prompt if n in by_number else None for n in prepared.numbers]
@@ -77,6 +82,7 @@ def encode(prepared: Prepared) -> pa.Table:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
+    sink.write(prepared.raw)
     head = encode_head(prepared.shard, prepared.unit)
     return pa.table(
         {
@@ -86,10 +92,13 @@ def encode(prepared: Prepared) -> pa.Table:
     )
 
 
-def decode(head: str, rows: bytes | memoryview) -> Prepared:
+def decode(head: str, rows: bytes | memoryview | pa.Buffer) -> Prepared:
     """The unit that `encode` made one row of. `head` is the row's `unit`, `rows` its `rows`."""
     shard, unit = decode_head(head)
-    table = pa.ipc.open_stream(rows).read_all()
+    buffer = pa.py_buffer(rows)
+    source = pa.BufferReader(buffer)
+    table = pa.ipc.open_stream(source).read_all()
+    raw = buffer.slice(source.tell())
     keep_names = [name for name in table.column_names if name.startswith(KEEP)]
     keep = table.select(keep_names).rename_columns([n.removeprefix(KEEP) for n in keep_names])
     requests, failures = [], {}
@@ -108,6 +117,7 @@ def decode(head: str, rows: bytes | memoryview) -> Prepared:
         numbers=table["number"].to_pylist(),
         ids=table["id"].to_pylist(),
         keep=keep,
+        raw=raw,
         requests=requests,
         failures=failures,
     )

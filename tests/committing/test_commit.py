@@ -14,12 +14,13 @@ import pytest
 from gemma_batch.committing.commit import commit_unit, committed_receipt
 from gemma_batch.committing.ledger import Ledger
 from gemma_batch.engines.base import EngineConfig
-from gemma_batch.rows import Completion, Failure, Outcome
+from gemma_batch.rows import Completion, Failure, Outcome, Row
 from gemma_batch.spec import Prompt
 from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.inputs import stat
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.units.payload import Prepared
+from gemma_batch.units.raw_rows import pack, raw_rows
 from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.row_policy import RowPolicy
 from gemma_batch.units.unit import Shard, Unit
@@ -51,9 +52,8 @@ def job(**sampling: Any) -> RouteJob:
 def prepared(tmp_path: Path) -> Prepared:
     """A unit of three rows of a JSON lines shard."""
     path = tmp_path / "in.jsonl"
-    path.write_text(
-        "".join(json.dumps({"id": f"r{i}", "doc": "x", "n": i}) + "\n" for i in range(3))
-    )
+    rows = [Row(i, {"id": f"r{i}", "doc": "x", "n": i}) for i in range(3)]
+    path.write_text("".join(json.dumps(row.values) + "\n" for row in rows))
     file = stat(str(path))
     return Prepared(
         shard=Shard(number=0, url=file.url, size=file.size, etag=file.etag, format="jsonl"),
@@ -61,6 +61,7 @@ def prepared(tmp_path: Path) -> Prepared:
         numbers=[0, 1, 2],
         ids=["r0", "r1", "r2"],
         keep=pa.table({"n": [0, 1, 2]}),
+        raw=pack(raw_rows(rows, file.url)),
         requests=[],
         failures={},
     )

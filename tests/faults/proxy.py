@@ -39,7 +39,7 @@ CHUNK = 64 * 1024
 
 
 class FaultProxy:
-    """See the module's docstring. `calls` and `counts` tell what happened."""
+    """See the module's docstring. `calls`, `requests` and `counts` tell what happened."""
 
     def __init__(self, target: str, seed: int = 0, address: str = "127.0.0.1") -> None:
         parts = urlsplit(target)
@@ -51,6 +51,7 @@ class FaultProxy:
         self._latency = 1.0
         self._down_until = 0.0
         self.calls = 0
+        self.requests: list[str] = []  # of each call "METHOD /path"
         self.counts: Counter[str] = Counter()
         self.endpoint = ""
         self._loop = asyncio.new_event_loop()
@@ -126,6 +127,7 @@ class FaultProxy:
         method, path, _ = head.split(b"\r\n", 1)[0].decode().split(" ", 2)
         headers = _headers(head)
         self.calls += 1
+        self.requests.append(f"{method} {path}")
         if time.monotonic() < self._down_until:
             self.counts["outage"] += 1
             _reset(writer)

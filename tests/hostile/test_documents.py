@@ -26,6 +26,7 @@ from gemma_batch.rows import Failure, Request, Row
 from gemma_batch.storage.inputs import expand, formats_of, reader_for
 from gemma_batch.storage.keep import check_keep, keep_table
 from gemma_batch.storage.parts import build_errors
+from gemma_batch.units.raw_rows import pack, raw_rows, unpack
 
 
 def renderer(tokenizer: Tokenizer, **changes: Any) -> Renderer:
@@ -374,12 +375,12 @@ def test_no_path_and_no_address_in_a_row_is_ever_opened(
         assert row.values is not None
         check_keep(row.values, schema)
     keep_table(read, schema)
+    raw = unpack(pack(raw_rows(read, str(path))))
     build_errors(
         {
             **{name: [None] * len(read) for name in schema.names},
             **{n: [None] * len(read) for n in ("id", "code", "message", "attempts", "route")},
-            **{n: [None] * len(read) for n in ("shard", "row_number")},
-            "row": [row.values for row in read],
+            **{name: raw[name] for name in raw.column_names},
         },
         pa.schema([]),
         0,

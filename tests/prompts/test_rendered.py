@@ -66,6 +66,7 @@ def test_a_new_kind_of_prompt_is_one_class_and_one_entry(monkeypatch: pytest.Mon
         numbers=[0, 1, 2],
         ids=["a", "b", "c"],
         keep=pa.table({}),
+        raw=pa.py_buffer(b""),
         requests=[Request(n, prompt) for n, prompt in enumerate(prompts)],
         failures={},
     )

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from gemma_batch.answering.answers import TextShape
 from gemma_batch.errors import OutputError
 from gemma_batch.planning.survey import RESERVED_COLUMNS
+from gemma_batch.rows import Row
 from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.keep import as_json, as_text, check_keep, keep_column, keep_value
 from gemma_batch.storage.parts import (
@@ -33,6 +34,7 @@ from gemma_batch.storage.parts import (
     read_receipt,
     results_schema,
 )
+from gemma_batch.units.raw_rows import pack, raw_rows, unpack
 
 KEEP = pa.schema([("ticket", pa.int64()), ("day", pa.date32())])
 DAY = datetime.date(2026, 1, 2)
@@ -104,7 +106,8 @@ def test_text_that_has_no_bytes_does_not_cost_a_commit() -> None:
 
 def test_errors_hold_the_input_row_as_json() -> None:
     """So that it can be run again; a row that could not be read has none."""
-    row = {"t": "é", "when": DAY, "b": b"\x00\xff", "x": math.nan, "d": Decimal("1.5")}
+    row = {"t": "é", "when": DAY, "b": b"\x00\xff", "x": math.nan, "d": Decimal("1.5"),
+           "s": "\ud800"}  # fmt: skip
     written = {
         "ticket": [1, None],
         "day": pa.chunked_array([[DAY, None]], pa.date32()),
@@ -113,7 +116,7 @@ def test_errors_hold_the_input_row_as_json() -> None:
         "message": ["m"] * 2,
         "attempts": [0, 1],
         "route": ["all"] * 2,
-        "row": [row, None],
+        "row": unpack(pack(raw_rows([Row(0, row), Row(1, None)], "s3://x")))["row"],
         "shard": ["s3://x"] * 2,
         "row_number": [2**40, 1],
     }
@@ -121,7 +124,7 @@ def test_errors_hold_the_input_row_as_json() -> None:
     assert table.schema.equals(errors_schema(KEEP))
     first, second = table.to_pylist()
     assert json.loads(first["row"]) == {
-        "t": "é", "when": "2026-01-02", "b": "AP8=", "x": None, "d": "1.5"
+        "t": "é", "when": "2026-01-02", "b": "AP8=", "x": None, "d": "1.5", "s": "?"
     }  # fmt: skip
     assert (first["ticket"], first["day"], first["row_number"]) == (1, DAY, 2**40)
     assert second["row"] is None
