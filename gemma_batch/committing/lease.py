@@ -4,11 +4,13 @@ The lease only avoids double work. The safety of the data does not depend on the
 parts are create-only. Clocks are never compared. The holder counts up a beat number, and a
 waiting driver watches that number. When the number changes, the holder is alive and the waiting
 driver is refused. The waiting driver takes over the lease in two cases: the number stands still
-for `ttl` seconds, or the holder was a process of this same machine and that process is gone.
+for `ttl` seconds, or the holder was a process of this same machine and that process is gone. A
+process in another container of this machine cannot be looked for, so it is watched.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -19,8 +21,6 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from gemma_batch.errors import LeaseError, StorageError
 from gemma_batch.storage.interfaces import Store
@@ -36,18 +36,58 @@ def _boot_id() -> str:
         return ""
 
 
+def _pid_space() -> str:
+    """The space in which this process's id means something, such as 'pid:[4026531836]'.
+
+    Containers share the name of the host and its boot id, but not their process ids. Returns ""
+    where the space is unknown, or where /proc shows the processes of another space.
+    """
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return ""
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _process(pid: int) -> tuple[str, int] | None:
+    """State and start of a process, in clock ticks since boot; None when it does not exist.
+
+    A start in seconds since 1970 would move when somebody sets the clock. Raises OSError or
+    ValueError where /proc does not tell.
+    """
+    try:
+        # The second field is the name in brackets, and may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return fields[0], int(fields[19])
+
+
+def _identity() -> dict[str, Any]:
+    """The facts by which a later start of the same machine can tell whether this process lives."""
+    pid = os.getpid()
+    record: dict[str, Any] = {"host": socket.gethostname(), "pid": pid, "boot": _boot_id()}
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        if (space := _pid_space()) and (found := _process(pid)) is not None:
+            record.update(pid_space=space, started_ticks=found[1])
+    return record
+
+
 def _process_is_gone(holder: dict[str, Any]) -> bool:
-    """Whether the holder ran on this machine, since its last boot, and exists no longer."""
-    if holder.get("host") != socket.gethostname() or holder.get("boot") != _boot_id():
+    """Whether the holder is certain to exist no longer: it ran where this process can look.
+
+    That is on this machine, since its last boot, in the same space of process ids. Records of older
+    versions do not name the space, so their holders are watched like those of other machines.
+    """
+    mine = _identity()
+    known = ("host", "boot", "pid_space")
+    if any(not mine.get(name) or holder.get(name) != mine[name] for name in known):
         return False
     try:
-        process = psutil.Process(int(holder["pid"]))
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return True
-        return bool(abs(process.create_time() - float(holder["process_started"])) > 2)
-    except psutil.NoSuchProcess:
-        return True
-    except (psutil.Error, KeyError, ValueError, TypeError):
+        found = _process(int(holder["pid"]))
+        return found is None or found[0] in "ZX" or found[1] != int(holder["started_ticks"])
+    except (OSError, KeyError, ValueError, TypeError, IndexError):
         return False
 
 
@@ -110,13 +150,9 @@ class Lease:
             raise LeaseError(f"another driver took over this output first ({describe(holder)})")
 
     def _record(self, **extra: Any) -> bytes:
-        process = psutil.Process()
         record = {
             "owner": self._owner,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "process_started": process.create_time(),
-            "boot": _boot_id(),
+            **_identity(),
             "beat": self._number,
             "beat_seconds": self._beat,
             **extra,

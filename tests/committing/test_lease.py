@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +68,72 @@ def test_a_killed_driver_of_this_machine_is_noticed_at_once(store: Store, tmp_pa
     lease = Lease(store, ttl=30)
     lease.acquire()
     lease.release()
+    assert time.monotonic() - started < 5
+
+
+HOLD = (
+    "import sys, time; from gemma_batch.committing.lease import Lease; "
+    "from gemma_batch.storage.fs import open_store; "
+    "Lease(open_store(sys.argv[1]), beat=0.3).acquire(); print('held', flush=True); time.sleep(60)"
+)
+
+
+@pytest.fixture(params=[("--mount-proc",), ()], ids=["own-proc", "host-proc"])
+def neighbour(request: pytest.FixtureRequest, store: Store) -> Iterator[subprocess.Popen[str]]:
+    """A living driver in another pid namespace of this host, as in a second container."""
+    apart = ["unshare", "--pid", "--fork", "--kill-child", *request.param]
+    tried = subprocess.run([*apart, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"the kernel gives no pid namespace here: {tried.stderr.strip()}")
+    command = [*apart, sys.executable, "-c", HOLD, store.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield holder
+        holder.kill()
+
+
+def test_a_living_driver_of_a_neighbouring_container_keeps_its_lease(
+    store: Store, neighbour: subprocess.Popen[str]
+) -> None:
+    """Same host name, same boot, and its process id means nothing here: it is watched."""
+    record = read_lease(store) or {}
+    assert record["host"] == socket.gethostname()
+    with pytest.raises(LeaseError, match="another driver is working on this output"):
+        Lease(store, beat=0.3, ttl=10).acquire()
+    assert neighbour.poll() is None
+    assert (read_lease(store) or {})["owner"] == record["owner"]
+
+
+@pytest.mark.parametrize("changes", [{"pid_space": None}, {"pid_space": ""}, {"boot": "other"}])
+def test_a_record_that_does_not_say_enough_is_watched(
+    store: Store, changes: dict[str, Any]
+) -> None:
+    """As older versions wrote it: not taken over before the time to live, though the id is free."""
+    lease = Lease(store)
+    lease.acquire()
+    lease.release()
+    record = {**(read_lease(store) or {}), "released": False, "pid": 2**22 + 1, **changes}
+    store.put(KEY, json.dumps({k: v for k, v in record.items() if v is not None}).encode())
+    started = time.monotonic()
+    again = Lease(store, beat=0.2, ttl=1.0)
+    again.acquire()
+    again.release()
+    assert time.monotonic() - started >= 1.0
+
+
+def test_another_process_with_the_same_id_is_not_the_holder(store: Store) -> None:
+    """The id was given out again since: the start of the process tells, in no clock's time."""
+    lease = Lease(store)
+    lease.acquire()
+    lease.release()
+    record = read_lease(store) or {}
+    old = {**record, "released": False, "started_ticks": record["started_ticks"] - 1}
+    store.put(KEY, json.dumps(old).encode())
+    started = time.monotonic()
+    again = Lease(store, ttl=30)
+    again.acquire()
+    again.release()
     assert time.monotonic() - started < 5
 
 
