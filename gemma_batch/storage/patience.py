@@ -1,9 +1,9 @@
 """Patience: tries a failing storage call again, and turns a lasting error into a sentence.
 
-The type and the HTTP status of an error classify the error, never its text. The sentences contain
-URLs, error codes and host names. They contain no text that a server or a client library wrote, so
-that no credential can get into a log. The module knows no file system: it handles the errors of
-local files and of S3.
+The type, the HTTP status and the S3 code of an error classify the error, never its text. The
+sentences contain URLs, error codes and host names. They contain no text that a server or a client
+library wrote, so that no credential can get into a log. The module knows no file system: it handles
+the errors of local files and of S3.
 """
 
 from __future__ import annotations
@@ -27,6 +27,13 @@ logger = logging.getLogger(__name__)
 TRIED = "_gemma_batch_tried"  # attribute of an error: for how many seconds the call was tried
 TELL_AFTER = 5.0  # seconds of failing before a warning is logged
 TRANSIENT_STATUS = {408, 409, 429, 500, 502, 503, 504}
+# Codes as AWS sends them. A status alone does not tell: 400 is most often a mistake of ours.
+TRY_AGAIN = {"ConditionalRequestConflict", "OperationAborted"}  # two writers of a key at once
+TRANSIENT_CODES = TRY_AGAIN | {
+    "InternalError", "PriorRequestNotComplete", "RequestTimeout", "ServiceUnavailable", "SlowDown",
+    "Throttling", "ThrottlingException",
+}  # fmt: skip
+EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 TRANSIENT_ERRNO = {
     errno.EAGAIN, errno.EBUSY, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED,
     errno.EPIPE, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR,
@@ -94,15 +101,34 @@ def brief(err: BaseException) -> str:
 
 def is_transient(err: BaseException) -> bool:
     """Whether the same call may succeed later."""
-    status = http_status(err)
+    status, code = http_status(err), s3_code(err)
+    if code in EXPIRED or isinstance(err, CredentialsUnusable):
+        return not _fixed_credentials()
     if status is not None:
-        # S3 answers 400 RequestTimeout to a slow upload. s3fs turns that answer into TimeoutError.
-        return status in TRANSIENT_STATUS or isinstance(err, TimeoutError)
-    if any(isinstance(e, connection_errors()) for e in _chain(err)):
+        return status in TRANSIENT_STATUS or code in TRANSIENT_CODES
+    if any(isinstance(e, (*connection_errors(), *credential_errors())) for e in _chain(err)):
         return True
     if isinstance(err, (TimeoutError, ConnectionError)):
         return True
     return isinstance(err, OSError) and err.errno in TRANSIENT_ERRNO
+
+
+class CredentialsUnusable(OSError):
+    """The AWS chain failed, or has only credentials that have expired; no call was made."""
+
+
+def _fixed_credentials() -> bool:
+    # The AWS chain takes these first, and the environment of a process does not change.
+    return bool(os.environ.get("AWS_ACCESS_KEY_ID"))
+
+
+def credential_errors() -> tuple[type[BaseException], ...]:
+    """The exceptions of the S3 client when a source of credentials fails for the moment."""
+    if "botocore.exceptions" not in sys.modules:
+        return ()
+    from botocore import exceptions
+
+    return (exceptions.CredentialRetrievalError, exceptions.MetadataRetrievalError)
 
 
 def connection_errors() -> tuple[type[BaseException], ...]:
@@ -165,10 +191,23 @@ def explain(err: BaseException, url: str) -> StorageError:
         )
     elif status == 507 or code in FULL_CODES:
         text = f"the storage of {url!r} is full ({shown}): make room, then start again to go on"
+    elif code in EXPIRED:
+        text = f"the credentials for {url!r} have expired ({shown}): " + (
+            "they come from AWS_ACCESS_KEY_ID in the environment, which cannot be renewed; use a "
+            "role, or a credential_process in a profile"
+            if _fixed_credentials()
+            else f"no new ones were found ({_tried(err)}); renew them, for example with "
+            "`aws sso login`, or use a role"
+        )
     elif status in {401, 403} or isinstance(err, PermissionError):
         what = f" ({shown})" if status else ""
         text = f"no permission for {url!r}{what}: check the credentials in use and their rights"
-    elif kinds & {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}:
+    elif any(isinstance(e, (CredentialsUnusable, *credential_errors())) for e in _chain(err)):
+        text = (
+            f"no usable credentials could be fetched for {url!r} ({_tried(err)}): check the "
+            "credential_process, role or metadata service that provides them"
+        )
+    elif kinds & {"NoCredentialsError", "PartialCredentialsError"}:
         text = (
             f"no credentials for {url!r}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or run where a role provides them"

@@ -1,14 +1,16 @@
 """The store on S3 and on object stores with the protocol of S3, through s3fs.
 
 Credentials, region and endpoint come from the standard AWS chain and environment; this package
-adds no settings. The retries of the client are off, so that `patience` alone decides about
-retries. Each create puts a token into the metadata of the object. When the answer to a create is
-lost, the HTTP library or `patience` repeats the request, and then the key exists already. The
-token tells whether this create or another caller put the object.
+adds no settings. When the token in use is refused as expired, the next try has new credentials,
+where the chain has any (see `s3_credentials.py`). The retries of the client are off, so that
+`patience` alone decides about retries. Each create puts a token into the metadata of the object.
+When the answer to a create is lost, the HTTP library or `patience` repeats the request, and then
+the key exists already. The token tells whether this create or another caller put the object.
 """
 
 from __future__ import annotations
 
+import errno
 import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,6 +19,9 @@ from urllib.parse import urlsplit
 from gemma_batch.errors import StorageError
 from gemma_batch.storage.interfaces import Source, Store
 from gemma_batch.storage.patience import (
+    EXPIRED,
+    TRY_AGAIN,
+    CredentialsUnusable,
     connection_errors,
     endpoint_url,
     explain,
@@ -24,6 +29,7 @@ from gemma_batch.storage.patience import (
     s3_code,
     with_retries,
 )
+from gemma_batch.storage.s3_credentials import from_chain, renew
 
 T = TypeVar("T")
 CREATE_MARK = "gemma-batch-create"
@@ -49,12 +55,27 @@ def file_system() -> Any:
     return fs
 
 
-def call(url: str, fn: Callable[[], T]) -> T:
-    """Call `fn` with retries. Raises FileNotFoundError or `StorageError` for every S3 error."""
+def call(url: str, fn: Callable[[], T], fs: Any = None) -> T:
+    """Call `fn` with retries. Raises FileNotFoundError or `StorageError` for every S3 error.
+
+    `fs` is the file system that `fn` uses (default: `file_system()`).
+    """
     import botocore.exceptions
 
+    def attempt() -> T:
+        try:
+            return fn()
+        except Exception as err:
+            used = file_system() if fs is None else fs
+            told = _told(err, url, used)
+            if s3_code(told) in EXPIRED or isinstance(told, CredentialsUnusable):
+                renew(used)
+            if told is not err:
+                raise told from told.__cause__
+            raise
+
     try:
-        return with_retries(fn, what=repr(url))
+        return with_retries(attempt, what=repr(url))
     except FileNotFoundError as err:
         if s3_code(err) == "NoSuchBucket":
             raise explain(err, url) from err
@@ -64,6 +85,23 @@ def call(url: str, fn: Callable[[], T]) -> T:
     ) as err:  # fmt: skip
         # botocore raises ValueError for a malformed endpoint, and quotes it with its password.
         raise explain(err, url) from err
+
+
+def _told(err: Exception, url: str, fs: Any) -> Exception:
+    """The error itself, or a clearer one in its place."""
+    if from_chain(err):
+        return CredentialsUnusable(errno.EAGAIN, "the AWS chain has no credentials that are usable")
+    bucket, key = split(url)
+    if http_status(err) != 400 or s3_code(err) != "400" or not key:
+        return err
+    # The answer to a HEAD has no body, so it does not say why. The answer to a GET does. No
+    # object has this ETag, so the GET never sends an object.
+    try:
+        fs.call_s3("get_object", Bucket=bucket, Key=key, IfMatch=f'"{uuid.uuid4().hex}"')
+    except Exception as told:
+        if http_status(told) != 412:
+            return told
+    return BlockingIOError(errno.EAGAIN, "a HEAD was refused, a GET after it was not")
 
 
 def head(url: str) -> tuple[int, str]:
@@ -86,6 +124,18 @@ def split(url: str) -> tuple[str, str]:
     """The bucket and the key in an s3:// URL."""
     bucket, _, key = url.removeprefix("s3://").partition("/")
     return bucket, key
+
+
+def _says_exists(err: Exception) -> bool:
+    """Whether the answer to a create may mean that the key exists already.
+
+    AWS says that by 412 PreconditionFailed. A 409 with one of the codes `TRY_AGAIN` means that
+    another create of the key is on its way, and nothing is settled yet. Some other stores answer
+    409, with another code or none, when the key exists.
+    """
+    if isinstance(err, FileExistsError) or http_status(err) == 412:
+        return True
+    return http_status(err) == 409 and s3_code(err) not in TRY_AGAIN
 
 
 class S3Store(Store):
@@ -117,16 +167,17 @@ class S3Store(Store):
                     url, data, chunksize=SINGLE_PUT, mode="create", Metadata={CREATE_MARK: token}
                 )
             except Exception as err:
-                # AWS answers 409 when two callers create at once and one has to try again. Some
-                # other stores answer 409 when the key exists.
-                if not isinstance(err, FileExistsError) and http_status(err) not in {409, 412}:
+                if not _says_exists(err):
                     raise
-                try:
-                    found = _head(url)
-                except FileNotFoundError:
-                    raise err from None
-                return bool(found.get("Metadata", {}).get(CREATE_MARK) == token)
-            return True
+                refused = err
+            else:
+                return True
+            try:
+                found = _head(url)
+            except FileNotFoundError:
+                # With its cause: the status in it decides whether there is another attempt.
+                raise refused from refused.__cause__
+            return bool(found.get("Metadata", {}).get(CREATE_MARK) == token)
 
         return call(url, attempt)
 
@@ -176,7 +227,7 @@ def s3_source(url: str) -> Source:
             return bytes(file.read(length))
 
         try:
-            return call(url, attempt)
+            return call(url, attempt, file.fs)
         except FileNotFoundError as err:
             raise StorageError(f"{url!r} was deleted while it was being read") from err
 

@@ -32,6 +32,7 @@ from tests.integration.helpers import command, environment
 
 from .cluster import Cluster
 from .proxy import FaultProxy
+from .tokens import Tokens
 
 UNIT_ROWS = 50
 ROWS = 2000
@@ -264,6 +265,7 @@ class Bench:
     docs: list[dict[str, Any]]
     s3_url: str
     proxy: FaultProxy
+    tokens: Tokens
     chance: random.Random
     tokenizer: Tokenizer = field(init=False)
     jobs: list[Job] = field(default_factory=list)

@@ -2,40 +2,121 @@
 
 It speaks plain HTTP/1.1 over TCP sockets of its own, so that it can do what a failing network
 does: reset a connection, end a body in the middle, swallow an answer. Rates are probabilities
-per call; choices come from a seeded generator.
+per call; choices come from a seeded generator. Refusals have the statuses, headers and bodies of
+AWS; an answer to HEAD has no body, so no code.
 
     slow_down    503 SlowDown before anything is forwarded
     error        500 InternalError before anything is forwarded
+    timeout      400 RequestTimeout: the body did not come in time; the connection is closed (PUT)
+    conflict     409 ConditionalRequestConflict: another create of the key is on its way (PUT with
+                 If-None-Match)
     reset        TCP reset before anything is forwarded
     cut          the answer's body ends in the middle (GET)
     latency      `latency_seconds` pass before the call is forwarded
     lost_answer  the call succeeds at the store, then the connection is reset (PUT)
     full         507, the store has no room (PUT)
     skewed       403 RequestTimeTooSkewed: the caller's clock is off
+
+Beside these, every call that is signed with a session token in `expired` is refused with 400
+ExpiredToken.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import email.utils
+import os
 import random
 import re
 import socket
 import struct
 import threading
 import time
+import uuid
 from collections import Counter
 from urllib.parse import urlsplit
 
+# kind: status, phrase, code, message
 ANSWERS = {
-    "slow_down": (503, "Slow Down", "SlowDown"),
-    "error": (500, "Internal Server Error", "InternalError"),
-    "full": (507, "Insufficient Storage", "XMinioStorageFull"),
-    "skewed": (403, "Forbidden", "RequestTimeTooSkewed"),
+    "slow_down": (503, "Slow Down", "SlowDown", "Please reduce your request rate."),
+    "error": (
+        500,
+        "Internal Server Error",
+        "InternalError",
+        "We encountered an internal error. Please try again.",
+    ),
+    "timeout": (
+        400,
+        "Bad Request",
+        "RequestTimeout",
+        "Your socket connection to the server was not read from or written to within the timeout "
+        "period. Idle connections will be closed.",
+    ),
+    "conflict": (
+        409,
+        "Conflict",
+        "ConditionalRequestConflict",
+        "The conditional request cannot succeed due to a conflicting operation against this "
+        "resource.",
+    ),
+    "exists": (
+        412,
+        "Precondition Failed",
+        "PreconditionFailed",
+        "At least one of the pre-conditions you specified did not hold",
+    ),
+    "expired": (400, "Bad Request", "ExpiredToken", "The provided token has expired."),
+    "full": (
+        507,
+        "Insufficient Storage",
+        "XMinioStorageFull",
+        "Storage backend has reached its minimum free drive threshold.",
+    ),
+    "skewed": (
+        403,
+        "Forbidden",
+        "RequestTimeTooSkewed",
+        "The difference between the request time and the current time is too large.",
+    ),
 }
-ONLY = {"cut": "GET", "lost_answer": "PUT", "full": "PUT"}
-KINDS = ("slow_down", "error", "reset", "cut", "latency", "lost_answer", "full", "skewed")
+MORE = {"exists": "<Condition>If-None-Match</Condition>"}  # what AWS says beside code and message
+CLOSES = ("timeout",)
+ONLY = {"cut": "GET", "lost_answer": "PUT", "full": "PUT", "timeout": "PUT", "conflict": "PUT"}
+KINDS = (
+    "slow_down",
+    "error",
+    "timeout",
+    "conflict",
+    "reset",
+    "cut",
+    "latency",
+    "lost_answer",
+    "full",
+    "skewed",
+)
 CHUNK = 64 * 1024
+
+
+def aws_answer(kind: str) -> tuple[int, str, dict[str, str], bytes]:
+    """Status, phrase, headers and body of a refusal, as S3 at AWS sends it."""
+    status, phrase, code, message = ANSWERS[kind]
+    request, host = uuid.uuid4().hex[:16].upper(), base64.b64encode(os.urandom(56)).decode()
+    body = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f"<Error><Code>{code}</Code><Message>{message}</Message>{MORE.get(kind, '')}"
+        f"<RequestId>{request}</RequestId><HostId>{host}</HostId></Error>"
+    ).encode()
+    headers = {
+        "x-amz-request-id": request,
+        "x-amz-id-2": host,
+        "Content-Type": "application/xml",
+        "Date": email.utils.formatdate(usegmt=True),
+        "Server": "AmazonS3",
+        **({"Connection": "close"} if kind in CLOSES else {}),
+    }
+    return status, phrase, headers, body
 
 
 class FaultProxy:
@@ -54,6 +135,7 @@ class FaultProxy:
         self.requests: list[str] = []  # of each call "METHOD /path"
         self.counts: Counter[str] = Counter()
         self.endpoint = ""
+        self.expired: set[str] = set()  # session tokens
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -70,6 +152,14 @@ class FaultProxy:
 
     def stop(self) -> None:
         """Listen no more."""
+
+        async def end() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
@@ -104,7 +194,9 @@ class FaultProxy:
                 if one is not None:
                     one.close()
 
-    def _faults(self, method: str, path: str) -> list[str]:
+    def _faults(self, method: str, path: str, headers: dict[str, str]) -> list[str]:
+        if headers.get("x-amz-security-token") in self.expired:
+            return ["expired"]
         if self._match is not None and not self._match.search(f"{method} {path}"):
             return []
         return [
@@ -112,6 +204,7 @@ class FaultProxy:
             for kind in KINDS
             if (rate := self._rates.get(kind))
             and ONLY.get(kind, method) == method
+            and (kind != "conflict" or "if-none-match" in headers)
             and self._chance.random() < rate
         ]
 
@@ -132,7 +225,7 @@ class FaultProxy:
             self.counts["outage"] += 1
             _reset(writer)
             return False
-        faults = self._faults(method, path)
+        faults = self._faults(method, path, headers)
         self.counts.update(faults)
         if "latency" in faults:
             await asyncio.sleep(self._latency)
@@ -143,15 +236,15 @@ class FaultProxy:
             # Answered here, so that the target is not asked twice.
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             head = re.sub(rb"(?i)\r\nexpect: *100-continue", b"", head)
-        for kind, (status, phrase, code) in ANSWERS.items():
-            if kind in faults:
-                await _copy_body(reader, None, headers)
-                body = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
-                lines = f"HTTP/1.1 {status} {phrase}\r\nContent-Type: application/xml\r\n"
-                writer.write(f"{lines}Content-Length: {len(body)}\r\n\r\n".encode())
-                writer.write(body if method != "HEAD" else b"")
-                await writer.drain()
-                return True
+        for kind in ANSWERS.keys() & set(faults):
+            await _copy_body(reader, None, headers)
+            status, phrase, given, body = aws_answer(kind)
+            body = body if method != "HEAD" else b""
+            lines = [f"{name}: {value}\r\n" for name, value in given.items()]
+            writer.write(f"HTTP/1.1 {status} {phrase}\r\n{''.join(lines)}".encode())
+            writer.write(f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            await writer.drain()
+            return kind not in CLOSES
         up_writer.write(head)
         await _copy_body(reader, up_writer, headers)
         return await self._answer(method, faults, writer, up_reader)

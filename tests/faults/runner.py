@@ -22,6 +22,7 @@ from .cluster import Cluster
 from .harness import ROWS, Bench, Lost, clean_environment, make_documents
 from .proxy import FaultProxy
 from .scenarios import FAULTS, Fault
+from .tokens import Tokens
 
 __all__ = ["Result", "attacks", "bench", "run_all", "run_one", "table"]
 
@@ -59,10 +60,11 @@ def bench(folder: Path, *, seed: int) -> Iterator[Bench]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    # Credentials of a process, not of the environment: only such can be renewed in a drill.
+    tokens = Tokens(folder)
     os.environ.update(
         AWS_ENDPOINT_URL=f"http://{host}:{port}",
-        AWS_ACCESS_KEY_ID="test-key",
-        AWS_SECRET_ACCESS_KEY="test-secret",
+        AWS_CONFIG_FILE=str(tokens.config),
         AWS_REGION="us-east-1",
         AWS_DEFAULT_REGION="us-east-1",
     )
@@ -80,6 +82,7 @@ def bench(folder: Path, *, seed: int) -> Iterator[Bench]:
             docs=docs,
             s3_url="s3://faults",
             proxy=proxy,
+            tokens=tokens,
             chance=random.Random(seed),
         )
         with made.later:

@@ -16,6 +16,7 @@ import pytest
 from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.inputs import stat
 from gemma_batch.storage.interfaces import InputFile
+from tests.faults.proxy import ANSWERS, aws_answer
 
 if TYPE_CHECKING:
     from tests.conftest import S3Server
@@ -70,6 +71,15 @@ class Proxy(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
+        if fault in ANSWERS:
+            status, phrase, headers, answer_body = aws_answer(fault)
+            self.send_response(status, phrase)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(answer_body)))
+            self.end_headers()
+            self.wfile.write(answer_body)
+            return
         connection = http.client.HTTPConnection(self.upstream)
         connection.request(self.command, self.path, body, dict(self.headers.items()))
         answer = connection.getresponse()
@@ -94,7 +104,11 @@ class Proxy(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def faults(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A list of faults for the next PUTs: an HTTP status, 'lose the answer', or '' for none."""
+    """A list of faults for the next PUTs, in order.
+
+    A kind of refusal by AWS (see `ANSWERS` in `tests/faults/proxy.py`), the status of a refusal
+    without a body (other stores), 'lose the answer', or '' for none.
+    """
     todo: list[str] = []
     upstream = urlsplit(s3.endpoint).netloc
     handler = type("Handler", (Proxy,), {"upstream": upstream, "faults": todo})

@@ -81,6 +81,18 @@ def test_every_operation_survives(proxy: FaultProxy, s3: S3Server, kind: str) ->
     assert proxy.counts[kind] > 0, "the fault never happened"
 
 
+@pytest.mark.parametrize("kind", ["timeout", "conflict", "lost_answer"])
+def test_every_create_survives(proxy: FaultProxy, s3: S3Server, kind: str) -> None:
+    """Refusals that AWS gives to a PUT: of each key there is one, and its maker knows that."""
+    store = open_store(f"{s3.bucket('creates')}/{kind}")
+    proxy.set(**{kind: 0.5})
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda n: store.create(f"{n}", b"%d" % n), range(20)))
+        assert not any(pool.map(lambda n: store.create(f"{n}", b"other"), range(20)))
+    assert [store.read(f"{n}") for n in range(20)] == [b"%d" % n for n in range(20)]
+    assert proxy.counts[kind] > 0, "the fault never happened"
+
+
 def test_a_body_cut_short_is_never_taken_for_the_whole(proxy: FaultProxy, s3: S3Server) -> None:
     """While every body is cut there is an error, never fewer bytes."""
     store = open_store(f"{s3.bucket('cut')}/x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 
 from ..harness import Bench, Job, Lost
 from ..scenarios import fault
@@ -50,6 +51,35 @@ def storage_lost_answer(bench: Bench) -> Job:
         job.start().expect(0)
     finally:
         bench.proxy.set(lost_answer=0.0)
+    return job
+
+
+@fault("storage", "409 ConditionalRequestConflict while putting (30% of the conditional puts)")
+def storage_conflict(bench: Bench) -> Job:
+    """Nothing is settled by it: the put is tried again, and one of all writers wins."""
+    job, before = bench.job("storage-conflict", s3=True), bench.proxy.counts["conflict"]
+    bench.proxy.set(conflict=0.3)
+    try:
+        job.start().expect(0)
+    finally:
+        bench.proxy.set(conflict=0.0)
+    if bench.proxy.counts["conflict"] == before:
+        raise Lost("no put was refused")
+    return job
+
+
+@fault("credentials expire", "every call is refused, until a `credential_process` gives new ones")
+def credentials_renewed(bench: Bench) -> Job:
+    """Driver, readers and GPU actors wait for them, and take them when they are there."""
+    job, before = bench.job("credentials", s3=True, s3_input=True), bench.proxy.counts["expired"]
+    driver = job.start()
+    driver.until_parts(5)
+    bench.proxy.expired.add(bench.tokens.now)
+    time.sleep(3)
+    if driver.process.poll() is not None or bench.proxy.counts["expired"] == before:
+        raise Lost(f"nobody was refused, or nobody waited: {job.tail()}")
+    bench.tokens.give(f"{bench.tokens.now}-renewed")
+    driver.expect(0)
     return job
 
 
