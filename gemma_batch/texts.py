@@ -1,4 +1,4 @@
-"""Texts: how times, durations and failures are written for people."""
+"""Texts: how times, durations, sizes and failures are written for people."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ def duration(seconds: float | None) -> str:
 def moment(seconds: float) -> str:
     """A date and time in UTC as text, from Unix seconds: "2026-11-27 14:05:09"."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def size_text(size: float) -> str:
+    """A size in bytes as text: "312 bytes", "4.5 MiB"."""
+    if size < 1024:
+        return f"{size:,.0f} bytes"
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1024:
+            return f"{size:,.1f} {unit}"
+    return f"{size / 1024:,.1f} TiB"
 
 
 def failures_text(failures: dict[str, int]) -> str:

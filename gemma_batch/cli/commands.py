@@ -208,6 +208,32 @@ def report(
         say(report_text(found))
 
 
+@app.command()
+def clean(
+    output: OutputUrl,
+    all_copies: Annotated[
+        bool,
+        typer.Option("--all-copies", help="Sorted copies that a retry would read, too."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only list.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List or remove what starts that died left in an output, and copies that nothing reads."""
+    from gemma_batch.cli.show import cleaned_text
+    from gemma_batch.driver.clean import clean as clean_output
+    from gemma_batch.reporting.progress import make_progress
+
+    progress = make_progress(10.0)
+    try:
+        found = clean_output(output, all_copies=all_copies, dry_run=not yes, progress=progress)
+    finally:
+        progress.close()
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), indent=1))
+    else:
+        say(cleaned_text(found))
+
+
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="Submission id, or the output.path.")]
 Dashboard = Annotated[
     str | None,

@@ -6,11 +6,12 @@ import datetime
 from typing import TYPE_CHECKING, Any
 
 from gemma_batch.reporting.alerts import Alert
-from gemma_batch.texts import duration, failures_text, moment
+from gemma_batch.texts import duration, failures_text, moment, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from gemma_batch.driver.clean import Cleaned
     from gemma_batch.ops.ray_jobs import Job
     from gemma_batch.reporting.report import Report
     from gemma_batch.reporting.status import Status
@@ -124,6 +125,28 @@ def status_text(status: Status) -> str:
             f"  retry    {status.open_retry['generation']} is open: "
             f"{status.open_retry['rows']:,} rows; run `gemma-batch retry` to go on"
         )
+    return "\n".join(lines)
+
+
+def cleaned_text(cleaned: Cleaned) -> str:
+    """What `clean` removed, or would remove."""
+    total = size_text(sum(one.bytes for one in cleaned.files))
+    done = "removed" if cleaned.removed else "not needed any more"
+    lines = [f"{cleaned.output}: {len(cleaned.files):,} file(s) {done}, {total}"]
+    lines += [f"  {size_text(one.bytes):>10}  {one.kind}  {one.key}" for one in cleaned.files]
+    if cleaned.kept:
+        size = size_text(sum(one.bytes for one in cleaned.kept))
+        lines.append(
+            f"kept: {len(cleaned.kept):,} sorted copies of the input ({size}), which a retry of "
+            "the failed rows reads; --all-copies takes them too, and ends all retries"
+        )
+    if not cleaned.removed:
+        if cleaned.holder:
+            lines.append(
+                f"a driver holds the lease ({cleaned.holder}); nothing is removed while it lives"
+            )
+        if cleaned.files:
+            lines.append("nothing was removed: repeat the command with --yes")
     return "\n".join(lines)
 
 

@@ -55,7 +55,7 @@ def errors_from_input(
     The rows are read from the shard again: `columns` names the columns to read. Raises
     `StorageError` when storage does not answer.
     """
-    rows = {row.number: row for row in unit_rows(shard, unit, columns)}
+    rows = {row.number: row for row in unit_rows(shard, unit, columns)} if failures else {}
     mine = [rows[failure["number"]] for failure in failures]
     kept = keep_table(mine, keep_schema)
     return errors_file(unit, keep_schema, failures, kept, raw_rows(mine, shard.url))

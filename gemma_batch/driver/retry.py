@@ -14,8 +14,10 @@ from collections.abc import Mapping, Sequence
 
 from gemma_batch.committing.generations import Pass, last_pass, settle_pass
 from gemma_batch.committing.ledger import Ledger
+from gemma_batch.committing.leftovers import missing_copies
 from gemma_batch.committing.manifest import Manifest, check_same
 from gemma_batch.committing.origin import check_parts
+from gemma_batch.driver.clean import sweep
 from gemma_batch.driver.guard import leased, open_output, settled_run
 from gemma_batch.driver.run import Session
 from gemma_batch.errors import FAILURE_MEANING, FailureCode, OutputError, SpecError
@@ -74,6 +76,7 @@ def retry(
     check_same(manifest, plan.fingerprint(), output)
     units = manifest.units(store)
     with leased(store, show) as lost:
+        sweep(store, manifest, show)
         done = Ledger(store).committed()
         check_parts(store, manifest, units, done)
         if left := Ledger(store).remaining(units, done):
@@ -81,7 +84,7 @@ def retry(
                 f"the run in {output!r} is not finished ({len(left)} of {len(units)} units are "
                 "missing): run it to its end first"
             )
-        work = _next_pass(store, units, Failed(chosen), done)
+        work = _next_pass(store, manifest, units, Failed(chosen), done)
         if work.units:
             rows = sum(unit.expected for unit in work.units)
             show.say(f"retry {work.generation}: {rows:,} rows in {len(work.units):,} units")
@@ -112,13 +115,26 @@ def _codes(codes: Sequence[str]) -> set[str]:
 
 
 def _next_pass(
-    store: Store, units: Sequence[Unit], pick: Pick, done: Mapping[PartKey, str]
+    store: Store,
+    manifest: Manifest,
+    units: Sequence[Unit],
+    pick: Pick,
+    done: Mapping[PartKey, str],
 ) -> Pass:
-    """The last pass when it is unfinished, otherwise a new pass."""
+    """The last pass when it is unfinished, otherwise a new pass.
+
+    Raises `OutputError` when sorted copies that the pass reads are gone.
+    """
     ledger = Ledger(store)
     last = last_pass(store)
     if last is not None and ledger.remaining(last.units, done):
         return last
     generation = last.generation + 1 if last is not None else 1
     work = derive(store, units, ledger.receipts(done), pick, generation)
+    if rows := missing_copies(store, manifest, work):
+        raise OutputError(
+            f"{rows:,} of the failed rows were read from sorted copies of the input, which are no "
+            f"longer in {store.url!r} (`clean --all-copies` removes them): run these rows as a "
+            "new job, with the rows in errors/ as its input"
+        )
     return settle_pass(store, generation, work) if work else Pass(generation, ())

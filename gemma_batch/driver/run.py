@@ -20,6 +20,7 @@ from gemma_batch.committing.ledger import Ledger, Receipt
 from gemma_batch.committing.manifest import Manifest, check_same, create_manifest
 from gemma_batch.committing.origin import check_parts, check_receipts
 from gemma_batch.committing.repair import settle_errors
+from gemma_batch.driver.clean import sweep
 from gemma_batch.driver.follow import Follower, ReceiptLog
 from gemma_batch.driver.guard import interruptible, leased, open_output, settled_run
 from gemma_batch.driver.sorting import Stage
@@ -95,6 +96,7 @@ def run(
         try:
             if manifest is None:
                 manifest = session.create_manifest()
+            sweep(store, manifest, show)
             units = manifest.units(store)
             return session.finish(manifest, units, units, started)
         finally:

@@ -55,6 +55,21 @@ class Store(ABC):
         """The keys of all objects below the folder `prefix`, sorted; [] when it has no objects."""
 
     @abstractmethod
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """The keys that `list` gives, each with the size of its object in bytes."""
+
+    @abstractmethod
+    def temporary(self) -> dict[str, int]:
+        """Keys and sizes in bytes of files of puts that have not ended, or never will.
+
+        Such a file is no object. A living writer whose file is deleted writes it again.
+        """
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Delete the object, if it exists."""
+
+    @abstractmethod
     def etag(self, key: str) -> str:
         """A text that changes whenever the object changes. Raises FileNotFoundError."""
 

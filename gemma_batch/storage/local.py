@@ -12,7 +12,7 @@ import contextlib
 import errno
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from gemma_batch.errors import StorageError
@@ -97,6 +97,9 @@ class LocalStore(Store):
                 file.flush()
                 os.fsync(file.fileno())
             yield temp
+        except FileNotFoundError as err:
+            # A later start took the file, or an empty folder, for the leftover of a dead one.
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from err
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temp)
@@ -121,6 +124,32 @@ class LocalStore(Store):
             return sorted(found)
 
         return _call(self._path(prefix), attempt)
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        return self._sizes(self.list(prefix))
+
+    def temporary(self) -> dict[str, int]:
+        try:
+            names = _call(self._path(TEMP), lambda: sorted(os.listdir(self._path(TEMP))))
+        except FileNotFoundError:
+            return {}
+        return self._sizes(f"{TEMP}/{name}" for name in names)
+
+    def _sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        found = {}
+        for key in keys:
+            path = self._path(key)
+            with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                found[key] = _call(path, lambda path=path: os.stat(path).st_size)  # type: ignore[misc]
+        return found
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        with contextlib.suppress(FileNotFoundError):
+            _call(path, lambda: os.unlink(path))
+        # An object store has no empty folders; a folder that is not empty stays.
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(path))
 
     def etag(self, key: str) -> str:
         path = self._path(key)

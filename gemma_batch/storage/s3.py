@@ -189,8 +189,21 @@ class S3Store(Store):
         return True
 
     def list(self, prefix: str = "") -> list[str]:
+        return sorted(self.sizes(prefix))
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
         folder = self._url(prefix).rstrip("/")
-        return sorted(url.removeprefix(f"{self.url}/") for url, _, _ in list_below(folder))
+        return {url.removeprefix(f"{self.url}/"): size for url, size, _ in list_below(folder)}
+
+    def temporary(self) -> dict[str, int]:
+        return {}  # an object is put by one request, and is there whole or not at all
+
+    def delete(self, key: str) -> None:
+        bucket, name = split(self._url(key))
+        call(
+            self._url(key),
+            lambda: file_system().call_s3("delete_object", Bucket=bucket, Key=name),
+        )
 
     def etag(self, key: str) -> str:
         return head(self._url(key))[1]

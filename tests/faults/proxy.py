@@ -15,6 +15,7 @@ AWS; an answer to HEAD has no body, so no code.
     latency      `latency_seconds` pass before the call is forwarded
     lost_answer  the call succeeds at the store, then the connection is reset (PUT)
     full         507, the store has no room (PUT)
+    denied       403 AccessDenied: the caller's rights do not cover the call
     skewed       403 RequestTimeTooSkewed: the caller's clock is off
 
 Beside these, every call that is signed with a session token in `expired` is refused with 400
@@ -68,6 +69,7 @@ ANSWERS = {
         "At least one of the pre-conditions you specified did not hold",
     ),
     "expired": (400, "Bad Request", "ExpiredToken", "The provided token has expired."),
+    "denied": (403, "Forbidden", "AccessDenied", "Access Denied"),
     "full": (
         507,
         "Insufficient Storage",
@@ -94,6 +96,7 @@ KINDS = (
     "latency",
     "lost_answer",
     "full",
+    "denied",
     "skewed",
 )
 CHUNK = 64 * 1024

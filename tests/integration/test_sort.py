@@ -95,7 +95,8 @@ def test_sorted_killed_and_retried(s3: Any, tiny: str, cluster: str, tmp_path: P
     kill_when(lambda: len(store.list("results")) >= 5)
     assert "route 'long': 2,400 rows sorted by prefix in" in log.read_text()
     manifest, before = store.read("_run/manifest.json"), copies()
-    assert len(json.loads(manifest)["staged"]) < len(before), "those of the first start are orphans"
+    staged = json.loads(manifest)["staged"]
+    assert len(staged) == len(before), "those of the first start are gone"
     parts = {key: store.etag(key) for key in store.list("results")}
     done = cli("run", str(spec), RAY_ADDRESS=cluster)
     assert done.returncode == 0, done.stderr
@@ -127,3 +128,14 @@ def test_sorted_killed_and_retried(s3: Any, tiny: str, cluster: str, tmp_path: P
         assert (row["text"] is None) == (number == BAD)
         if number != BAD:
             assert json.loads(row["row"])["text"] == f"{shard}.{number}"
+
+    # Copies of rows that all have answers go first; without the others there is no retry.
+    cleaned = json.loads(cli("clean", output, "--yes", "--json").stdout)
+    assert len(cleaned["files"]) + len(cleaned["kept"]) == len(staged)
+    assert set(copies()) == {one["key"] for one in cleaned["kept"]}
+    assert cli("clean", output, "--yes", "--all-copies").returncode == 0
+    assert copies() == []
+    refused = cli("retry", output, "--code", "null_value", RAY_ADDRESS="127.0.0.1:1")
+    assert refused.returncode == 2
+    assert "read from sorted copies of the input, which are no longer" in refused.stderr
+    assert json.loads(cli("status", output, "--json").stdout)["open_retry"] == {}

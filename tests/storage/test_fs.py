@@ -7,6 +7,7 @@ import pickle
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +74,45 @@ def test_list_is_recursive_sorted_fresh_and_of_folders(place: str) -> None:
     open_store(place).put("results/new", b"")
     assert store.list("results") == ["results/a/c", "results/b", "results/new"]
     assert store.list() == ["results/a/c", "results/b", "results/new", "results2/x", "top"]
+
+
+def test_what_is_deleted_is_gone(place: str) -> None:
+    """With its size before; nothing else goes, and a second time is no error."""
+    store = open_store(place)
+    store.put("a/b", b"123")
+    store.put("a/c", b"")
+    assert store.sizes("a") == {"a/b": 3, "a/c": 0}
+    for _ in range(2):
+        store.delete("a/b")
+        assert store.sizes() == {"a/c": 0}
+    store.delete("a/c")
+    assert store.list() == []
+    store.put("a/c", b"again")
+    assert store.sizes() == {"a/c": 5}
+    assert store.temporary() == {}
+
+
+def test_a_writer_whose_temporary_file_was_removed_writes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start takes the file of a living writer for a leftover: the object is whole in the end."""
+    store, kept = open_store(str(tmp_path / "out")), {"link": os.link, "replace": os.replace}
+    taken: list[str] = []
+
+    def late(name: str) -> Callable[[str, str], None]:
+        def call(temp: str, path: str) -> None:
+            if not taken:
+                taken.extend(store.temporary())
+                store.delete(taken[0])
+            kept[name](temp, path)
+
+        return call
+
+    for name in kept:
+        monkeypatch.setattr(os, name, late(name))
+        assert store.create("a", b"one") if name == "link" else store.put("a", b"two") is None
+        assert taken.pop().startswith("_run/tmp/")
+    assert store.read("a") == b"two"
 
 
 def test_more_keys_than_one_page_of_a_listing(s3: S3Server) -> None:
