@@ -173,6 +173,8 @@ class Session:
         answer = self._plan.spec.sampling.max_tokens
         sort = Stage(self._plan, samples, hardware, exchange, self.show)
         units, staged, gains = sort.routes(units)
+        if self._lost.is_set():  # then the copies may be gone: a manifest must not name them
+            raise LeaseError("the lease of this output was taken over by another driver")
         predicted = totals(
             estimate_routes(self._plan.routes, samples, rows, hardware, output_tokens=answer)
         )

@@ -102,11 +102,11 @@ def brief(err: BaseException) -> str:
 def is_transient(err: BaseException) -> bool:
     """Whether the same call may succeed later."""
     status, code = http_status(err), s3_code(err)
-    if code in EXPIRED or isinstance(err, CredentialsUnusable):
+    if wants_credentials(err):
         return not _fixed_credentials()
     if status is not None:
         return status in TRANSIENT_STATUS or code in TRANSIENT_CODES
-    if any(isinstance(e, (*connection_errors(), *credential_errors())) for e in _chain(err)):
+    if any(isinstance(e, connection_errors()) for e in _chain(err)):
         return True
     if isinstance(err, (TimeoutError, ConnectionError)):
         return True
@@ -115,6 +115,12 @@ def is_transient(err: BaseException) -> bool:
 
 class CredentialsUnusable(OSError):
     """The AWS chain failed, or has only credentials that have expired; no call was made."""
+
+
+def wants_credentials(err: BaseException) -> bool:
+    """Whether other credentials would mend the error: those in use expired, or none were found."""
+    kinds: tuple[type[BaseException], ...] = (CredentialsUnusable, *credential_errors())
+    return s3_code(err) in EXPIRED or any(isinstance(e, kinds) for e in _chain(err))
 
 
 def _fixed_credentials() -> bool:
@@ -128,7 +134,12 @@ def credential_errors() -> tuple[type[BaseException], ...]:
         return ()
     from botocore import exceptions
 
-    return (exceptions.CredentialRetrievalError, exceptions.MetadataRetrievalError)
+    return (
+        exceptions.CredentialRetrievalError,
+        exceptions.MetadataRetrievalError,
+        exceptions.SSOError,  # until somebody signs in again
+        exceptions.TokenRetrievalError,
+    )
 
 
 def connection_errors() -> tuple[type[BaseException], ...]:
@@ -205,7 +216,8 @@ def explain(err: BaseException, url: str) -> StorageError:
     elif any(isinstance(e, (CredentialsUnusable, *credential_errors())) for e in _chain(err)):
         text = (
             f"no usable credentials could be fetched for {url!r} ({_tried(err)}): check the "
-            "credential_process, role or metadata service that provides them"
+            "credential_process, role, metadata service or sign-in (`aws sso login`) that provides "
+            "them"
         )
     elif kinds & {"NoCredentialsError", "PartialCredentialsError"}:
         text = (

@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 from gemma_batch.errors import StorageError
 from gemma_batch.storage.interfaces import Source, Store
 from gemma_batch.storage.patience import (
-    EXPIRED,
     TRY_AGAIN,
     CredentialsUnusable,
     connection_errors,
@@ -27,6 +26,7 @@ from gemma_batch.storage.patience import (
     explain,
     http_status,
     s3_code,
+    wants_credentials,
     with_retries,
 )
 from gemma_batch.storage.s3_credentials import from_chain, renew
@@ -68,7 +68,7 @@ def call(url: str, fn: Callable[[], T], fs: Any = None) -> T:
         except Exception as err:
             used = file_system() if fs is None else fs
             told = _told(err, url, used)
-            if s3_code(told) in EXPIRED or isinstance(told, CredentialsUnusable):
+            if wants_credentials(told):
                 renew(used)
             if told is not err:
                 raise told from told.__cause__

@@ -16,6 +16,7 @@ import pytest
 from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.inputs import stat
 from gemma_batch.storage.interfaces import InputFile
+from gemma_batch.storage.patience import QUICK_SECONDS, set_patience
 from tests.faults.proxy import ANSWERS, aws_answer
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ def faults(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    set_patience(60)  # a busy machine may take seconds for one call
     yield todo
+    set_patience(QUICK_SECONDS)
     server.shutdown()
     server.server_close()

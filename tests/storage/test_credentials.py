@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from tests.conftest import S3Server
 
 
+SSO = """[default]
+sso_start_url = https://nobody.invalid/start
+sso_region = us-east-1
+sso_account_id = 123456789012
+sso_role_name = reader
+"""
+
+
 @pytest.fixture
 def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     """A proxy that refuses the tokens in `expired`, and all of our own calls go by it."""
@@ -105,7 +113,7 @@ def test_new_credentials_are_waited_for(store: Store, proxy: FaultProxy, tokens:
     assert results == [b"0123456789"] * 4
 
 
-@pytest.mark.parametrize("broken", ["expired already", "fails", "half", "missing"])
+@pytest.mark.parametrize("broken", ["expired already", "fails", "half", "missing", "signed out"])
 def test_a_source_of_credentials_that_is_broken_for_a_while(
     s3: S3Server, tokens: Tokens, broken: str
 ) -> None:
@@ -118,8 +126,10 @@ def test_a_source_of_credentials_that_is_broken_for_a_while(
         tokens.remove()
     elif broken == "half":
         tokens.put('{"Version": 1, "Acc')
-    else:
+    elif broken == "missing":
         tokens.config.write_text(before.replace("/bin/cat", "/no/such/program"))
+    else:
+        tokens.config.write_text(SSO)
     set_patience(0.2)
     with pytest.raises(StorageError, match=r"no usable credentials could be fetched .*\d s"):
         store.exists("a")
