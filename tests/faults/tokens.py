@@ -11,6 +11,7 @@ class Tokens:
     """A profile of AWS in `config`; its `credential_process` gives out the token of `give`."""
 
     def __init__(self, folder: Path) -> None:
+        folder = folder.resolve()
         self._path, self.config, self.now = folder / "token.json", folder / "aws-config", ""
         self.config.write_text(f"[default]\ncredential_process = /bin/cat {self._path}\n")
         self.give("first")

@@ -68,7 +68,15 @@ CALLS: dict[str, Callable[[Store], object]] = {
 }
 
 
-@pytest.mark.parametrize(("call", "hours"), [*((call, None) for call in CALLS), ("read", 12)])
+@pytest.mark.parametrize(
+    ("call", "hours"),
+    [
+        ("exists", None),
+        ("create", None),
+        ("read", 12),
+        *(pytest.param(call, None, marks=pytest.mark.long) for call in ("read", "list", "open")),
+    ],
+)
 def test_a_token_that_is_refused_is_renewed(
     store: Store, proxy: FaultProxy, tokens: Tokens, call: str, hours: float | None
 ) -> None:
@@ -113,7 +121,14 @@ def test_new_credentials_are_waited_for(store: Store, proxy: FaultProxy, tokens:
     assert results == [b"0123456789"] * 4
 
 
-@pytest.mark.parametrize("broken", ["expired already", "fails", "half", "missing", "signed out"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "expired already",
+        "missing",
+        *(pytest.param(one, marks=pytest.mark.long) for one in ("fails", "half", "signed out")),
+    ],
+)
 def test_a_source_of_credentials_that_is_broken_for_a_while(
     s3: S3Server, tokens: Tokens, broken: str
 ) -> None:
