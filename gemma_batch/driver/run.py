@@ -24,13 +24,7 @@ from gemma_batch.driver.clean import sweep
 from gemma_batch.driver.follow import Follower, ReceiptLog
 from gemma_batch.driver.guard import interruptible, leased, open_output, settled_run
 from gemma_batch.driver.sorting import Stage
-from gemma_batch.errors import (
-    GemmaBatchError,
-    LeaseError,
-    OutputError,
-    StoppedError,
-    StorageError,
-)
+from gemma_batch.errors import GemmaBatchError, LeaseError, OutputError, StoppedError, StorageError
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.estimate import estimate_routes, totals
 from gemma_batch.planning.plan import Plan, RoutePlan, make_plan, rows_by_route
