@@ -33,7 +33,7 @@ from gemma_batch.errors import (
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.estimate import estimate_routes, totals
 from gemma_batch.planning.plan import Plan, RoutePlan, make_plan, rows_by_route
-from gemma_batch.planning.pool import Pool, make_pool, not_more_than, with_cpu_threads
+from gemma_batch.planning.pool import Pool, gpu_wish, make_pool, not_more_than, with_cpu_threads
 from gemma_batch.planning.sample import sample_routes
 from gemma_batch.prompts.prefixes import WORTH_SHARE
 from gemma_batch.reporting.accounts import RouteFacts, route_facts
@@ -147,7 +147,8 @@ class Session:
         membership.connect(self._address, verbose=self._verbose)
         interruptible()  # replaces the signal handler that Ray just set, which exits with 15
         membership.configure()
-        self._hardware = cluster_hardware()
+        wish = gpu_wish(self._plan.routes, self._plan.spec.policy.gpu_wait)
+        self._hardware = cluster_hardware(wish, self.show.say)
         self._plan = self._plan.placed(self._hardware, prompt_tokens)
         # From here on it costs less to wait for a failing store than to stop the run.
         set_patience(self._plan.spec.policy.storage_patience)
@@ -284,6 +285,7 @@ class Session:
 
     def _run(self, manifest: Manifest, work: Sequence[Unit], remaining: Sequence[Unit]) -> None:
         from gemma_batch.cluster import run_actors
+        from gemma_batch.cluster.nodes import say_who_holds_gpus
 
         hardware = self._hardware or self._place()
         done = sum(unit.expected for unit in work) - sum(unit.expected for unit in remaining)
@@ -315,6 +317,8 @@ class Session:
         )
         try:
             for group in groups:
+                gpus = sum(lane.pool.least * lane.pool.num_gpus for lane in group)
+                say_who_holds_gpus(gpus, self.show.say)
                 threads = [
                     threading.Thread(
                         target=self._drive, args=(lane, manifest, board, receipts), daemon=True
@@ -390,10 +394,10 @@ def _side_by_side(lanes: Sequence[_Lane], hardware: Hardware) -> bool:
     """Whether the engines of all lanes fit the cluster at the same time."""
     if len(lanes) < 2:
         return True
-    gpus = sum(lane.pool.most * lane.pool.num_gpus for lane in lanes)
+    gpus = [lane.pool.num_gpus for lane in lanes for _ in range(lane.pool.most)]
     cpus = sum(
         lane.pool.most * lane.job.engine.tensor_parallel
         for lane in lanes
         if lane.job.engine.device == "cpu"
     )
-    return bool(gpus <= hardware.gpus and cpus < hardware.cpus)
+    return hardware.has_room_for(filter(None, gpus)) and cpus < hardware.cpus
