@@ -315,10 +315,10 @@ class Session:
             totals=totals,
             before=before,
         )
+        gpus = sum(lane.pool.least * lane.pool.num_gpus for lane in groups[0])
+        say_who_holds_gpus(gpus, self.show.say)
         try:
             for group in groups:
-                gpus = sum(lane.pool.least * lane.pool.num_gpus for lane in group)
-                say_who_holds_gpus(gpus, self.show.say)
                 threads = [
                     threading.Thread(
                         target=self._drive, args=(lane, manifest, board, receipts), daemon=True
