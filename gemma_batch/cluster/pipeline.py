@@ -124,6 +124,8 @@ class RouteRun:
         board.expect.remote(job.route, pool.least)
         window = SORTED_ROWS if job.order == "prefix" else 0
         held = flight(job.in_flight, [unit.expected for _, unit in work], window=window)
+        if pool.least < pool.most:
+            held = held.growing(pool.num_gpus or pool.num_cpus)
         self._dataset = ray.data.read_datasource(
             UnitSource(job, work, board),
             override_num_blocks=len(work),

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 CALLS = (2, 32)  # the least and the most units that an actor works on at a time
 SPARE = 1.25  # rows in an actor, as a multiple of the rows in its engine: time to load a unit
+DIGITS = 5  # of the resources of a call, in Ray Data
+ROUNDING = 1e-9
 COMMITTING = 1  # the call whose unit is being committed has no more rows for the engine
 
 
@@ -32,6 +34,18 @@ class Flight:
         time to send the next.
         """
         return self.calls if self.calls == CALLS[0] else self.calls + 1
+
+    def growing(self, share: float) -> Flight:
+        """The flight of actors that reserve `share` GPUs (or CPUs), in a pool that may grow.
+
+        Ray Data divides the share by the calls, keeps `DIGITS` digits, and rounds down when it
+        counts the actors that it asks the autoscaler for. With 3 calls it asks for one node less
+        than the pool wants. So the pool gets the next number of calls that loses no actor.
+        """
+        calls = self.calls
+        while round(share / calls, DIGITS) * calls < share - ROUNDING:
+            calls += 1
+        return Flight(calls)
 
 
 def flight(in_flight: int, sizes: Sequence[int], *, window: int = 0) -> Flight:

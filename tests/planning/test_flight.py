@@ -52,3 +52,22 @@ def test_a_pool_that_is_busy_is_above_the_threshold_at_which_ray_data_lets_it_gr
     """Ray Data divides the units in flight by the calls (`AutoscalingActorPool.get_pool_util`)."""
     held = flight(1024, [size] * 99)
     assert held.units / held.calls >= GROW_AT
+
+
+@pytest.mark.parametrize("share", [1.0, 2, 4, 0.5, 0.25, 1 / 3, 0.9, 0.17])
+@pytest.mark.parametrize("rows", [1, 10, 64, 1024])
+def test_ray_data_counts_every_engine_that_a_pool_wants(share: float, rows: int) -> None:
+    """With its own arithmetic for the nodes to ask for: 3 calls would cost the last engine."""
+    from ray.data._internal.execution.interfaces import ExecutionResources
+    from ray.data._internal.util import get_max_task_capacity
+
+    for size in (1, 5, 64, 300):
+        needed = flight(rows, [size] * 99)
+        calls = needed.growing(share).calls
+        actor = ExecutionResources(gpu=share)
+        for most in (1, 2, 3, 8, 64):
+            wanted = actor.scale(1 / calls).scale(most * calls)
+            assert get_max_task_capacity(wanted, actor) >= most
+        assert needed.calls <= calls <= needed.calls + 8
+    lost = ExecutionResources(gpu=1).scale(1 / 3).scale(4 * 3)
+    assert get_max_task_capacity(lost, ExecutionResources(gpu=1)) == 3
