@@ -119,7 +119,7 @@ class Session:
         self._address, self._verbose = address, verbose
         self._joined = False
         self._hardware: Hardware | None = None
-        self._engines: dict[str, int] = {}
+        self._pools: dict[str, Pool] = {}
         self._log = ReceiptLog(store)
         self._stop = threading.Event()
         self._running: list[RouteRun] = []
@@ -277,8 +277,10 @@ class Session:
         for route in self._plan.routes:
             name = route.route.name
             mine = [r for r in self._log.receipts if r["route"] == name and r["answered"]]
-            if name in self._engines and mine and self._hardware is not None:
-                facts[name] = route_facts(route, self._engines[name], self._hardware, mine)
+            if (pool := self._pools.get(name)) and mine and self._hardware is not None:
+                facts[name] = route_facts(
+                    route, pool.most, self._hardware, mine, at_start=pool.least
+                )
         return facts
 
     # -- running ----------------------------------------------------------------------------
@@ -295,7 +297,7 @@ class Session:
                 f"{sum(unit.expected for unit in remaining):,} to go"
             )
         lanes = self._lanes(hardware, remaining, manifest)
-        self._engines = {lane.job.route: lane.pool.most for lane in lanes}
+        self._pools = {lane.job.route: lane.pool for lane in lanes}
         board = run_actors.make_board()
         receipts: queue.Queue[Receipt | BaseException | None] = queue.Queue()
         groups = [lanes] if _side_by_side(lanes, hardware) else [[lane] for lane in lanes]
