@@ -88,10 +88,10 @@ class Hardware:
         return {node.gpu.name for node in self.nodes if node.gpu}
 
     def describe(self) -> str:
-        """The GPUs by kind, such as "8 x H100-80 on 1 node and 4 x L4 on 2 nodes"."""
+        """The GPUs by kind, largest first: "8 x H100-80 on 1 node and 4 x L4 on 2 nodes"."""
         gpus: Counter[str] = Counter()
         nodes: Counter[str] = Counter()
-        for node in self.nodes:
+        for node in sorted(self.nodes, key=lambda node: -node.gpu.memory_gib if node.gpu else 0):
             if node.gpus:
                 kind = node.gpu.name if node.gpu else "unknown GPU"
                 gpus[kind] += node.gpus

@@ -28,8 +28,9 @@ pytestmark = pytest.mark.long
 GROUP_MAX, ENGINES, ROWS = 5, 3, 3000
 
 
-def _config() -> dict[str, Any]:
-    from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+def _config(port: int) -> dict[str, Any]:
+    from ray._private.services import get_node_ip_address
+    from ray.autoscaler._private.fake_multi_node import node_provider as fake
 
     lists = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands",
              "setup_commands", "head_setup_commands", "worker_setup_commands",
@@ -38,10 +39,18 @@ def _config() -> dict[str, Any]:
     return {
         "cluster_name": "fake",
         "max_workers": 8,
-        "provider": {"type": "fake_multinode", "head_node_id": FAKE_HEAD_NODE_ID},
-        "head_node_type": "head",
+        "provider": {
+            "type": "fake_multinode",
+            "head_node_id": fake.FAKE_HEAD_NODE_ID,
+            "gcs_address": f"{get_node_ip_address()}:{port}",
+        },
+        "head_node_type": fake.FAKE_HEAD_NODE_TYPE,
         "available_node_types": {
-            "head": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
+            fake.FAKE_HEAD_NODE_TYPE: {
+                "resources": {"CPU": 2},
+                "node_config": {},
+                "max_workers": 0,
+            },
             "gpu": {
                 "resources": {"CPU": 1, "GPU": 1, **sizes},
                 "node_config": {},
@@ -65,8 +74,8 @@ def address(tmp_path: Path) -> Iterator[str]:
     smi.parent.mkdir()
     smi.write_text('#!/bin/sh\necho "NVIDIA L4, 23034, 8.9, 580.95.05, [N/A]"\n')
     smi.chmod(0o755)
-    (tmp_path / "config.json").write_text(json.dumps(_config()))
     session, port = tempfile.mkdtemp(prefix="gb"), free_port()
+    (tmp_path / "config.json").write_text(json.dumps(_config(port)))
     command = [RAY, "start", "--block", "--head", f"--port={port}", "--num-cpus=2",
                "--disable-usage-stats", "--include-dashboard=false", f"--temp-dir={session}",
                f"--dashboard-agent-listen-port={free_port()}", "--object-store-memory=100000000",
