@@ -25,7 +25,7 @@ from tests.faults.cluster import RAY, end, family, free_port
 from tests.integration.helpers import environment
 
 pytestmark = pytest.mark.long
-GROUP_MAX, ENGINES, ROWS = 5, 3, 3000
+GROUP_MAX, ENGINES, ROWS = 5, 3, 2500
 
 
 def _config(port: int) -> dict[str, Any]:
@@ -41,6 +41,8 @@ def _config(port: int) -> dict[str, Any]:
         "max_workers": 8,
         "provider": {
             "type": "fake_multinode",
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
             "head_node_id": fake.FAKE_HEAD_NODE_ID,
             "gcs_address": f"{get_node_ip_address()}:{port}",
         },
