@@ -33,7 +33,14 @@ from gemma_batch.errors import (
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.estimate import estimate_routes, totals
 from gemma_batch.planning.plan import Plan, RoutePlan, make_plan, rows_by_route
-from gemma_batch.planning.pool import Pool, gpu_wish, make_pool, not_more_than, with_cpu_threads
+from gemma_batch.planning.pool import (
+    Pool,
+    fit_together,
+    gpu_wish,
+    make_pool,
+    not_more_than,
+    with_cpu_threads,
+)
 from gemma_batch.planning.sample import sample_routes
 from gemma_batch.prompts.prefixes import WORTH_SHARE
 from gemma_batch.reporting.accounts import RouteFacts, route_facts
@@ -300,7 +307,8 @@ class Session:
         self._pools = {lane.job.route: lane.pool for lane in lanes}
         board = run_actors.make_board()
         receipts: queue.Queue[Receipt | BaseException | None] = queue.Queue()
-        groups = [lanes] if _side_by_side(lanes, hardware) else [[lane] for lane in lanes]
+        together = fit_together([(lane.job, lane.pool) for lane in lanes], hardware)
+        groups = [lanes] if together else [[lane] for lane in lanes]
         totals = rows_by_route(work)
         before = {
             name: total - rows_by_route(remaining).get(name, 0) for name, total in totals.items()
@@ -390,16 +398,3 @@ class Session:
             receipts.put(None)
         except BaseException as err:
             receipts.put(err)
-
-
-def _side_by_side(lanes: Sequence[_Lane], hardware: Hardware) -> bool:
-    """Whether the engines of all lanes fit the cluster at the same time."""
-    if len(lanes) < 2:
-        return True
-    gpus = [lane.pool.num_gpus for lane in lanes for _ in range(lane.pool.most)]
-    cpus = sum(
-        lane.pool.most * lane.job.engine.tensor_parallel
-        for lane in lanes
-        if lane.job.engine.device == "cpu"
-    )
-    return hardware.has_room_for(filter(None, gpus)) and cpus < hardware.cpus

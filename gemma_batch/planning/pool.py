@@ -5,7 +5,7 @@ This module does not import Ray.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from gemma_batch.engines.base import engine_class
@@ -100,3 +100,14 @@ def with_cpu_threads(job: RouteJob, hardware: Hardware, pool: Pool) -> RouteJob:
         return job
     threads = max(1, hardware.cpus // engines)
     return replace(job, engine=replace(job.engine, cpu_threads=threads))
+
+
+def fit_together(lanes: Sequence[tuple[RouteJob, Pool]], hardware: Hardware) -> bool:
+    """Whether the engines of all routes, each a job and its pool, fit at the same time."""
+    if len(lanes) < 2:
+        return True
+    gpus = [pool.num_gpus for _, pool in lanes for _ in range(pool.most) if pool.num_gpus]
+    cpus = sum(
+        pool.most * job.engine.tensor_parallel for job, pool in lanes if job.engine.device == "cpu"
+    )
+    return hardware.has_room_for(gpus) and cpus < hardware.cpus

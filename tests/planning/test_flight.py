@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemma_batch.cluster.membership import GROW_AT
-from gemma_batch.planning.flight import CALLS, COMMITTING, flight
+from gemma_batch.planning.flight import CALLS, COMMITTING, SPARE, flight
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_sorting_by_prefix_has_its_window_from_units_of_the_usual_size() -> None
 def test_any_run_of_so_many_units_fills_the_engine(sizes: list[int], in_flight: int) -> None:
     """Beside the unit that is being committed."""
     calls = flight(in_flight, sizes).calls
-    enough = [end for end in range(1, len(sizes) + 1) if sum(sizes[:end]) >= in_flight]
+    enough = [end for end in range(1, len(sizes) + 1) if sum(sizes[:end]) >= SPARE * in_flight]
     runs = [sizes[max(0, end - (calls - COMMITTING)) : end] for end in enough]
     assert calls == CALLS[1] or all(sum(run) >= in_flight for run in runs)
 
