@@ -382,8 +382,8 @@ def main() -> None:
     options.engines = [int(number) for number in options.engines]
     try:
         gpu, device = (None, "CPU") if options.device == "cpu" else detect_gpu()
-    except (OSError, subprocess.CalledProcessError) as err:
-        parser.error(f"no GPU was found ({err}); --device cpu --scale tiny works without one")
+    except PlacementError as err:
+        parser.error(f"this machine {err}; --device cpu --scale tiny works without a GPU")
     book = Book(options, device)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="gpu-") as temporary:

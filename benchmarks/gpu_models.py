@@ -13,14 +13,14 @@ import importlib
 import importlib.util
 import json
 import string
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_loads import BOS, FIRST_WORD, Load, cacheable_tokens
+from gemma_batch.cluster.cards import ask_nvidia_smi, read_cards
 from gemma_batch.family.card import ModelCard
-from gemma_batch.family.gpus import GPU, gpu_from_device
+from gemma_batch.family.gpus import GPU
 from gemma_batch.family.placement import Placement, place, place_on_cpu
 from gemma_batch.family.speed import rows_per_second
 
@@ -232,20 +232,10 @@ def served(architecture: str) -> bool:
 
 
 def detect_gpu() -> tuple[GPU, str]:
-    """The first GPU of this machine, and how nvidia-smi describes it."""
-    answer = subprocess.run(
-        [
-            "nvidia-smi",
-            "--query-gpu=name,memory.total,compute_cap,driver_version",
-            "--format=csv,noheader,nounits",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()[0]
-    name, mib, capability, driver = (part.strip() for part in answer.split(","))
-    gpu = gpu_from_device(name, memory_mib=int(mib), compute_capability=float(capability))
-    return gpu, f"{name} ({int(mib) / 1024:.0f} GiB, driver {driver})"
+    """The first GPU of this machine, and how nvidia-smi describes it. Raises `PlacementError`."""
+    first = read_cards(ask_nvidia_smi())[0]
+    gpu = first.gpu
+    return gpu, f"{first.product} ({gpu.memory_gib:.0f} GiB visible, driver {first.driver})"
 
 
 def limits_for(card: ModelCard, gpu: GPU | None, max_model_len: int, engines: int) -> Placement:

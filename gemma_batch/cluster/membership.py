@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import socket
@@ -16,6 +17,7 @@ from ray.data import DataContext
 
 from gemma_batch.errors import UserError
 
+GROW_AT = 1.0  # units in flight per call of the pool's actors, from which on the pool grows
 PROBE_SECONDS = 10  # the time limit for a first connection to the cluster
 
 
@@ -87,6 +89,11 @@ def configure() -> None:
     # policy.stop.stalled_minutes.
     context.execution_no_progress_timeout_s = -1
     context.max_consecutive_actor_init_deaths = 3
+    # A pool grows when all calls of its actors are taken and units wait. Ray Data's own threshold,
+    # 1.75 units per call, would bind almost twice as many units to an actor as its engine needs.
+    context.autoscaling_config = dataclasses.replace(
+        context.autoscaling_config, actor_pool_util_upscaling_threshold=GROW_AT
+    )
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

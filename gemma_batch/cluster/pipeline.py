@@ -27,6 +27,7 @@ from ray.data.block import BlockMetadata
 from gemma_batch.cluster.run_actors import answer, read_elsewhere
 from gemma_batch.cluster.worker import Worker
 from gemma_batch.errors import GemmaBatchError
+from gemma_batch.planning.flight import flight
 from gemma_batch.planning.pool import READ_CPUS, Pool
 from gemma_batch.prompts.prefixes import SORTED_ROWS
 from gemma_batch.prompts.tokens import TokenizerFiles
@@ -37,7 +38,6 @@ from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.unit import Shard, Unit
 
 PREPARERS = 8  # routes whose tokenizers a process keeps; routes of equal tokenizers share one
-UNITS_IN_FLIGHT = (2, 32)  # the least and the most units that an actor works on at a time
 
 
 class UnitSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy's reading
@@ -122,7 +122,10 @@ class RouteRun:
         self._route = job.route
         self.returned: dict[str, str] = {}
         board.expect.remote(job.route, pool.least)
-        flight = _units_in_flight(job, work)
+        window = SORTED_ROWS if job.order == "prefix" else 0
+        held = flight(job.in_flight, [unit.expected for _, unit in work], window=window)
+        if pool.least < pool.most:
+            held = held.growing(pool.num_gpus or pool.num_cpus)
         self._dataset = ray.data.read_datasource(
             UnitSource(job, work, board),
             override_num_blocks=len(work),
@@ -135,8 +138,8 @@ class RouteRun:
             compute=ActorPoolStrategy(
                 min_size=pool.least,
                 max_size=pool.most,
-                max_concurrent_calls_per_actor=flight,
-                max_tasks_in_flight_per_actor=flight + 2,
+                max_concurrent_calls_per_actor=held.calls,
+                max_tasks_in_flight_per_actor=held.units,
                 enable_true_multi_threading=True,
             ),
             num_gpus=pool.num_gpus or None,
@@ -179,12 +182,3 @@ def stop_dataset(dataset: Any) -> None:
     executor = dataset._current_executor
     if executor is not None:
         executor.shutdown(force=False)
-
-
-def _units_in_flight(job: RouteJob, work: Sequence[tuple[Shard, Unit]]) -> int:
-    # How many units an actor holds: enough that the next rows are waiting when a unit ends. (With
-    # large units the feed loads fewer.)
-    rows = max(1, min(unit.expected for _, unit in work))
-    wanted = max(job.in_flight, SORTED_ROWS if job.order == "prefix" else 0)
-    least, most = UNITS_IN_FLIGHT
-    return int(min(max(wanted / rows + 2, least), most))

@@ -28,7 +28,14 @@ from gemma_batch.errors import GemmaBatchError, LeaseError, OutputError, Stopped
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.estimate import estimate_routes, totals
 from gemma_batch.planning.plan import Plan, RoutePlan, make_plan, rows_by_route
-from gemma_batch.planning.pool import Pool, make_pool, not_more_than, with_cpu_threads
+from gemma_batch.planning.pool import (
+    Pool,
+    fit_together,
+    gpu_wish,
+    make_pool,
+    not_more_than,
+    with_cpu_threads,
+)
 from gemma_batch.planning.sample import sample_routes
 from gemma_batch.prompts.prefixes import WORTH_SHARE
 from gemma_batch.reporting.accounts import RouteFacts, route_facts
@@ -115,7 +122,7 @@ class Session:
         self._address, self._verbose = address, verbose
         self._joined = False
         self._hardware: Hardware | None = None
-        self._engines: dict[str, int] = {}
+        self._pools: dict[str, Pool] = {}
         self._log = ReceiptLog(store)
         self._stop = threading.Event()
         self._running: list[RouteRun] = []
@@ -143,7 +150,8 @@ class Session:
         membership.connect(self._address, verbose=self._verbose)
         interruptible()  # replaces the signal handler that Ray just set, which exits with 15
         membership.configure()
-        self._hardware = cluster_hardware()
+        wish = gpu_wish(self._plan.routes, self._plan.spec.policy.gpu_wait)
+        self._hardware = cluster_hardware(wish, self.show.say)
         self._plan = self._plan.placed(self._hardware, prompt_tokens)
         # From here on it costs less to wait for a failing store than to stop the run.
         set_patience(self._plan.spec.policy.storage_patience)
@@ -274,14 +282,17 @@ class Session:
         for route in self._plan.routes:
             name = route.route.name
             mine = [r for r in self._log.receipts if r["route"] == name and r["answered"]]
-            if name in self._engines and mine and self._hardware is not None:
-                facts[name] = route_facts(route, self._engines[name], self._hardware, mine)
+            if (pool := self._pools.get(name)) and mine and self._hardware is not None:
+                facts[name] = route_facts(
+                    route, pool.most, self._hardware, mine, at_start=pool.least
+                )
         return facts
 
     # -- running ----------------------------------------------------------------------------
 
     def _run(self, manifest: Manifest, work: Sequence[Unit], remaining: Sequence[Unit]) -> None:
         from gemma_batch.cluster import run_actors
+        from gemma_batch.cluster.nodes import say_who_holds_gpus
 
         hardware = self._hardware or self._place()
         done = sum(unit.expected for unit in work) - sum(unit.expected for unit in remaining)
@@ -291,10 +302,11 @@ class Session:
                 f"{sum(unit.expected for unit in remaining):,} to go"
             )
         lanes = self._lanes(hardware, remaining, manifest)
-        self._engines = {lane.job.route: lane.pool.most for lane in lanes}
+        self._pools = {lane.job.route: lane.pool for lane in lanes}
         board = run_actors.make_board()
         receipts: queue.Queue[Receipt | BaseException | None] = queue.Queue()
-        groups = [lanes] if _side_by_side(lanes, hardware) else [[lane] for lane in lanes]
+        together = fit_together([(lane.job, lane.pool) for lane in lanes], hardware)
+        groups = [lanes] if together else [[lane] for lane in lanes]
         totals = rows_by_route(work)
         before = {
             name: total - rows_by_route(remaining).get(name, 0) for name, total in totals.items()
@@ -311,6 +323,8 @@ class Session:
             totals=totals,
             before=before,
         )
+        gpus = sum(lane.pool.least * lane.pool.num_gpus for lane in groups[0])
+        say_who_holds_gpus(gpus, self.show.say)
         try:
             for group in groups:
                 threads = [
@@ -382,16 +396,3 @@ class Session:
             receipts.put(None)
         except BaseException as err:
             receipts.put(err)
-
-
-def _side_by_side(lanes: Sequence[_Lane], hardware: Hardware) -> bool:
-    """Whether the engines of all lanes fit the cluster at the same time."""
-    if len(lanes) < 2:
-        return True
-    gpus = sum(lane.pool.most * lane.pool.num_gpus for lane in lanes)
-    cpus = sum(
-        lane.pool.most * lane.job.engine.tensor_parallel
-        for lane in lanes
-        if lane.job.engine.device == "cpu"
-    )
-    return bool(gpus <= hardware.gpus and cpus < hardware.cpus)

@@ -140,6 +140,7 @@ class Stage:
             max_rows=rows_per_unit(policy, route.rows_per_second),
             max_bytes=policy.unit_bytes,
             replicas=make_pool(route, self._hardware).most if policy.unit_rows is None else None,
+            in_flight=route.in_flight,
         )
 
 

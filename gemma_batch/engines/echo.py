@@ -8,7 +8,10 @@ give equal data sets.
 
 Its arguments (`resources.engine_args`); "token ids" is a list, and a prompt matches when it
 contains this list without a gap:
-    rows_per_second   answers per second, for all requests together (default: no limit)
+    rows_per_second   answers per second, for all requests together (default: no limit). With a
+                      list, engines differ: the n-th start in `turns` takes the n-th value, and
+                      after the last value the first again
+    turns             path of a file that grows by one byte for each start of an engine
     delay             least time of each answer, in seconds (default: 0)
     tokens_per_second speed of each answer, however many run at once: an answer takes at least its
                       number of completion tokens / this value, in seconds (default: no limit)
@@ -48,17 +51,19 @@ if TYPE_CHECKING:
     from gemma_batch.spec import Resources
 
 ARGS = (
-    "rows_per_second", "delay", "tokens_per_second", "start_seconds", "fail_start_on",
+    "rows_per_second", "turns", "delay", "tokens_per_second", "start_seconds", "fail_start_on",
     "fail_start_with", "reject_on", "crash_on", "hang_on", "exit_on", "tally",
 )  # fmt: skip
 FAILED_START = "the node's card does not answer (fail_start_on)"
 # Arguments that change no answer, each with the reason (see `Engine.is_neutral`).
 NEUTRAL_ARGS = {
     "rows_per_second": "only the speed",
+    "turns": "only the speed",
     "delay": "only the speed",
     "tokens_per_second": "only the speed",
     "start_seconds": "only the time of a start",
 }
+APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 BEAT_SECONDS = 0.2  # between two questions to the child process
 
 
@@ -97,6 +102,7 @@ class EchoEngine:
         self._alive = asyncio.Event()  # cleared while the child process does not answer
         self._lost = asyncio.Event()
         self._next_slot = 0.0
+        self._rate = 0.0
         self._tally: int | None = None
 
     @classmethod
@@ -126,6 +132,13 @@ class EchoEngine:
                 f"resources.engine_args: fail_start_on={nodes!r} is no list of host names or IP "
                 "addresses"
             )
+        if isinstance(rates := args.get("rows_per_second"), list) and not (
+            rates and "turns" in args
+        ):
+            raise SpecError(
+                f"resources.engine_args: rows_per_second={rates!r} needs at least one value, and "
+                "`turns`, the path of a file that counts the engines"
+            )
 
     @classmethod
     def is_neutral(cls, name: str, value: Any) -> bool:
@@ -141,7 +154,8 @@ class EchoEngine:
         try:
             self._process = await asyncio.create_subprocess_exec("cat", stdin=pipe, stdout=pipe)
             if path := self._args.get("tally"):
-                self._tally = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                self._tally = os.open(path, APPEND, 0o644)
+            self._rate = self._my_rate()
         except OSError as err:
             raise EngineStartError(f"the echo engine did not start: {err}") from err
         self._alive.set()
@@ -150,6 +164,18 @@ class EchoEngine:
             asyncio.create_task(self._beat()),
         ]
         await asyncio.sleep(self._args.get("start_seconds", 0))
+
+    def _my_rate(self) -> float:
+        rate = self._args.get("rows_per_second") or 0.0
+        if not isinstance(rate, list):
+            return float(rate)
+        file = os.open(self._args["turns"], APPEND, 0o644)
+        try:
+            os.write(file, b".")
+            turn = os.lseek(file, 0, os.SEEK_CUR)
+        finally:
+            os.close(file)
+        return float(rate[(turn - 1) % len(rate)])
 
     async def _wait_for_death(self) -> None:
         assert self._process is not None
@@ -226,9 +252,9 @@ class EchoEngine:
         wait = float(self._args.get("delay", 0))
         if speed := self._args.get("tokens_per_second"):
             wait = max(wait, tokens / speed)
-        if rate := self._args.get("rows_per_second"):
+        if self._rate:
             now = time.monotonic()
-            self._next_slot = max(self._next_slot, now) + 1 / rate
+            self._next_slot = max(self._next_slot, now) + 1 / self._rate
             wait = max(wait, self._next_slot - now)
         if wait <= 0:
             await asyncio.sleep(0)

@@ -29,18 +29,27 @@ def place_model(
         )
     if hardware.gpu is None or resources.device == "cpu":
         return _on_cpu(card, resources, max_model_len, hardware.memory_gib)
-    return place(
-        card,
-        hardware.gpu,
-        gpus_per_node=hardware.gpus_per_node or 8,
-        max_model_len=max_model_len,
-        precision=resources.precision or "bf16",
-        engines_per_gpu=resources.engines_per_gpu,
-        tensor_parallel=resources.tensor_parallel,
-        max_num_seqs=resources.max_num_seqs,
-        max_num_batched_tokens=resources.max_num_batched_tokens,
-        gpu_memory_utilization=resources.gpu_memory_utilization or 0.90,
-    )
+    try:
+        return place(
+            card,
+            hardware.gpu,
+            gpus_per_node=hardware.gpus_per_node or 8,
+            max_model_len=max_model_len,
+            precision=resources.precision or "bf16",
+            engines_per_gpu=resources.engines_per_gpu,
+            tensor_parallel=resources.tensor_parallel,
+            max_num_seqs=resources.max_num_seqs,
+            max_num_batched_tokens=resources.max_num_batched_tokens,
+            gpu_memory_utilization=resources.gpu_memory_utilization or 0.90,
+        )
+    except PlacementError as err:
+        if not hardware.is_mixed:
+            raise
+        raise PlacementError(
+            f"{err}. The cluster has {hardware.describe()}: engines must fit on the smallest GPU, "
+            "and on one slice where MIG cuts the GPUs; start the other nodes without GPUs (ray "
+            "start --num-gpus=0), or use a cluster of one kind of GPU"
+        ) from err
 
 
 def place_anywhere(card: ModelCard, resources: Resources, max_model_len: int) -> Placement:

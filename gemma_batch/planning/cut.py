@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from gemma_batch.planning.flight import flight
 from gemma_batch.planning.routing import Router
 from gemma_batch.spec import Policy
 from gemma_batch.storage.inputs import reader_for
@@ -15,7 +16,7 @@ from gemma_batch.units.unit import Shard, Unit, make_mask
 UNIT_ROWS_MIN, UNIT_ROWS_MAX = 64, 8192
 PLANNING_THREADS = 16  # for reading that many files at the same time
 FINEST = 32  # a largest unit has the rows of so many smallest units, each about 2 s of work
-SHARES = 4  # near the end, the rows that are left make so many units per replica
+SHARES = 4  # near the end, the rows that are left make at least so many units per replica
 
 
 def rows_per_unit(policy: Policy, rows_per_second: float) -> int:
@@ -35,11 +36,13 @@ def cut(
     max_rows: int,
     max_bytes: int,
     replicas: int | None = None,
+    in_flight: int = 0,
 ) -> list[Unit]:
     """Cut every shard into units, in input order. A route without rows in a span gets no unit.
 
-    With `replicas` (engines), units are small at both ends of the input (see `taper`). Without
-    `replicas`, only the limits `max_rows` and `max_bytes` set the size of units.
+    With `replicas` (engines), units are small at both ends of the input (see `taper`, which also
+    explains `in_flight`). Without `replicas`, only the limits `max_rows` and `max_bytes` set the
+    size of units.
 
     Reads the footers of Parquet files, and files of other formats whole, once. With several routes,
     also reads the columns that the routes use. Raises `InputError` for a shard that cannot be read.
@@ -56,7 +59,13 @@ def cut(
             )
         )
     if replicas is not None:
-        spans = taper(spans, replicas=replicas, max_rows=max_rows, max_bytes=max_bytes)
+        spans = taper(
+            spans,
+            replicas=replicas,
+            max_rows=max_rows,
+            max_bytes=max_bytes,
+            in_flight=in_flight,
+        )
     return [
         unit
         for shard, shard_spans in zip(shards, spans, strict=True)
@@ -71,18 +80,29 @@ def finest_rows(max_rows: int) -> int:
 
 
 def taper(
-    shards: Sequence[Sequence[Span]], *, replicas: int, max_rows: int, max_bytes: int
+    shards: Sequence[Sequence[Span]],
+    *,
+    replicas: int,
+    max_rows: int,
+    max_bytes: int,
+    in_flight: int = 0,
 ) -> list[list[Span]]:
     """Put the fine spans of each shard together: small units first, then large, small at the end.
 
     The first unit of each replica is one fine span, and each next unit is twice as large as the
     unit before. So the first results, and the errors in them, appear after seconds. Towards the end
-    a unit gets 1 / (`SHARES` x replicas) of the rows that are left (guided self-scheduling,
+    a unit gets 1 / (shares x replicas) of the rows that are left (guided self-scheduling,
     Polychronopoulos and Kuck 1987). So replicas that work at different speeds finish within about
     one small unit of each other. A unit has at most `max_rows` rows and `max_bytes` bytes, and at
     least one fine span.
+
+    `in_flight` is the number of requests that an engine wants. The small units of so many requests
+    are bound to one replica at a time (see `flight`). There are at least as many shares: otherwise
+    a slow replica would hold most of the rows that are left when the others run out of units.
     """
     count = 0
+    held = flight(in_flight, [span.rows for spans in shards for span in spans]).units
+    shares = max(SHARES, held)
     growing = finest_rows(max_rows)
     left = sum(span.rows for spans in shards for span in spans)
     result: list[list[Span]] = []
@@ -98,7 +118,7 @@ def taper(
                 )
             else:
                 merged.append(span)
-                room = min(max_rows, left // (SHARES * replicas), growing)
+                room = min(max_rows, left // (shares * replicas), growing)
                 count += 1
                 growing = min(max_rows, growing * 2) if count % replicas == 0 else growing
             room -= span.rows

@@ -59,6 +59,11 @@ class RoutePlan:
     placement: Placement | None = None
     rows_per_second: float = 1.0
 
+    @property
+    def in_flight(self) -> int:
+        """The number of requests that the feed keeps in an engine; 0 before the route is placed."""
+        return int(self.placement.max_num_seqs * FEED_FACTOR) if self.placement else 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -95,6 +100,7 @@ class Plan:
             max_rows=rows_per_unit(self.spec.policy, slowest),
             max_bytes=self.spec.policy.unit_bytes,
             replicas=replicas if self.spec.policy.unit_rows is None else None,
+            in_flight=max(route.in_flight for route in self.routes),
         )
 
     def fingerprint(self) -> Fingerprint:
@@ -139,7 +145,7 @@ class Plan:
                 deadline=policy.row_deadline,
                 hang=policy.engine_hang_timeout,
             ),
-            in_flight=int(plan.placement.max_num_seqs * FEED_FACTOR),
+            in_flight=plan.in_flight,
             storage_patience=policy.storage_patience,
             order=plan.resources.order,
             name=spec.name,

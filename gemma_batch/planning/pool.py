@@ -5,8 +5,10 @@ This module does not import Ray.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from gemma_batch.engines.base import engine_class
 from gemma_batch.errors import PlacementError
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.plan import RoutePlan
@@ -25,6 +27,35 @@ class Pool:
     num_cpus: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuWish:
+    """What the routes of a job want of a cluster's GPUs.
+
+    `wanted`: engines go to GPUs if there are any. `needed`: the job waits `seconds` for a node with
+    at least `gpus` GPUs, where an autoscaler may add one.
+    """
+
+    wanted: bool
+    needed: bool = False
+    gpus: int = 1
+    seconds: float = 0.0
+
+
+def gpu_wish(routes: Iterable[RoutePlan], seconds: float) -> GpuWish:
+    """The wish of these routes. Engines that compute nothing, as in a dry run, want no GPU."""
+    mine = [
+        route.resources
+        for route in routes
+        if engine_class(route.resources.engine).computes and route.resources.device != "cpu"
+    ]
+    return GpuWish(
+        wanted=bool(mine),
+        needed=any(resources.device == "gpu" for resources in mine),
+        gpus=max((resources.tensor_parallel or 1 for resources in mine), default=1),
+        seconds=seconds,
+    )
+
+
 def make_pool(route: RoutePlan, hardware: Hardware) -> Pool:
     """The pool of a placed route. Raises `PlacementError` when no engine has room on the GPUs."""
     placement, replicas = route.placement, route.resources.replicas
@@ -32,11 +63,12 @@ def make_pool(route: RoutePlan, hardware: Hardware) -> Pool:
     if placement.gpu_memory_utilization > 0:
         parallel = placement.tensor_parallel
         share = parallel if parallel > 1 else 1 / placement.engines_per_gpu
-        room = int(hardware.gpus / share)
+        room = hardware.room(share)
         if room < 1:
             raise PlacementError(
-                f"route {route.route.name!r} needs {parallel} GPUs for one engine and "
-                f"the cluster has {hardware.gpus}: add nodes or set resources.tensor_parallel"
+                f"route {route.route.name!r} needs {parallel} GPUs of one node for one engine, and "
+                f"the cluster has {hardware.gpus}, at most {hardware.gpus_per_node} on a node: add "
+                "nodes or set resources.tensor_parallel"
             )
         least, most = _bounds(replicas, room)
         return Pool(least=least, most=most, num_gpus=share, num_cpus=0)
@@ -68,3 +100,14 @@ def with_cpu_threads(job: RouteJob, hardware: Hardware, pool: Pool) -> RouteJob:
         return job
     threads = max(1, hardware.cpus // engines)
     return replace(job, engine=replace(job.engine, cpu_threads=threads))
+
+
+def fit_together(lanes: Sequence[tuple[RouteJob, Pool]], hardware: Hardware) -> bool:
+    """Whether the engines of all routes, each a job and its pool, fit at the same time."""
+    if len(lanes) < 2:
+        return True
+    gpus = [pool.num_gpus for _, pool in lanes for _ in range(pool.most) if pool.num_gpus]
+    cpus = sum(
+        pool.most * job.engine.tensor_parallel for job, pool in lanes if job.engine.device == "cpu"
+    )
+    return hardware.has_room_for(gpus) and cpus < hardware.cpus

@@ -27,14 +27,16 @@ from gemma_batch.planning.plan import RoutePlan
 class RouteFacts:
     """Facts about the engines of a route that only the driver knows.
 
-    `engines` counts the engines. `prefill_share` is the share of prefill in the time of a mean
-    row. `limit_tokens_per_second` is the physical limit of one engine in output tokens (None on a
-    CPU).
+    `engines` counts the engines, at most; `at_start` those that the run began with (None: all).
+    An engine that joins later is booked from its birth. `prefill_share` is the share of prefill in
+    the time of a mean row. `limit_tokens_per_second` is the physical limit of one engine in output
+    tokens (None on a CPU).
     """
 
     engines: int
     prefill_share: float
     limit_tokens_per_second: float | None = None
+    at_start: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,7 @@ def make_accounts(
         if not mine:
             continue
         end = max(receipt["finished"] for receipt in mine)
-        for worker in _workers(mine, facts.engines, started, end):
+        for worker in _workers(mine, facts, started, end):
             for key in booked:
                 booked[key] += worker[key]
             busy["prefill"] += worker["busy"] * facts.prefill_share
@@ -84,15 +86,15 @@ def make_accounts(
 
 
 def _workers(
-    receipts: Sequence[Receipt], engines: int, started: float, end: float
+    receipts: Sequence[Receipt], facts: RouteFacts, started: float, end: float
 ) -> list[dict[str, float]]:
     by_worker: dict[str, list[Receipt]] = {}
     for receipt in receipts:
         by_worker.setdefault(receipt["worker"], []).append(receipt)
     born = sorted(by_worker, key=lambda name: by_worker[name][0]["born"])
-    first = set(born[:engines])
+    first = set(born[: facts.engines if facts.at_start is None else facts.at_start])
     survivors = set(
-        sorted(by_worker, key=lambda name: _last(by_worker[name])["finished"])[-engines:]
+        sorted(by_worker, key=lambda name: _last(by_worker[name])["finished"])[-facts.engines :]
     )
     result = []
     for name, mine in by_worker.items():
@@ -131,7 +133,7 @@ def limit_share(
         if facts.limit_tokens_per_second is None:
             return None
         end = max(receipt["finished"] for receipt in mine)
-        workers = _workers(mine, facts.engines, started, end)
+        workers = _workers(mine, facts, started, end)
         seconds = sum(w["busy"] + w["starved"] + w["retries"] + w["tail"] for w in workers)
         possible += seconds * facts.limit_tokens_per_second
         made += sum(receipt["completion_tokens"] for receipt in mine)
@@ -139,9 +141,17 @@ def limit_share(
 
 
 def route_facts(
-    route: RoutePlan, engines: int, hardware: Hardware, receipts: Sequence[Receipt]
+    route: RoutePlan,
+    engines: int,
+    hardware: Hardware,
+    receipts: Sequence[Receipt],
+    *,
+    at_start: int | None = None,
 ) -> RouteFacts:
-    """The facts of a route: its engines, and their limit for the work in the receipts."""
+    """The facts of a route: its engines, and their limit for the work in the receipts.
+
+    `at_start` is as in `RouteFacts`.
+    """
     placement = route.placement
     assert placement is not None
     gpu = hardware.gpu if placement.gpu_memory_utilization > 0 else None
@@ -165,6 +175,7 @@ def route_facts(
     )
     return RouteFacts(
         engines=engines,
+        at_start=at_start,
         prefill_share=round(share, 4),
         limit_tokens_per_second=peak.output_tokens_per_second if peak else None,
     )

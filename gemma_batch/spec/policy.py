@@ -98,6 +98,10 @@ class Policy(SpecPart):
     """Seconds that an engine may take to load and compile. Then it is started again, three times
     in all."""
 
+    gpu_wait: Annotated[float, Field(ge=0)] = 900.0
+    """Seconds that a run with `resources.device: gpu` waits for a node with a GPU, where the
+    cluster has an autoscaler and no GPU yet."""
+
     engine_hang_timeout: Annotated[float, Field(gt=0)] = 300.0
     """Seconds without a sign of life after which an engine is killed and replaced."""
 

@@ -36,8 +36,9 @@ class Resources(SpecPart):
     and loads no weights: a dry run of everything but the model."""
 
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where engines run. `auto`: on GPUs if the cluster has any, else on CPUs. `gpu`: the run is
-    refused where there is no GPU."""
+    """Where engines run. `auto`: on GPUs if the cluster has any when the run starts, else on CPUs,
+    and the run says so. `gpu`: the run waits for a GPU where an autoscaler may add one
+    (`policy.gpu_wait`), and is refused where there is none."""
 
     gpu: str | None = None
     """The GPU that `gemma-batch plan` plans for, such as `H100-80`; the same as its option
@@ -46,7 +47,8 @@ class Resources(SpecPart):
     replicas: Literal["auto"] | Positive | Replicas = "auto"
     """The number of engines. `auto`: as many as the GPUs of the cluster have room for at the
     start, one on a CPU. A number: exactly this many. `{min, max}`: the run starts `min` engines
-    and Ray Data may add more up to `max`; with small units it was seen to add none."""
+    and adds more, up to `max`, while units wait and the cluster has room; the cluster's autoscaler
+    is asked for nodes for them. Engines without work end."""
 
     tensor_parallel: Positive | None = None
     """GPUs (on a CPU: worker processes) that one engine spreads the model over. Must divide the

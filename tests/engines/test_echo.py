@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -114,3 +115,18 @@ def test_a_start_that_fails_on_named_nodes() -> None:
             asyncio.run(start(fail_start_on=["another-node", name], fail_start_with="Xid 79"))
     with pytest.raises(SpecError, match="fail_start_on='here'"):
         engine_class("echo").check_args({"fail_start_on": "here"})
+
+
+def test_engines_take_the_speeds_of_a_list_in_turn(tmp_path: Path) -> None:
+    """The first is fast, the second slow, the third fast again; whichever process each runs in."""
+    args = {"rows_per_second": [1000, 20], "turns": str(tmp_path / "turns")}
+    seconds = []
+    for _ in range(3):
+        answers = run(
+            EchoEngine(config(args=args)), *(Request(n, TokenPrompt([1])) for n in range(4))
+        )
+        seconds.append(max(answer.seconds for answer in answers))
+    assert seconds[1] >= 4 / 20 * 0.99
+    assert max(seconds[0], seconds[2]) < seconds[1]
+    with pytest.raises(SpecError, match="`turns`, the path of a file"):
+        EchoEngine.check_args({"rows_per_second": [10, 20]})

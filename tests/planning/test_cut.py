@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemma_batch.planning.cut import SHARES, cut, rows_per_unit, taper
+from gemma_batch.planning.cut import SHARES, cut, finest_rows, rows_per_unit, taper
+from gemma_batch.planning.flight import flight
 from gemma_batch.planning.routing import Router
 from gemma_batch.spec import Policy, Route
 from gemma_batch.storage.readers.reader import Span
@@ -93,6 +94,37 @@ def test_replicas_of_different_speed_finish_together(slow: float, replicas: int)
         worker = min(range(replicas), key=free.__getitem__)
         free[worker] += span.rows * (slow if worker == 0 else 1.0)
     assert max(free) - min(free) <= 64 * max(slow, 1.0) * (1 + SHARES)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "speed", "seconds", "in_flight"),
+    [(8, 40, 1333, 1024), (4, 40, 600, 1024), (4, 100, 600, 1024), (4, 25, 300, 64)],
+)
+def test_engines_whose_speeds_differ_end_together_although_units_are_bound(
+    replicas: int, speed: int, seconds: int, in_flight: int
+) -> None:
+    """Every second engine is 20% slower; an actor keeps the units that it was given."""
+    most = rows_per_unit(Policy(), speed)
+    shards = [fine(replicas * speed * seconds, finest_rows(most))]
+    (spans,) = taper(shards, replicas=replicas, max_rows=most, max_bytes=10**9, in_flight=in_flight)
+    sizes = [span.rows for span in spans]
+    held: list[list[int]] = [[] for _ in range(replicas)]
+    ends = [0.0] * replicas  # when the first unit that an actor holds is done
+    waiting, now = list(reversed(sizes)), 0.0
+    while waiting or any(held):
+        while waiting:
+            actor = min(range(replicas), key=lambda n: len(held[n]))
+            if len(held[actor]) == flight(in_flight, sizes).units:
+                break
+            held[actor].append(waiting.pop())
+            if len(held[actor]) == 1:
+                ends[actor] = now + held[actor][0] / (speed * (0.8 if actor % 2 else 1))
+        actor = min((n for n in range(replicas) if held[n]), key=lambda n: ends[n])
+        now = ends[actor]
+        held[actor].pop(0)
+        if held[actor]:
+            ends[actor] += held[actor][0] / (speed * (0.8 if actor % 2 else 1))
+    assert max(ends) - min(ends) <= 0.05 * max(ends)
 
 
 def test_a_job_with_a_fixed_unit_size_keeps_it(tmp_path: Path) -> None:

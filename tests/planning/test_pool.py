@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from gemma_batch.errors import PlacementError
 from gemma_batch.family.gpus import find_gpu
-from gemma_batch.family.hardware import Hardware
-from gemma_batch.planning.pool import make_pool, not_more_than
+from gemma_batch.family.hardware import Hardware, Node
+from gemma_batch.planning.pool import GpuWish, gpu_wish, make_pool, not_more_than
+from gemma_batch.spec import Resources
 
 from .placed import H100S, route
 
@@ -36,11 +40,68 @@ def test_what_is_asked_for_is_kept() -> None:
     assert not_more_than(pool, 2).most == 2
 
 
+@pytest.mark.parametrize(
+    ("resources", "wish"),
+    [
+        ([{}], GpuWish(wanted=True, seconds=9)),
+        (
+            [{"device": "cpu"}, {"engine": "echo", "device": "gpu"}],
+            GpuWish(wanted=False, seconds=9),
+        ),
+        (
+            [{"device": "cpu"}, {"device": "gpu", "tensor_parallel": 4}, {"device": "gpu"}],
+            GpuWish(wanted=True, needed=True, gpus=4, seconds=9),
+        ),
+    ],
+)
+def test_nodes_are_asked_for_gpus_only_where_a_route_wants_them(
+    resources: list[dict[str, Any]], wish: GpuWish
+) -> None:
+    """A dry run or a run on CPUs must not wait for, or fail at, GPUs that it does not use."""
+    routes = [
+        replace(route("google/gemma-3-4b-it"), resources=Resources(**each)) for each in resources
+    ]
+    assert gpu_wish(routes, 9) == wish
+
+
 def test_no_room_is_said_before_anything_starts() -> None:
     """A tensor-parallel engine needs its GPUs in the cluster."""
     small = Hardware(gpu=find_gpu("H100-80"), gpus=1, gpus_per_node=1)
-    with pytest.raises(PlacementError, match="needs 2 GPUs for one engine and the cluster has 1"):
+    with pytest.raises(
+        PlacementError, match=r"needs 2 GPUs of one node for one engine, and .* has 1"
+    ):
         make_pool(route("google/gemma-3-27b-it", tensor_parallel=2), small)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "room"), [((6, 6), 2), ((8, 8), 4), ((3, 3, 4), 1), ((4, 7), 2), ((12,), 3)]
+)
+def test_an_engine_over_several_gpus_needs_them_on_one_node(
+    gpus: tuple[int, ...], room: int
+) -> None:
+    """What is left over on two nodes makes no engine; it would wait for ever."""
+    hardware = Hardware(
+        gpu=find_gpu("L4"),
+        gpus=sum(gpus),
+        gpus_per_node=max(gpus),
+        nodes=tuple(Node(name=f"n{i}", gpus=count) for i, count in enumerate(gpus)),
+    )
+    wide = route("google/gemma-3-27b-it", "L4", tensor_parallel=4)
+    assert make_pool(wide, hardware).most == room
+    assert make_pool(wide, hardware).num_gpus == 4
+    assert hardware.has_room_for([4] * room)
+    assert not hardware.has_room_for([4] * (room + 1))
+    assert hardware.has_room_for([1 / 3] * 3 * sum(gpus))
+    assert not hardware.has_room_for([1 / 3] * (3 * sum(gpus) + 1))
+
+
+@pytest.mark.parametrize(("gpus", "per_node", "room"), [(12, 6, 2), (16, 8, 4), (6, 8, 1)])
+def test_a_plan_for_a_cluster_that_is_not_there_counts_by_nodes_too(
+    gpus: int, per_node: int, room: int
+) -> None:
+    """With the number of GPUs and of GPUs per node alone."""
+    hardware = Hardware(gpu=find_gpu("L4"), gpus=gpus, gpus_per_node=per_node)
+    assert hardware.room(4) == room
 
 
 @pytest.mark.parametrize(("cpus", "replicas"), [(1, 1), (2, 1), (2, 4), (64, 64)])

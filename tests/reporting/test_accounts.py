@@ -53,6 +53,18 @@ def test_an_actor_that_died_is_booked_until_its_last_commit() -> None:
     assert accounts.total == pytest.approx(30 + 60 + 100)
 
 
+def test_an_engine_that_joined_later_is_booked_from_its_birth() -> None:
+    """A pool that grew from one engine to three: nobody paid for the others before."""
+    grown = {"all": RouteFacts(engines=3, at_start=1, prefill_share=0.25)}
+    receipts = [
+        receipt("a", born=105, ready=110, finished=200),
+        receipt("b", born=150, ready=160, finished=200),
+    ]
+    accounts = make_accounts(receipts, 100.0, grown)
+    assert accounts.start == 10 + 10
+    assert accounts.total == pytest.approx(100 + 50)
+
+
 def test_share_of_the_limit() -> None:
     """300 tokens where two engines at 10 tokens/s had 80 and 90 seconds once ready."""
     receipts = [
