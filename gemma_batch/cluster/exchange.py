@@ -21,8 +21,8 @@ import ray.data
 from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from gemma_batch.cluster.pipeline import stop_dataset
-from gemma_batch.cluster.run_actors import answer, make_board, read_elsewhere
+from gemma_batch.cluster.datasets import stop_dataset, tune
+from gemma_batch.cluster.run_actors import answer, end_board, make_board, read_elsewhere
 from gemma_batch.errors import GemmaBatchError
 from gemma_batch.planning.pool import READ_CPUS
 from gemma_batch.prompts.render import Renderer
@@ -52,10 +52,10 @@ class BoardLog:
 class ChunkSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy's reading
     """Ray Data's source of a sort: one read task per chunk of rows."""
 
-    def __init__(self, sorting: Sorting, work: Sequence[Chunk]) -> None:
+    def __init__(self, sorting: Sorting, work: Sequence[Chunk], board: Any) -> None:
         super().__init__()
         self._sorting = ray.put(sorting)
-        self._log = BoardLog(make_board())
+        self._log = BoardLog(board)
         self._work = work
 
     def get_name(self) -> str:
@@ -125,9 +125,10 @@ def exchange(sorting: Sorting, work: Sequence[Chunk]) -> Iterator[dict[str, Any]
     `describe` in `reading/sort_keys.py` makes the descriptions. Raises `GemmaBatchError` when a
     task fails.
     """
+    board = make_board()
     dataset = (
         ray.data.read_datasource(
-            ChunkSource(sorting, work), override_num_blocks=len(work), num_cpus=READ_CPUS
+            ChunkSource(sorting, work, board), override_num_blocks=len(work), num_cpus=READ_CPUS
         )
         .sort(KEY)
         .map_batches(
@@ -139,9 +140,10 @@ def exchange(sorting: Sorting, work: Sequence[Chunk]) -> Iterator[dict[str, Any]
         )
     )
     try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for batch in tune(dataset).iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from map(json.loads, batch["piece"].to_pylist())
     except (ray.exceptions.RayError, ray.data.exceptions.UserCodeException) as err:
         raise GemmaBatchError(f"sorting the input by prefix failed: {err}") from err
     finally:
         stop_dataset(dataset)
+        end_board(board)

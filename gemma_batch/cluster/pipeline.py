@@ -24,6 +24,7 @@ import ray.util.metrics
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from gemma_batch.cluster.datasets import stop_dataset, tune
 from gemma_batch.cluster.run_actors import answer, read_elsewhere
 from gemma_batch.cluster.worker import Worker
 from gemma_batch.errors import GemmaBatchError
@@ -115,7 +116,7 @@ class RouteRun:
         self.returned: dict[str, str] = {}
         board.expect.remote(job.route, pool.least)
         flight = _units_in_flight(job, work)
-        self._dataset = ray.data.read_datasource(
+        dataset = ray.data.read_datasource(
             UnitSource(job, work, board),
             override_num_blocks=len(work),
             num_cpus=READ_CPUS,
@@ -134,6 +135,7 @@ class RouteRun:
             num_gpus=pool.num_gpus or None,
             num_cpus=pool.num_cpus,
         )
+        self._dataset = tune(dataset)
 
     def receipts(self) -> Iterator[dict[str, Any]]:
         """Run the pipeline, and yield the receipt of each unit once its part is committed.
@@ -160,17 +162,6 @@ class RouteRun:
         The thread that consumes `receipts` may stay blocked until the current part is committed.
         """
         stop_dataset(self._dataset)
-
-
-def stop_dataset(dataset: Any) -> None:
-    """End the pipeline of a data set that a thread may still consume.
-
-    Ray Data itself ends a pipeline only when the consumer ends. A pipeline that still runs when
-    this process leaves the cluster ends this process, with exit code 1.
-    """
-    executor = dataset._current_executor
-    if executor is not None:
-        executor.shutdown(force=False)
 
 
 def _units_in_flight(job: RouteJob, work: Sequence[tuple[Shard, Unit]]) -> int:
