@@ -24,8 +24,9 @@ from ray.data.block import BlockMetadata
 from gemma_batch.cluster.datasets import stop_dataset, tune
 from gemma_batch.cluster.run_actors import answer, end_board, make_board, read_elsewhere
 from gemma_batch.errors import GemmaBatchError
-from gemma_batch.planning.pool import READ_CPUS
+from gemma_batch.planning.pool import READ_CORES, READ_CPUS
 from gemma_batch.prompts.render import Renderer
+from gemma_batch.reading.cores import cores
 from gemma_batch.reading.prepare import make_renderer
 from gemma_batch.reading.sort_keys import KEY, Chunk, Sorting, describe, read_chunk
 from gemma_batch.storage.fs import open_store
@@ -90,6 +91,7 @@ class ChunkSource(Datasource):  # type: ignore[misc]  # ray is not typed for myp
 _renderers: dict[str, Renderer] = {}
 
 
+@cores(READ_CORES)
 def _read_chunk(sorting_ref: Any, log: BoardLog, chunk: Chunk) -> list[pa.Table]:
     key, sorting = sorting_ref.hex(), ray.get(sorting_ref)
     try:
@@ -106,6 +108,7 @@ def _read_chunk(sorting_ref: Any, log: BoardLog, chunk: Chunk) -> list[pa.Table]
         raise
 
 
+@cores(READ_CORES)
 def _write_piece(table: pa.Table, sorting: Sorting) -> pa.Table:
     pieces: list[str] = []
     if table.num_rows:

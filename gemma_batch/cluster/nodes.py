@@ -8,6 +8,7 @@ import ray
 
 from gemma_batch.family.gpus import GPU, gpu_from_device
 from gemma_batch.family.hardware import Hardware
+from gemma_batch.planning.pool import spare_cpus
 
 
 def cluster_hardware() -> Hardware:
@@ -22,6 +23,11 @@ def cluster_hardware() -> Hardware:
     per_node = int(max((node["Resources"].get("GPU", 0) for node in nodes), default=0))
     cpus = [node["Resources"].get("CPU", 0) for node in nodes]
     memory = min((node["Resources"].get("memory", 8 * 2**30) for node in nodes), default=0)
+    spare = [
+        spare_cpus(node["Resources"].get("CPU", 0), node["Resources"]["GPU"])
+        for node in nodes
+        if node["Resources"].get("GPU", 0) > 0
+    ]
     gpu: GPU | None = None
     if gpus:
         name, mib, capability = ray.get(
@@ -35,6 +41,7 @@ def cluster_hardware() -> Hardware:
         cpus=max(1, int(total.get("CPU", 1))),
         cpus_per_node=max(1, int(min(filter(None, cpus), default=1))),
         memory_gib=memory / 2**30,
+        spare_cpus_per_gpu=min(spare, default=0.0),
     )
 
 

@@ -28,8 +28,9 @@ from gemma_batch.cluster.datasets import stop_dataset, tune
 from gemma_batch.cluster.run_actors import answer, read_elsewhere
 from gemma_batch.cluster.worker import Worker
 from gemma_batch.errors import GemmaBatchError
-from gemma_batch.planning.pool import READ_CPUS, Pool
+from gemma_batch.planning.pool import READ_CORES, READ_CPUS, Pool
 from gemma_batch.prompts.prefixes import SORTED_ROWS
+from gemma_batch.reading.cores import cores
 from gemma_batch.reading.prepare import Preparer
 from gemma_batch.storage.patience import set_patience
 from gemma_batch.units.payload import encode, encode_error
@@ -80,6 +81,7 @@ class UnitSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy
 _preparers: dict[str, Preparer] = {}
 
 
+@cores(READ_CORES)
 def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
     # Tokenizers are slow to load, so a process keeps the Preparer of its job for all units.
     key = job_ref.hex()
