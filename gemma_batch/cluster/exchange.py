@@ -2,7 +2,7 @@
 
 The driver builds a Ray Data pipeline and gets the descriptions of the files. The tasks do the rest:
 
-ChunkSource (read and render, one task per chunk)
+WorkSource (read and render, one task per chunk)
     → Ray Data's sort, by the text of the prompts
     → one file per block, which the block's task puts into the output
 """
@@ -18,11 +18,10 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import DataContext, Datasource, ReadTask
-from ray.data.block import BlockMetadata
 
 from gemma_batch.cluster.datasets import stop_dataset, tune
 from gemma_batch.cluster.run_actors import answer, end_board, make_board, read_elsewhere
+from gemma_batch.cluster.work_source import WorkItem, WorkSource
 from gemma_batch.errors import GemmaBatchError
 from gemma_batch.planning.pool import READ_CORES, READ_CPUS
 from gemma_batch.prompts.render import Renderer
@@ -50,42 +49,20 @@ class BoardLog:
         self.board.end_read.remote(unit)
 
 
-class ChunkSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy's reading
-    """Ray Data's source of a sort: one read task per chunk of rows."""
-
-    def __init__(self, sorting: Sorting, work: Sequence[Chunk], board: Any) -> None:
-        super().__init__()
-        self._sorting = ray.put(sorting)
-        self._log = BoardLog(board)
-        self._work = work
-
-    def get_name(self) -> str:
-        """The stage's name in Ray's displays."""
-        return "ReadToSort"
-
-    def estimate_inmemory_data_size(self) -> int:
-        """Bytes of all rows in the input, as the readers estimated them."""
-        return sum(unit.bytes for chunk in self._work for unit in chunk.units)
-
-    def get_read_tasks(
-        self,
-        parallelism: int,
-        per_task_row_limit: int | None = None,
-        data_context: DataContext | None = None,
-    ) -> list[ReadTask]:
-        """One task per chunk, for any `parallelism`."""
-        return [
-            ReadTask(
-                functools.partial(_read_chunk, self._sorting, self._log, chunk),
-                BlockMetadata(
-                    num_rows=sum(unit.expected for unit in chunk.units),
-                    size_bytes=max(1, sum(unit.bytes for unit in chunk.units)),
-                    input_files=None,
-                    exec_stats=None,
-                ),
+def _source(sorting: Sorting, work: Sequence[Chunk], board: Any) -> WorkSource:
+    """One task per chunk of rows."""
+    shared, log = ray.put(sorting), BoardLog(board)
+    return WorkSource(
+        "ReadToSort",
+        [
+            WorkItem(
+                read=functools.partial(_read_chunk, shared, log, chunk),
+                rows=sum(unit.expected for unit in chunk.units),
+                bytes=sum(unit.bytes for unit in chunk.units),
             )
-            for chunk in self._work
-        ]
+            for chunk in work
+        ],
+    )
 
 
 _renderers: dict[str, Renderer] = {}
@@ -131,7 +108,7 @@ def exchange(sorting: Sorting, work: Sequence[Chunk]) -> Iterator[dict[str, Any]
     board = make_board()
     dataset = (
         ray.data.read_datasource(
-            ChunkSource(sorting, work, board), override_num_blocks=len(work), num_cpus=READ_CPUS
+            _source(sorting, work, board), override_num_blocks=len(work), num_cpus=READ_CPUS
         )
         .sort(KEY)
         .map_batches(

@@ -2,7 +2,7 @@
 
 Units go into the pipeline and receipts come out:
 
-    UnitSource (Ray CPU tasks: read and render, one task and one block per unit)
+    WorkSource (Ray CPU tasks: read and render, one task and one block per unit)
         → Worker (a pool of GPU actors: answer and commit)
         → receipts (back in the driver)
 
@@ -21,11 +21,11 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.util.metrics
-from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
-from ray.data.block import BlockMetadata
+from ray.data import ActorPoolStrategy
 
 from gemma_batch.cluster.datasets import stop_dataset, tune
 from gemma_batch.cluster.run_actors import answer, read_elsewhere
+from gemma_batch.cluster.work_source import WorkItem, WorkSource
 from gemma_batch.cluster.worker import Worker
 from gemma_batch.errors import GemmaBatchError
 from gemma_batch.planning.pool import READ_CORES, READ_CPUS, Pool
@@ -40,42 +40,18 @@ from gemma_batch.units.unit import Shard, Unit
 UNITS_IN_FLIGHT = (2, 32)  # the least and the most units that an actor works on at a time
 
 
-class UnitSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy's reading
-    """Ray Data's source of units: one read task per unit, which makes one row of the unit.
-
-    This row is the only row of its block.
-    """
-
-    def __init__(self, job: RouteJob, work: Sequence[tuple[Shard, Unit]], board: Any) -> None:
-        super().__init__()
-        self._job = ray.put(job)
-        self._work = work
-        self._board = board
-
-    def get_name(self) -> str:
-        """The stage's name in Ray's displays."""
-        return "ReadAndRender"
-
-    def estimate_inmemory_data_size(self) -> int:
-        """Bytes of all units in the input, as the readers estimated them."""
-        return sum(unit.bytes for _, unit in self._work)
-
-    def get_read_tasks(
-        self,
-        parallelism: int,
-        per_task_row_limit: int | None = None,
-        data_context: DataContext | None = None,
-    ) -> list[ReadTask]:
-        """One task per unit, for any `parallelism`."""
-        return [
-            ReadTask(
-                functools.partial(_read, self._job, self._board, shard, unit),
-                BlockMetadata(
-                    num_rows=1, size_bytes=max(1, unit.bytes), input_files=None, exec_stats=None
-                ),
+def _source(job: RouteJob, work: Sequence[tuple[Shard, Unit]], board: Any) -> WorkSource:
+    """One task per unit, which makes one row of the unit, the only row of its block."""
+    shared = ray.put(job)
+    return WorkSource(
+        "ReadAndRender",
+        [
+            WorkItem(
+                read=functools.partial(_read, shared, board, shard, unit), rows=1, bytes=unit.bytes
             )
-            for shard, unit in self._work
-        ]
+            for shard, unit in work
+        ],
+    )
 
 
 _preparers: dict[str, Preparer] = {}
@@ -119,7 +95,7 @@ class RouteRun:
         board.expect.remote(job.route, pool.least)
         flight = _units_in_flight(job, work)
         dataset = ray.data.read_datasource(
-            UnitSource(job, work, board),
+            _source(job, work, board),
             override_num_blocks=len(work),
             num_cpus=READ_CPUS,
         ).map_batches(
