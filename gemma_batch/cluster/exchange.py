@@ -2,7 +2,7 @@
 
 The driver builds a Ray Data pipeline and gets the descriptions of the files. The tasks do the rest:
 
-ChunkSource (read and render, one task per chunk)
+WorkSource (read and render, one task per chunk)
     → Ray Data's sort, by the text of the prompts
     → one file per block, which the block's task puts into the output
 """
@@ -18,14 +18,14 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import DataContext, Datasource, ReadTask
-from ray.data.block import BlockMetadata
 
-from gemma_batch.cluster.pipeline import stop_dataset
-from gemma_batch.cluster.run_actors import answer, make_board, read_elsewhere
+from gemma_batch.cluster.datasets import stop_dataset, tune
+from gemma_batch.cluster.run_actors import answer, end_board, make_board, read_elsewhere
+from gemma_batch.cluster.work_source import WorkItem, WorkSource
 from gemma_batch.errors import GemmaBatchError
-from gemma_batch.planning.pool import READ_CPUS
+from gemma_batch.planning.pool import READ_CORES, READ_CPUS
 from gemma_batch.prompts.render import Renderer
+from gemma_batch.reading.cores import cores
 from gemma_batch.reading.prepare import make_renderer, tokenizer_files
 from gemma_batch.reading.sort_keys import KEY, Chunk, Sorting, describe, read_chunk
 from gemma_batch.storage.fs import open_store
@@ -49,47 +49,26 @@ class BoardLog:
         self.board.end_read.remote(unit)
 
 
-class ChunkSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy's reading
-    """Ray Data's source of a sort: one read task per chunk of rows."""
-
-    def __init__(self, sorting: Sorting, work: Sequence[Chunk]) -> None:
-        super().__init__()
-        self._sorting = ray.put((sorting, tokenizer_files(sorting.job)))
-        self._log = BoardLog(make_board())
-        self._work = work
-
-    def get_name(self) -> str:
-        """The stage's name in Ray's displays."""
-        return "ReadToSort"
-
-    def estimate_inmemory_data_size(self) -> int:
-        """Bytes of all rows in the input, as the readers estimated them."""
-        return sum(unit.bytes for chunk in self._work for unit in chunk.units)
-
-    def get_read_tasks(
-        self,
-        parallelism: int,
-        per_task_row_limit: int | None = None,
-        data_context: DataContext | None = None,
-    ) -> list[ReadTask]:
-        """One task per chunk, for any `parallelism`."""
-        return [
-            ReadTask(
-                functools.partial(_read_chunk, self._sorting, self._log, chunk),
-                BlockMetadata(
-                    num_rows=sum(unit.expected for unit in chunk.units),
-                    size_bytes=max(1, sum(unit.bytes for unit in chunk.units)),
-                    input_files=None,
-                    exec_stats=None,
-                ),
+def _source(sorting: Sorting, work: Sequence[Chunk], board: Any) -> WorkSource:
+    """One task per chunk of rows."""
+    shared, log = ray.put((sorting, tokenizer_files(sorting.job))), BoardLog(board)
+    return WorkSource(
+        "ReadToSort",
+        [
+            WorkItem(
+                read=functools.partial(_read_chunk, shared, log, chunk),
+                rows=sum(unit.expected for unit in chunk.units),
+                bytes=sum(unit.bytes for unit in chunk.units),
             )
-            for chunk in self._work
-        ]
+            for chunk in work
+        ],
+    )
 
 
 _renderers: dict[str, tuple[Sorting, Renderer]] = {}
 
 
+@cores(READ_CORES)
 def _read_chunk(sorting_ref: Any, log: BoardLog, chunk: Chunk) -> list[pa.Table]:
     key = sorting_ref.hex()
     try:
@@ -108,6 +87,7 @@ def _read_chunk(sorting_ref: Any, log: BoardLog, chunk: Chunk) -> list[pa.Table]
         raise
 
 
+@cores(READ_CORES)
 def _write_piece(table: pa.Table, sorting: Sorting) -> pa.Table:
     pieces: list[str] = []
     if table.num_rows:
@@ -127,9 +107,10 @@ def exchange(sorting: Sorting, work: Sequence[Chunk]) -> Iterator[dict[str, Any]
     `describe` in `reading/sort_keys.py` makes the descriptions. Raises `GemmaBatchError` when a
     task fails.
     """
+    board = make_board()
     dataset = (
         ray.data.read_datasource(
-            ChunkSource(sorting, work), override_num_blocks=len(work), num_cpus=READ_CPUS
+            _source(sorting, work, board), override_num_blocks=len(work), num_cpus=READ_CPUS
         )
         .sort(KEY)
         .map_batches(
@@ -141,9 +122,10 @@ def exchange(sorting: Sorting, work: Sequence[Chunk]) -> Iterator[dict[str, Any]
         )
     )
     try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for batch in tune(dataset).iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from map(json.loads, batch["piece"].to_pylist())
     except (ray.exceptions.RayError, ray.data.exceptions.UserCodeException) as err:
         raise GemmaBatchError(f"sorting the input by prefix failed: {err}") from err
     finally:
         stop_dataset(dataset)
+        end_board(board)

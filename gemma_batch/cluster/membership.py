@@ -1,99 +1,234 @@
-"""The connection to a Ray cluster, and the settings that this package makes there (driver)."""
+"""The connection to a Ray cluster (driver): opened for a run, or lent by the caller of the run.
+
+Runs share one connection per process, as Ray allows only one. Ray that the caller has started
+stays up, with the caller's settings. Ray that a run has started ends with the last run, and the
+settings of the process are restored.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import faulthandler
 import logging
 import os
+import re
+import resource
 import socket
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import ray
+import ray._private.auto_init_hook as auto_init
 import ray.data
-from ray.data import DataContext
+import ray.util
 
+from gemma_batch.cluster.address import LOCAL, check_address, cluster_address, not_up, probe
 from gemma_batch.errors import UserError
 
-GROW_AT = 1.0  # units in flight per call of the pool's actors, from which on the pool grows
-PROBE_SECONDS = 10  # the time limit for a first connection to the cluster
+# Variables of the environment that `ray.init` sets begin with these.
+RAYS_OWN = ("RAY_", "PYTHONBREAKPOINT")
+# Lines of Ray's log: of its native code, of its Python code and of the libraries below them.
+RAYS_LINE = re.compile(
+    rb"\[\d{4}-\d\d-\d\d [^\]]*\] |\d{4}-\d\d-\d\d [\d:,]+\t[A-Z]+ \S+:\d+ -- |[IWEF]\d{4} |"
+    rb"WARNING: All log messages before absl|\s*$"
+)
+LANE = "gemma_batch-lane"  # how the names of threads begin that consume a pipeline
+PIPELINES = (LANE, "StreamingExecutor")  # also Ray Data's own threads
 
 
-def connect(address: str | None, *, verbose: bool = False) -> None:
-    """Join the cluster at `address` (default: RAY_ADDRESS), or start a local cluster.
+class _Connection:
+    """The connection that the runs of this process share: how many use it, and what to undo."""
 
-    Does nothing when this process is connected already. `verbose` shows the logs of Ray and of the
-    workers. Raises `UserError` when the cluster cannot be reached.
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs = 0
+        self._undo = contextlib.ExitStack()
+
+    def enter(self, address: str | None, *, verbose: bool) -> None:
+        with self._lock:
+            if ray.is_initialized():
+                _check_lent(address)
+            elif self._runs:
+                raise UserError(
+                    "Ray was shut down while another run in this process used it: start again "
+                    "when that run has ended"
+                )
+            if not self._runs:
+                with contextlib.ExitStack() as undo:
+                    if not ray.is_initialized():
+                        undo.enter_context(_opened(cluster_address(address), verbose=verbose))
+                    undo.enter_context(_level("ray.data", logging.CRITICAL))
+                    self._undo = undo.pop_all()
+            self._runs += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._runs -= 1
+            if not self._runs:
+                self._undo.close()
+
+
+_connection = _Connection()
+
+
+@contextlib.contextmanager
+def joined(address: str | None, *, verbose: bool = False) -> Iterator[None]:
+    """Be connected to the cluster at `address` within the block.
+
+    Without an address, it is the Ray that this process is connected to, otherwise the cluster at
+    RAY_ADDRESS, otherwise a new local cluster. `verbose` shows the logs of Ray and of the workers,
+    where this function connects. Raises `UserError` when the cluster cannot be reached, or when
+    the process is connected to another cluster.
     """
-    if ray.is_initialized():
+    _connection.enter(address, verbose=verbose)
+    try:
+        yield
+    finally:
+        _connection.leave()
+
+
+def _check_lent(address: str | None) -> None:
+    """Raise `UserError` when the Ray of this process cannot be used, or is not at `address`."""
+    check_address(address)
+    if address is None:
         return
-    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    target, here = cluster_address(address), str(ray.get_runtime_context().gcs_address)
+    if target == LOCAL:
+        node = ray._private.worker._global_node
+        same = node is not None and node.is_head()
+    else:
+        same = target == "auto" or _places(target) & _places(here)
+    if not same:
+        raise UserError(
+            f"address {address!r} is not the Ray cluster that this process is connected to, "
+            f"{here!r}: leave the address out to run there, or call ray.shutdown() first"
+        )
+
+
+def _places(address: str) -> set[tuple[str, str]]:
+    """The IP addresses and the port that HOST:PORT stands for; loopback is this node's."""
+    host, _, port = address.rpartition(":")
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host.strip("[]"), None)}
+    except OSError:
+        found = {host}
+    if any(ip == "::1" or ip.startswith("127.") for ip in found):
+        found.add(ray.util.get_node_ip_address())
+    return {(ip, port) for ip in found}
+
+
+@contextlib.contextmanager
+def _opened(target: str, *, verbose: bool) -> Iterator[None]:
+    """Connect to the cluster at `target`, and leave it and restore the process at the end."""
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.WARNING}
-    if target == "local":
-        options["include_dashboard"] = False
-        os.environ.setdefault("RAY_worker_niceness", "0")  # see worker._ask_for_normal_priority
-    _probe(target)
-    if not verbose:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
-        with contextlib.nullcontext() if verbose else _quiet():
-            ray.init(address=target, **options)
-    except (ConnectionError, RuntimeError, ValueError) as err:
-        raise UserError(
-            f"no Ray cluster could be reached at {target!r}: {err}. Check the address, or leave "
-            "it out to run on this machine"
-        ) from err
+    probe(target)
+    with _kept_process(), _level("ray"), _no_second_cluster():
+        if target == LOCAL:
+            options["include_dashboard"] = False
+            os.environ.setdefault("RAY_worker_niceness", "0")  # see worker._ask_for_normal_priority
+        if not verbose:
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        try:
+            with contextlib.nullcontext() if verbose else _quiet(), _whole_or_nothing():
+                try:
+                    ray.init(address=target, **options)
+                except Exception as err:  # Ray has no type of its own for most of its failures
+                    raise not_up(target, err) from err
+            yield
+        finally:
+            ray.shutdown()
 
 
-def _probe(target: str) -> None:
-    # Without this test, Ray waits for minutes for a cluster that does not exist.
-    host, found, port = target.removeprefix("ray://").rpartition(":")
-    if not found or not port.isdigit():
-        return
+@contextlib.contextmanager
+def _whole_or_nothing() -> Iterator[None]:
+    """Kill the processes that a start of Ray leaves when it fails: Ray forgets them."""
+    home = os.path.dirname(ray.__file__)
+    before = {child.pid for child in psutil.Process().children()}
     try:
-        socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS).close()
-    except OSError as err:
-        raise UserError(
-            f"no Ray cluster answers at {target!r} ({err}): check --address or RAY_ADDRESS, or "
-            "leave both out to run on this machine"
-        ) from err
+        yield
+    except BaseException:
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                if child.pid not in before and any(home in word for word in child.cmdline()):
+                    for process in [*child.children(recursive=True), child]:
+                        process.kill()
+                    child.wait()
+        raise
+
+
+@contextlib.contextmanager
+def _no_second_cluster() -> Iterator[None]:
+    # A thread of a pipeline may outlive an interrupted run. Its next call of Ray must not start
+    # another cluster, as calls of Ray do in a process that is not connected.
+    before, auto_init.enable_auto_connect = auto_init.enable_auto_connect, False
+    try:
+        yield
+    finally:
+        if not any(thread.name.startswith(PIPELINES) for thread in threading.enumerate()):
+            auto_init.enable_auto_connect = before
+
+
+@contextlib.contextmanager
+def _kept_process() -> Iterator[None]:
+    """Undo at the end what `ray.init` changes in the process, except signal handlers."""
+
+    def rays_own() -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if name.startswith(RAYS_OWN)}
+
+    before, traces = rays_own(), faulthandler.is_enabled()
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        yield
+    finally:
+        for name in rays_own().keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+        if not traces:
+            faulthandler.disable()
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
+
+
+@contextlib.contextmanager
+def _level(name: str, level: int | None = None) -> Iterator[None]:
+    """Keep the level of a logger, and set another meanwhile."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    if level is not None:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    # Ray's native code writes to file descriptor 2 while it starts. Nothing is lost: errors are
-    # raised as exceptions.
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    """Drop the lines that Ray logs to file descriptor 2 while it starts; keep other lines.
+
+    Ray's native code writes to the descriptor itself. Nothing is lost: errors are raised as
+    exceptions. Lines that other threads write meanwhile come out at the end.
+    """
     try:
+        kept = os.dup(2)
+    except OSError:  # the process has no stderr
         yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def disconnect() -> None:
-    """Leave the cluster. A local cluster ends."""
-    ray.shutdown()
-
-
-def configure() -> None:
-    """Set Ray Data's limits for engines that load for a long time, and keep the terminal quiet."""
-    context = DataContext.get_current()
-    # Ray Data's limit, 30 minutes without a finished block, would end a slow load or a long unit.
-    # This package has limits instead: policy.row_deadline, policy.engine_start_timeout and
-    # policy.stop.stalled_minutes.
-    context.execution_no_progress_timeout_s = -1
-    context.max_consecutive_actor_init_deaths = 3
-    # A pool grows when all calls of its actors are taken and units wait. Ray Data's own threshold,
-    # 1.75 units per call, would bind almost twice as many units to an actor as its engine needs.
-    context.autoscaling_config = dataclasses.replace(
-        context.autoscaling_config, actor_pool_util_upscaling_threshold=GROW_AT
-    )
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        return
+    with tempfile.TemporaryFile() as held:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            if sys.stderr is not None:
+                sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            others = [line for line in held if not RAYS_LINE.match(line)]
+            if others:
+                os.write(2, b"".join(others))

@@ -14,7 +14,7 @@ from gemma_batch.cluster.cards import Answer, Card, ask_nvidia_smi, read_cards
 from gemma_batch.cluster.holders import gpu_holders
 from gemma_batch.errors import PlacementError
 from gemma_batch.family.hardware import Hardware, Node
-from gemma_batch.planning.pool import GpuWish
+from gemma_batch.planning.pool import GpuWish, spare_cpus
 
 ANSWER_SECONDS = 60.0  # for a node to start a process and run nvidia-smi
 SAY_SECONDS = 30.0  # between two sentences about a wait
@@ -95,6 +95,7 @@ def hardware_of(nodes: Sequence[dict[str, Any]], cards: Mapping[str, list[Card]]
         )
     with_gpus = [node for node in found if node.gpu is not None]
     cpus = [node.cpus for node in found if node.cpus]
+    spare = [spare_cpus(node.cpus, node.gpus) for node in with_gpus]
     # MIG slices cannot talk to each other, so an engine on slices has one of them.
     per_node = max((1 if node.sliced else node.gpus for node in with_gpus), default=0)
     return Hardware(
@@ -105,6 +106,7 @@ def hardware_of(nodes: Sequence[dict[str, Any]], cards: Mapping[str, list[Card]]
         cpus_per_node=max(1, int(min(cpus, default=1))),
         memory_gib=min((node.memory_gib for node in found), default=0.0),
         nodes=tuple(found),
+        spare_cpus_per_gpu=min(spare, default=0.0),
     )
 
 

@@ -2,7 +2,7 @@
 
 Units go into the pipeline and receipts come out:
 
-    UnitSource (Ray CPU tasks: read and render, one task and one block per unit)
+    WorkSource (Ray CPU tasks: read and render, one task and one block per unit)
         → Worker (a pool of GPU actors: answer and commit)
         → receipts (back in the driver)
 
@@ -21,16 +21,18 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.util.metrics
-from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
-from ray.data.block import BlockMetadata
+from ray.data import ActorPoolStrategy
 
+from gemma_batch.cluster.datasets import stop_dataset, tune
 from gemma_batch.cluster.run_actors import answer, read_elsewhere
+from gemma_batch.cluster.work_source import WorkItem, WorkSource
 from gemma_batch.cluster.worker import Worker
 from gemma_batch.errors import GemmaBatchError
 from gemma_batch.planning.flight import flight
-from gemma_batch.planning.pool import READ_CPUS, Pool
+from gemma_batch.planning.pool import READ_CORES, READ_CPUS, Pool
 from gemma_batch.prompts.prefixes import SORTED_ROWS
 from gemma_batch.prompts.tokens import TokenizerFiles
+from gemma_batch.reading.cores import cores
 from gemma_batch.reading.prepare import Preparer, tokenizer_files
 from gemma_batch.storage.patience import set_patience
 from gemma_batch.units.payload import encode, encode_error
@@ -40,43 +42,19 @@ from gemma_batch.units.unit import Shard, Unit
 PREPARERS = 8  # routes whose tokenizers a process keeps; routes of equal tokenizers share one
 
 
-class UnitSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy's reading
-    """Ray Data's source of units: one read task per unit, which makes one row of the unit.
-
-    This row is the only row of its block.
-    """
-
-    def __init__(self, job: RouteJob, work: Sequence[tuple[Shard, Unit]], board: Any) -> None:
-        super().__init__()
-        # Readers get the tokenizer from the driver: a thousand of them must not ask the hub.
-        self._job = ray.put((job, tokenizer_files(job)))
-        self._work = work
-        self._board = board
-
-    def get_name(self) -> str:
-        """The stage's name in Ray's displays."""
-        return "ReadAndRender"
-
-    def estimate_inmemory_data_size(self) -> int:
-        """Bytes of all units in the input, as the readers estimated them."""
-        return sum(unit.bytes for _, unit in self._work)
-
-    def get_read_tasks(
-        self,
-        parallelism: int,
-        per_task_row_limit: int | None = None,
-        data_context: DataContext | None = None,
-    ) -> list[ReadTask]:
-        """One task per unit, for any `parallelism`."""
-        return [
-            ReadTask(
-                functools.partial(_read, self._job, self._board, shard, unit),
-                BlockMetadata(
-                    num_rows=1, size_bytes=max(1, unit.bytes), input_files=None, exec_stats=None
-                ),
+def _source(job: RouteJob, work: Sequence[tuple[Shard, Unit]], board: Any) -> WorkSource:
+    """One task per unit, which makes one row of the unit, the only row of its block."""
+    # Readers get the tokenizer from the driver: a thousand of them must not ask the hub.
+    shared = ray.put((job, tokenizer_files(job)))
+    return WorkSource(
+        "ReadAndRender",
+        [
+            WorkItem(
+                read=functools.partial(_read, shared, board, shard, unit), rows=1, bytes=unit.bytes
             )
-            for shard, unit in self._work
-        ]
+            for shard, unit in work
+        ],
+    )
 
 
 _preparers: dict[str, Preparer] = {}  # by the route's job, the oldest first
@@ -93,6 +71,7 @@ def _preparer(key: str, load: Callable[[], tuple[RouteJob, TokenizerFiles]]) -> 
     return _preparers[key]
 
 
+@cores(READ_CORES)
 def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
     try:
         preparer = _preparer(job_ref.hex(), lambda: ray.get(job_ref))
@@ -126,8 +105,8 @@ class RouteRun:
         held = flight(job.in_flight, [unit.expected for _, unit in work], window=window)
         if pool.least < pool.most:
             held = held.growing(pool.num_gpus or pool.num_cpus)
-        self._dataset = ray.data.read_datasource(
-            UnitSource(job, work, board),
+        dataset = ray.data.read_datasource(
+            _source(job, work, board),
             override_num_blocks=len(work),
             num_cpus=READ_CPUS,
         ).map_batches(
@@ -145,6 +124,7 @@ class RouteRun:
             num_gpus=pool.num_gpus or None,
             num_cpus=pool.num_cpus,
         )
+        self._dataset = tune(dataset)
 
     def receipts(self) -> Iterator[dict[str, Any]]:
         """Run the pipeline, and yield the receipt of each unit once its part is committed.
@@ -171,14 +151,3 @@ class RouteRun:
         The thread that consumes `receipts` may stay blocked until the current part is committed.
         """
         stop_dataset(self._dataset)
-
-
-def stop_dataset(dataset: Any) -> None:
-    """End the pipeline of a data set that a thread may still consume.
-
-    Ray Data itself ends a pipeline only when the consumer ends. A pipeline that still runs when
-    this process leaves the cluster ends this process, with exit code 1.
-    """
-    executor = dataset._current_executor
-    if executor is not None:
-        executor.shutdown(force=False)

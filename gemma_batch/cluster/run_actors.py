@@ -5,6 +5,7 @@ Workers and reading tasks call the board too, with `answer`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import Any
@@ -32,6 +33,13 @@ def make_board() -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
     return ray.remote(Board).options(**options).remote()
+
+
+def end_board(board: Any) -> None:
+    """End a board at once. An error of the run that is kept somewhere would keep it alive."""
+    if ray.is_initialized():
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(board)
 
 
 def read_board(board: Any) -> dict[str, Any] | None:

@@ -56,7 +56,8 @@ def leased(store: Store, show: Progress) -> Iterator[threading.Event]:
     Yields an event that is set when another driver takes over the lease. Raises `LeaseError` when
     a living driver holds the lease, `OutputError` when the output cannot be written.
     """
-    _asked_to_stop.clear()
+    if _in_main_thread():
+        _asked_to_stop.clear()
     lease = Lease(store, on_lost=show.say)
     try:
         lease.acquire(say=show.say)  # the first write, so it shows whether writing is allowed
@@ -69,7 +70,8 @@ def leased(store: Store, show: Progress) -> Iterator[threading.Event]:
     finally:
         if ours:
             for number, handler in previous.items():
-                signal.signal(number, handler)
+                if handler is not None:  # None: it was not set by Python, which cannot restore it
+                    signal.signal(number, handler)
         lease.release()
 
 
@@ -78,7 +80,7 @@ def interruptible() -> bool:
 
     Python lets only the main thread of a process set signal handlers.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         return False
     signal.signal(signal.SIGTERM, _interrupt)
     # A shell script starts background processes with SIGINT ignored. It has to stay ignored.
@@ -88,13 +90,17 @@ def interruptible() -> bool:
 
 
 def check_not_interrupted() -> None:
-    """Raise KeyboardInterrupt when a signal has asked for it before.
+    """Raise KeyboardInterrupt in the main thread when a signal has asked for it before.
 
     The first KeyboardInterrupt may have been lost: when the signal arrives inside a destructor or
     a callback, Python only prints the exception.
     """
-    if _asked_to_stop.is_set():
+    if _asked_to_stop.is_set() and _in_main_thread():
         raise KeyboardInterrupt
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _interrupt(signum: int, frame: Any) -> None:

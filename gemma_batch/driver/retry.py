@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from gemma_batch.cluster.address import check_address
 from gemma_batch.committing.generations import Pass, last_pass, settle_pass
 from gemma_batch.committing.ledger import Ledger
 from gemma_batch.committing.leftovers import missing_copies
@@ -66,6 +67,7 @@ def retry(
     and policy. Raises `OutputError` when the output holds no finished run, and every error that
     `run` raises.
     """
+    check_address(address)
     chosen = _codes(codes)
     store = open_output(output)
     manifest, spec = _settled(store, output, overrides)

@@ -7,15 +7,15 @@ any moment, and the next start finds everything it needs.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
 import queue
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
 
+from gemma_batch.cluster.address import check_address
 from gemma_batch.committing.ledger import Ledger, Receipt
 from gemma_batch.committing.manifest import Manifest, check_same, create_manifest
 from gemma_batch.committing.origin import check_parts, check_receipts
@@ -23,11 +23,12 @@ from gemma_batch.committing.repair import settle_errors
 from gemma_batch.driver.clean import sweep
 from gemma_batch.driver.follow import Follower, ReceiptLog
 from gemma_batch.driver.guard import interruptible, leased, open_output, settled_run
+from gemma_batch.driver.lanes import Lane, LaneThreads
 from gemma_batch.driver.sorting import Stage
 from gemma_batch.errors import GemmaBatchError, LeaseError, OutputError, StoppedError, StorageError
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.estimate import estimate_routes, totals
-from gemma_batch.planning.plan import Plan, RoutePlan, make_plan, rows_by_route
+from gemma_batch.planning.plan import Plan, make_plan, rows_by_route
 from gemma_batch.planning.pool import (
     Pool,
     fit_together,
@@ -46,25 +47,10 @@ from gemma_batch.reporting.report import Report, RunFacts, make_report, save_rep
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
-from gemma_batch.storage.patience import set_patience
+from gemma_batch.storage.patience import patient
 from gemma_batch.units.unit import Unit
 
-if TYPE_CHECKING:
-    from gemma_batch.cluster.pipeline import RouteRun
-    from gemma_batch.units.route_job import RouteJob
-
 logger = logging.getLogger(__name__)
-END_SECONDS = 10.0  # how long to wait for the thread of a stopped pipeline to end
-
-
-@dataclass(slots=True, kw_only=True)
-class _Lane:
-    """One route's share of the run: its plan, job and pool, and the units that are left."""
-
-    plan: RoutePlan
-    job: RouteJob
-    pool: Pool
-    units: list[Unit]
 
 
 def run(
@@ -76,12 +62,16 @@ def run(
 ) -> Report:
     """Run a job to its end, or go on with a job that was stopped.
 
-    `address` is the address of a Ray cluster (default: RAY_ADDRESS, otherwise a new local
-    cluster). Raises `UserError` before any engine is started, `LeaseError` when another driver
-    works on the output, `StoppedError` when the breaker or an alert stops the run, and
-    `GemmaBatchError` when engines or storage gave up. On Ctrl-C or SIGTERM everything is stopped
-    and KeyboardInterrupt is raised. Committed parts stay in each of these cases.
+    `address` is the address of a Ray cluster (default: the cluster that this process is connected
+    to, then RAY_ADDRESS, then a new local cluster). The caller's Ray stays up. What the run opens
+    or changes in the process is closed or restored at its end.
+
+    Raises `UserError` before any engine is started, `LeaseError` when another driver works on the
+    output, `StoppedError` when the breaker or an alert stops the run, and `GemmaBatchError` when
+    engines or storage gave up. On Ctrl-C or SIGTERM everything is stopped and KeyboardInterrupt is
+    raised. Committed parts stay in each of these cases.
     """
+    check_address(address)
     show = progress or LogProgress(spec.policy.progress_seconds)
     started = time.time()
     show.update(Snapshot(phase="planning"))
@@ -120,41 +110,32 @@ class Session:
         self.store, self.show = store, show
         self._plan, self._lost = plan, lost
         self._address, self._verbose = address, verbose
-        self._joined = False
+        self._opened = contextlib.ExitStack()
         self._hardware: Hardware | None = None
         self._pools: dict[str, Pool] = {}
         self._log = ReceiptLog(store)
-        self._stop = threading.Event()
-        self._running: list[RouteRun] = []
         self._follower: Follower | None = None
 
     def close(self) -> None:
-        """Disconnect from the cluster; a local cluster ends, with all its engines."""
-        if self._joined:
-            from gemma_batch.cluster import membership
-
-            membership.disconnect()
+        """Leave the cluster and restore the process; Ray that the session started ends."""
+        self._opened.close()
 
     def _place(self, prompt_tokens: Mapping[str, float] | None = None) -> Hardware:
         """Connect to the cluster, look at its hardware and place every route on the hardware.
 
         `prompt_tokens` is the mean number of prompt tokens per row, by route.
         """
-        # A thread may outlive an interrupted run. It must not start another Ray cluster.
-        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
         from gemma_batch.cluster import membership
         from gemma_batch.cluster.nodes import cluster_hardware
 
         self.show.update(Snapshot(phase="connecting to Ray"))
-        self._joined = True
-        membership.connect(self._address, verbose=self._verbose)
+        self._opened.enter_context(membership.joined(self._address, verbose=self._verbose))
         interruptible()  # replaces the signal handler that Ray just set, which exits with 15
-        membership.configure()
         wish = gpu_wish(self._plan.routes, self._plan.spec.policy.gpu_wait)
         self._hardware = cluster_hardware(wish, self.show.say)
         self._plan = self._plan.placed(self._hardware, prompt_tokens)
         # From here on it costs less to wait for a failing store than to stop the run.
-        set_patience(self._plan.spec.policy.storage_patience)
+        self._opened.enter_context(patient(self._plan.spec.policy.storage_patience))
         return self._hardware
 
     def create_manifest(self) -> Manifest:
@@ -311,7 +292,7 @@ class Session:
         before = {
             name: total - rows_by_route(remaining).get(name, 0) for name, total in totals.items()
         }
-        threads: list[threading.Thread] = []
+        threads = LaneThreads(manifest.by_number, board, receipts)
         follower = self._follower = Follower(
             self._plan.spec.policy,
             self._log,
@@ -327,30 +308,16 @@ class Session:
         say_who_holds_gpus(gpus, self.show.say)
         try:
             for group in groups:
-                threads = [
-                    threading.Thread(
-                        target=self._drive, args=(lane, manifest, board, receipts), daemon=True
-                    )
-                    for lane in group
-                ]
-                for thread in threads:
-                    thread.start()
-                follower.follow(len(threads), receipts)
+                threads.start(group)
+                follower.follow(len(group), receipts)
         finally:
-            self._end_pipelines(threads)
+            threads.stop()
+            run_actors.end_board(board)
             self._log.save()
-
-    def _end_pipelines(self, threads: Sequence[threading.Thread]) -> None:
-        """Stop every pipeline and wait for its thread before the driver leaves the cluster."""
-        self._stop.set()
-        for run in self._running:
-            run.stop()
-        for thread in threads:
-            thread.join(END_SECONDS)
 
     def _lanes(
         self, hardware: Hardware, remaining: Sequence[Unit], manifest: Manifest
-    ) -> list[_Lane]:
+    ) -> list[Lane]:
         """One lane per route that has units left, the lane with the most work first.
 
         Routes that the manifest sorts get the order `prefix` where the spec says `auto`.
@@ -367,32 +334,9 @@ class Session:
                     job = replace(job, engine=replace(job.engine, keep_prefixes=True))
                 pool = not_more_than(make_pool(route, hardware), len(units))
                 job = with_cpu_threads(job, hardware, pool)
-                lanes.append(_Lane(plan=route, job=job, pool=pool, units=units))
+                lanes.append(Lane(plan=route, job=job, pool=pool, units=units))
 
-        def work(lane: _Lane) -> float:
+        def work(lane: Lane) -> float:
             return sum(unit.expected for unit in lane.units) / lane.plan.rows_per_second
 
         return sorted(lanes, key=work, reverse=True)
-
-    def _drive(
-        self, lane: _Lane, manifest: Manifest, board: Any, receipts: queue.Queue[Any]
-    ) -> None:
-        from gemma_batch.cluster.pipeline import RouteRun
-
-        try:
-            shards, units = manifest.by_number, lane.units
-            while units:
-                work = [(shards[unit.shard], unit) for unit in units]
-                run = RouteRun(lane.job, work, not_more_than(lane.pool, len(work)), board)
-                self._running.append(run)
-                for receipt in run.receipts():
-                    receipts.put(receipt)
-                    if self._stop.is_set():
-                        return
-                if len(run.returned) == len(units):
-                    cause = next(iter(run.returned.values()))
-                    raise GemmaBatchError(f"route {lane.job.route!r} stopped: {cause}")
-                units = [unit for unit in units if unit.path in run.returned]
-            receipts.put(None)
-        except BaseException as err:
-            receipts.put(err)

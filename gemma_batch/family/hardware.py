@@ -34,7 +34,9 @@ class Hardware:
     cluster: an engine that fits on it fits on every GPU. `gpus` and `cpus` count the whole
     cluster. `gpus_per_node` counts the GPUs of the node with the most GPUs, `cpus_per_node` the
     CPUs of the node with the fewest CPUs. `memory_gib` is the memory of the smallest node, in GiB.
-    `nodes` is empty when only these sums are known.
+    `nodes` is empty when only these sums are known. `spare_cpus_per_gpu` are the CPUs that an
+    engine may reserve with each of its GPUs, on the node that has the fewest; 0 where they are not
+    known.
     """
 
     gpu: GPU | None
@@ -44,6 +46,7 @@ class Hardware:
     cpus_per_node: int = 1
     memory_gib: float = 8.0
     nodes: tuple[Node, ...] = ()
+    spare_cpus_per_gpu: float = 0.0
 
     @property
     def gpus_by_node(self) -> list[int]:

@@ -5,6 +5,7 @@ This module does not import Ray.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,11 @@ from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.plan import RoutePlan
 from gemma_batch.units.route_job import RouteJob
 
-READ_CPUS = 1.0  # CPUs in Ray's count that a reading task reserves
+READ_CORES = 1  # cores that a reading task computes on
+READ_CPUS = float(READ_CORES)  # CPUs in Ray's count that it reserves
+# CPUs that an engine on GPUs reserves where the node has them: one for vLLM's core process, which
+# is busy all the time, and one for the feed and what commits.
+ENGINE_CPUS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +76,23 @@ def make_pool(route: RoutePlan, hardware: Hardware) -> Pool:
                 "nodes or set resources.tensor_parallel"
             )
         least, most = _bounds(replicas, room)
-        return Pool(least=least, most=most, num_gpus=share, num_cpus=0)
+        cpus = min(ENGINE_CPUS, hardware.spare_cpus_per_gpu * share)
+        return Pool(least=least, most=most, num_gpus=share, num_cpus=math.floor(cpus * 100) / 100)
     least, most = _bounds(replicas, 1)
     # Engines must leave Ray one CPU of a node for the reading tasks, even when the other nodes went
     # away and all engines are on one node. The number limits only Ray's scheduling, not the cores
     # that an engine uses.
     spare = max(0.5, hardware.cpus_per_node - READ_CPUS)
     return Pool(least=least, most=most, num_gpus=0, num_cpus=round(min(0.9, spare / most), 2))
+
+
+def spare_cpus(cpus: float, gpus: float) -> float:
+    """CPUs per GPU that engines may reserve on a node with so many CPUs and GPUs in Ray's count.
+
+    Reading tasks keep half of the node's CPUs, and room for one task. So engines find their CPUs on
+    every node that has their GPUs, and reading tasks always find a place.
+    """
+    return max(0.0, min(cpus / 2, cpus - READ_CPUS)) / gpus
 
 
 def _bounds(replicas: object, room: int) -> tuple[int, int]:

@@ -8,6 +8,7 @@ the errors of local files and of S3.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import logging
@@ -44,6 +45,7 @@ ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
 _patience = QUICK_SECONDS = 8.0
+_patient: list[float] = []  # the seconds of each `patient` block that is open
 
 
 def set_patience(seconds: float) -> None:
@@ -56,9 +58,19 @@ def set_patience(seconds: float) -> None:
     _patience = seconds
 
 
+@contextlib.contextmanager
+def patient(seconds: float) -> Iterator[None]:
+    """Try for so many seconds within the block. Where blocks overlap, the longest time counts."""
+    _patient.append(seconds)
+    try:
+        yield
+    finally:
+        _patient.remove(seconds)
+
+
 def patience() -> float:
     """For how many seconds this process tries a failing call."""
-    return _patience
+    return max(_patient, default=_patience)
 
 
 def with_retries(
@@ -76,13 +88,13 @@ def with_retries(
             answer = fn()
         except Exception as err:
             waited = time.monotonic() - started
-            if not is_transient(err) or waited >= _patience:
+            if not is_transient(err) or waited >= patience():
                 setattr(err, TRIED, waited)
                 raise
             if waited > TELL_AFTER and not told:
                 told = True
                 logger.warning(
-                    "%s does not answer (%s): trying for up to %g s", what, brief(err), _patience
+                    "%s does not answer (%s): trying for up to %g s", what, brief(err), patience()
                 )
         else:
             if told:

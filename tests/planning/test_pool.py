@@ -10,7 +10,15 @@ import pytest
 from gemma_batch.errors import PlacementError
 from gemma_batch.family.gpus import find_gpu
 from gemma_batch.family.hardware import Hardware, Node
-from gemma_batch.planning.pool import GpuWish, gpu_wish, make_pool, not_more_than
+from gemma_batch.planning.pool import (
+    ENGINE_CPUS,
+    READ_CPUS,
+    GpuWish,
+    gpu_wish,
+    make_pool,
+    not_more_than,
+    spare_cpus,
+)
 from gemma_batch.spec import Resources
 
 from .placed import H100S, route
@@ -102,6 +110,23 @@ def test_a_plan_for_a_cluster_that_is_not_there_counts_by_nodes_too(
     """With the number of GPUs and of GPUs per node alone."""
     hardware = Hardware(gpu=find_gpu("L4"), gpus=gpus, gpus_per_node=per_node)
     assert hardware.room(4) == room
+
+
+@pytest.mark.parametrize("cpus", [0, 0.5, 1, 2, 4, 8, 12, 16, 64, 208])
+@pytest.mark.parametrize("gpus", [1, 2, 8])
+@pytest.mark.parametrize("model", ["270m", "1b", "4b", "27b"])
+def test_engines_on_gpus_reserve_cores_and_always_find_them(
+    model: str, gpus: int, cpus: float
+) -> None:
+    """All engines of a node fit its CPUs with room to read, however few CPUs the node declares."""
+    spare = spare_cpus(cpus, gpus)
+    hardware = Hardware(gpu=find_gpu("H100-80"), gpus=8, gpus_per_node=8, spare_cpus_per_gpu=spare)
+    pool = make_pool(route(f"google/gemma-3-{model}-it"), hardware)
+    engines = int(gpus / pool.num_gpus)
+    taken = engines * pool.num_cpus
+    assert taken <= max(0, cpus - READ_CPUS)
+    assert taken <= cpus / 2
+    assert pool.num_cpus == ENGINE_CPUS or cpus < 2 * ENGINE_CPUS * max(1, gpus / pool.num_gpus)
 
 
 @pytest.mark.parametrize(("cpus", "replicas"), [(1, 1), (2, 1), (2, 4), (64, 64)])

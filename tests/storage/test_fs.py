@@ -16,7 +16,7 @@ import pytest
 
 from gemma_batch.errors import OutputError, StorageError
 from gemma_batch.storage.fs import open_source, open_store
-from gemma_batch.storage.patience import QUICK_SECONDS, TELL_AFTER, set_patience, with_retries
+from gemma_batch.storage.patience import TELL_AFTER, patient, with_retries
 
 if TYPE_CHECKING:
     from tests.conftest import S3Server
@@ -272,12 +272,8 @@ def test_what_may_pass_is_retried_for_as_long_as_patience_lasts() -> None:
 
     for patience in (0.2, 1.0):
         calls.clear()
-        set_patience(patience)
-        try:
-            with pytest.raises(ConnectionResetError):
-                with_retries(reset, base=0.01, cap=0.1)
-        finally:
-            set_patience(QUICK_SECONDS)
+        with patient(0.1), patient(patience), pytest.raises(ConnectionResetError):
+            with_retries(reset, base=0.01, cap=0.1)
         assert patience <= calls[-1] - calls[0] < patience + 5
         assert len(calls) > 1
 

@@ -1,0 +1,90 @@
+"""The lanes of a run: one thread per route, which consumes the pipeline of the route (driver)."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gemma_batch.errors import GemmaBatchError
+from gemma_batch.planning.plan import RoutePlan
+from gemma_batch.planning.pool import Pool, not_more_than
+from gemma_batch.units.unit import Shard, Unit
+
+if TYPE_CHECKING:
+    from gemma_batch.cluster.pipeline import RouteRun
+    from gemma_batch.units.route_job import RouteJob
+
+END_SECONDS = 10.0  # how long to wait for the threads of stopped pipelines to end
+STOP_SECONDS = 0.5  # the pause before a pipeline that did not end is stopped again
+
+
+@dataclass(slots=True, kw_only=True)
+class Lane:
+    """One route's share of the run: its plan, job and pool, and the units that are left."""
+
+    plan: RoutePlan
+    job: RouteJob
+    pool: Pool
+    units: list[Unit]
+
+
+class LaneThreads:
+    """The threads of a run's lanes.
+
+    A lane puts its receipts into `items`, then None when it has ended, or the error that it ended
+    with. `shards` are the shards of the run by number.
+    """
+
+    def __init__(self, shards: Mapping[int, Shard], board: Any, items: queue.Queue[Any]) -> None:
+        self._shards, self._board, self._items = shards, board, items
+        self._stop = threading.Event()
+        self._running: list[RouteRun] = []
+        self._threads: list[threading.Thread] = []
+
+    def start(self, lanes: Sequence[Lane]) -> None:
+        """Start a thread for each lane."""
+        from gemma_batch.cluster.membership import LANE
+
+        for lane in lanes:
+            name = f"{LANE}-{lane.job.route}"
+            thread = threading.Thread(target=self._drive, name=name, args=(lane,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """Stop every pipeline and wait for its thread before the driver leaves the cluster."""
+        self._stop.set()
+        deadline = time.monotonic() + END_SECONDS
+        for run in self._running:
+            run.stop()
+        for thread in self._threads:
+            thread.join(STOP_SECONDS)
+            while thread.is_alive() and time.monotonic() < deadline:
+                for run in self._running:
+                    run.stop()  # again, because a pipeline may have begun only now
+                thread.join(STOP_SECONDS)
+
+    def _drive(self, lane: Lane) -> None:
+        from gemma_batch.cluster.pipeline import RouteRun
+
+        try:
+            units = lane.units
+            while units and not self._stop.is_set():
+                work = [(self._shards[unit.shard], unit) for unit in units]
+                run = RouteRun(lane.job, work, not_more_than(lane.pool, len(work)), self._board)
+                self._running.append(run)
+                for receipt in run.receipts():
+                    self._items.put(receipt)
+                    if self._stop.is_set():
+                        return
+                if len(run.returned) == len(units):
+                    cause = next(iter(run.returned.values()))
+                    raise GemmaBatchError(f"route {lane.job.route!r} stopped: {cause}")
+                units = [unit for unit in units if unit.path in run.returned]
+            self._items.put(None)
+        except BaseException as err:
+            self._items.put(err)
