@@ -12,6 +12,7 @@ means is its type: `RowRejected` (this row, for good), `RowTransient` (this row,
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -70,6 +71,22 @@ class Engine(Protocol):
     @classmethod
     def check_args(cls, args: dict[str, Any]) -> None:
         """Raise `SpecError` for pass-through arguments that the engine does not have."""
+
+    @classmethod
+    def check_sampling(
+        cls,
+        params: Mapping[str, Any],
+        *,
+        job: Mapping[str, Any],
+        args: Mapping[str, Any],
+        vocab: int,
+    ) -> None:
+        """Raise `ValueError` for sampling parameters that the engine would refuse.
+
+        The sentence begins with the parameter's name. `params` are the job's, or those of a row on
+        top of the job's. The engine is started with the job's parameters, `job`, and the arguments
+        `args`; `vocab` is the number of tokens of its model.
+        """
 
     @classmethod
     def place(

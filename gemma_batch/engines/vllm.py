@@ -24,7 +24,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +37,16 @@ from gemma_batch.engines.numbers import SchedulerNumbers
 from gemma_batch.engines.placing import place_model
 from gemma_batch.engines.stepper import Stepper
 from gemma_batch.engines.turns import turn
-from gemma_batch.engines.vllm_args import STREAMING, check_args
+from gemma_batch.engines.vllm_args import check_args, engine_args
+from gemma_batch.engines.vllm_sampling import check_sampling
 from gemma_batch.engines.weights import with_weights
-from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, RowTransient
+from gemma_batch.errors import (
+    EngineError,
+    EngineLost,
+    EngineStartError,
+    RowRejected,
+    RowTransient,
+)
 from gemma_batch.family.card import ModelCard
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.placement import Placement
@@ -53,7 +60,6 @@ logger = logging.getLogger(__name__)
 
 # Safe to import before a fork: vLLM's front end has imported exactly these before it forks.
 FRONT_END = ["vllm.engine.arg_utils", "vllm.v1.engine.llm_engine", "vllm.v1.engine.core"]
-RETENTION = "prefix_cache_retention_interval"
 DEATH_SECONDS = 0.25  # between two checks that the core's processes are alive
 
 
@@ -94,6 +100,18 @@ class VllmEngine:
     def check_args(cls, args: dict[str, Any]) -> None:
         """Raise `SpecError` for an argument that vLLM does not have or the spec already sets."""
         check_args(args)
+
+    @classmethod
+    def check_sampling(
+        cls,
+        params: Mapping[str, Any],
+        *,
+        job: Mapping[str, Any],
+        args: Mapping[str, Any],
+        vocab: int,
+    ) -> None:
+        """Raise `ValueError` for parameters that vLLM, started like this, would refuse."""
+        check_sampling(params, job=job, args=args, vocab=vocab)
 
     @classmethod
     def place(
@@ -137,7 +155,7 @@ class VllmEngine:
                 f"vLLM was not ready after {self._config.start_timeout:g} s "
                 "(policy.engine_start_timeout)"
             ) from None
-        except EngineStartError:
+        except EngineError:
             self._remember_children(before)
             await self.stop()
             raise
@@ -147,6 +165,26 @@ class VllmEngine:
             leave_workers_alone(self._children)
         self._stepper = Stepper(self._engine, getattr(self._engine, "is_sleeping", _no_question))
         self._watch = asyncio.create_task(self._watch_for_death(self._stepper))
+        await self._try_out()
+
+    async def _try_out(self) -> None:
+        """Ask for one token with the job's sampling parameters.
+
+        vLLM looks at some of them only now. Raises `EngineError` when vLLM refuses them: every row
+        would be refused, and another start would not help.
+        """
+        short = Request(-1, TokenPrompt([2]), {"max_tokens": 1, "min_tokens": 0})
+        try:
+            async with asyncio.timeout(self._config.start_timeout):
+                await self.generate(short)
+        except RowRejected as err:
+            await self.stop()
+            raise EngineError(f"vLLM refuses every row of this job: {err}") from None
+        except RowTransient as err:
+            logger.warning("a first request failed: %s", err)
+        except (EngineLost, TimeoutError) as err:
+            await self.stop()
+            raise EngineStartError(f"vLLM did not answer a first request: {err!r}") from None
 
     async def _built(self) -> Any:
         """Run `_build` in a thread. When the wait ends early, the late engine is shut down there.
@@ -197,7 +235,9 @@ class VllmEngine:
             from vllm.v1.engine import utils
             from vllm.v1.engine.llm_engine import LLMEngine
 
-            args = EngineArgs(**self._engine_args(EngineArgs))
+            self._refusals = _refusals(vllm.exceptions)
+            self._sampling_params(config.sampling)  # before memory is taken and weights are read
+            args = EngineArgs(**engine_args(config, EngineArgs.__dataclass_fields__))
             make = functools.partial(
                 LLMEngine.from_engine_args, args, usage_context=UsageContext.LLM_CLASS
             )
@@ -205,14 +245,12 @@ class VllmEngine:
             if given_up.is_set():
                 engine.engine_core.shutdown()
                 raise TimeoutError("it came up after it was given up")
+        except RowRejected as err:
+            raise EngineError(f"every row of this job would fail: {err}") from None
         except Exception as err:  # vLLM can raise any type of error here
             raise EngineStartError(f"vLLM did not start: {type(err).__name__}: {err}") from err
         # Keep the scheduler's statistics of each step; keep none per token or request.
         engine.logger_manager, engine.log_stats = self._numbers, False
-        # Of these two errors, older versions of vLLM have only the second.
-        named = ("VLLMClientError", "VLLMValidationError")
-        classes = [getattr(vllm.exceptions, name, None) for name in named]
-        self._refusals = (ValueError, TypeError, *(c for c in classes if c is not None))
         # Newer vLLM takes token inputs that skip its renderer; older vLLM only a plain prompt.
         inputs = importlib.import_module("vllm.inputs")
         engine_inputs = getattr(inputs, "engine", inputs)
@@ -221,38 +259,6 @@ class VllmEngine:
         self._base = {**(differing() if differing else {}), **config.sampling}
         self._base.setdefault("max_tokens", 256)
         return engine
-
-    def _engine_args(self, accepts: type) -> dict[str, Any]:
-        config = self._config
-        fields = accepts.__dataclass_fields__  # type: ignore[attr-defined]
-        ours: dict[str, Any] = {
-            "model": config.model,
-            "revision": config.revision,
-            "dtype": config.dtype,
-            "quantization": config.quantization,
-            "tensor_parallel_size": config.tensor_parallel,
-            "max_model_len": config.max_model_len,
-            "max_num_seqs": config.max_num_seqs,
-            "max_num_batched_tokens": config.max_num_batched_tokens,
-            "language_model_only": True,
-            "model_weights": config.weights,
-            # vLLM's default would load pickles where a folder has no safetensors.
-            "load_format": STREAMING if config.weights else "safetensors",
-            "disable_log_stats": False,
-            "seed": 0,
-        }
-        if config.tensor_parallel > 1:
-            ours["distributed_executor_backend"] = "mp"
-        if config.device == "cpu":
-            ours["enforce_eager"] = True
-        elif config.gpu_memory_utilization is not None:
-            ours["gpu_memory_utilization"] = config.gpu_memory_utilization
-        ours = {k: v for k, v in ours.items() if k in fields and v is not None}
-        # By default vLLM drops a sliding layer's cache of a shared prefix after the first row, so
-        # every prefix is computed twice. None keeps it; unused blocks are evicted first.
-        if config.keep_prefixes and RETENTION in fields:
-            ours[RETENTION] = None
-        return {**ours, **config.args}
 
     async def _watch_for_death(self, stepper: Stepper) -> None:
         # vLLM does not notice a core that was killed: it would wait for its next message for ever.
@@ -286,20 +292,24 @@ class VllmEngine:
         return RowTransient(f"vLLM failed: {err.__cause__ or err!r}")
 
     def _params(self, request: Request) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        if request.sampling:
+            return self._sampling_params({**self._base, **request.sampling})
+        if self._plain_params is None:
+            self._plain_params = self._sampling_params(self._base)
+        return self._plain_params
 
-        if not request.sampling and self._plain_params is not None:
-            return self._plain_params
+    def _sampling_params(self, given: dict[str, Any]) -> Any:
+        """vLLM's object for these parameters. Raises `RowRejected` when vLLM refuses them."""
+        import vllm.sampling_params as theirs
+
+        detect = "repetition_detection"
         try:
-            params = SamplingParams(
-                **{**self._base, **request.sampling}, output_kind=RequestOutputKind.FINAL_ONLY
-            )
+            if given.get(detect):
+                kind = getattr(theirs, "RepetitionDetectionParams", dict)
+                given = {**given, detect: kind(**given[detect])}
+            return theirs.SamplingParams(**given, output_kind=theirs.RequestOutputKind.FINAL_ONLY)
         except self._refusals as err:
             raise RowRejected(f"vLLM refuses the sampling parameters: {err}") from err
-        if not request.sampling:
-            self._plain_params = params
-        return params
 
     def _completion(self, final: Any, seconds: float) -> Completion:
         if final is None or not final.outputs:
@@ -357,6 +367,14 @@ class VllmEngine:
 
 def _no_question() -> None:
     """The stepper's probe for a vLLM without `is_sleeping`: then only steps are signs of life."""
+
+
+def _refusals(exceptions: Any) -> tuple[type[Exception], ...]:
+    """The errors of vLLM about what it was given."""
+    # Of these two errors, older versions of vLLM have only the second.
+    named = ("VLLMClientError", "VLLMValidationError")
+    classes = [getattr(exceptions, name, None) for name in named]
+    return (ValueError, TypeError, *(c for c in classes if c is not None))
 
 
 def _plain_prompt(token_ids: list[int]) -> dict[str, list[int]]:

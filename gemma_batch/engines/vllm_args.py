@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import importlib.util
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+from gemma_batch.engines.base import EngineConfig
 from gemma_batch.errors import SpecError
 
 # Arguments of vLLM that the plan sets, and the field of the spec that each is set from. A value for
@@ -27,6 +30,8 @@ OWN_ARGS = {
 PICKLES = ("auto", "hf", "pt", "npcache")  # load formats that may read *.bin or *.pt: pickles
 STREAMING = "runai_streamer"  # vLLM's load format that streams weights into memory
 STREAMER = "runai_model_streamer_s3"  # the package that this format needs for object storage
+MOST_LOGPROBS = 20  # vLLM's default of its argument max_logprobs
+RETENTION = "prefix_cache_retention_interval"
 
 
 def streams_weights(model: str, args: dict[str, Any]) -> bool:
@@ -48,21 +53,67 @@ def available_args() -> set[str] | None:
 
     None when vLLM is not installed on this machine, for example on a laptop that only submits jobs.
     """
+    return fields_in_vllm("engine/arg_utils.py", "EngineArgs")
+
+
+@functools.cache
+def fields_in_vllm(file: str, name: str) -> set[str] | None:
+    """The fields of a class of vLLM, read from its source file without importing it.
+
+    None when vLLM is not installed here, or has no such file or class.
+    """
     spec = importlib.util.find_spec("vllm")
     if spec is None or not spec.submodule_search_locations:
         return None
-    source = Path(next(iter(spec.submodule_search_locations))) / "engine" / "arg_utils.py"
+    source = Path(next(iter(spec.submodule_search_locations))) / file
     if not source.is_file():
         return None
     names: set[str] = set()
     for node in ast.parse(source.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name == "EngineArgs":
+        if isinstance(node, ast.ClassDef) and node.name == name:
             names |= {
                 item.target.id
                 for item in node.body
                 if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
             }
     return names or None
+
+
+def engine_args(config: EngineConfig, fields: Container[str]) -> dict[str, Any]:
+    """The arguments of vLLM for an engine. `fields` are the arguments that the vLLM here has.
+
+    An argument of ours that this vLLM lacks is left out; those of the spec stand as they are.
+    """
+    ours: dict[str, Any] = {
+        "model": config.model,
+        "revision": config.revision,
+        "dtype": config.dtype,
+        "quantization": config.quantization,
+        "tensor_parallel_size": config.tensor_parallel,
+        "max_model_len": config.max_model_len,
+        "max_num_seqs": config.max_num_seqs,
+        "max_num_batched_tokens": config.max_num_batched_tokens,
+        "language_model_only": True,
+        "model_weights": config.weights,
+        # vLLM's default would load pickles where a folder has no safetensors.
+        "load_format": STREAMING if config.weights else "safetensors",
+        "disable_log_stats": False,
+        "seed": 0,
+    }
+    if config.tensor_parallel > 1:
+        ours["distributed_executor_backend"] = "mp"
+    if config.device == "cpu":
+        ours["enforce_eager"] = True
+    elif config.gpu_memory_utilization is not None:
+        ours["gpu_memory_utilization"] = config.gpu_memory_utilization
+    if (logprobs := config.sampling.get("logprobs") or 0) > MOST_LOGPROBS:
+        ours["max_logprobs"] = logprobs
+    ours = {k: v for k, v in ours.items() if k in fields and v is not None}
+    # By default vLLM drops a sliding layer's cache of a shared prefix after the first row, so
+    # every prefix is computed twice. None keeps it; unused blocks are evicted first.
+    if config.keep_prefixes and RETENTION in fields:
+        ours[RETENTION] = None
+    return {**ours, **config.args}
 
 
 def check_args(args: dict[str, Any]) -> None:

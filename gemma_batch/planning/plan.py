@@ -137,6 +137,7 @@ class Plan:
             columns=self.survey.columns,
             keep_schema=self.survey.keep_schema,
             max_model_len=plan.max_model_len,
+            vocab=plan.card.vocab,
             sampling=sampling,
             engine=_engine_config(plan, plan.placement, sampling, spec, cpu_threads),
             policy=RowPolicy(
@@ -243,6 +244,11 @@ def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[st
             f"which `prompt` asks for (it takes {', '.join(sorted(engine.takes))})"
         )
     card, files = _model(route, need_files=need_files, notes=notes)
+    sampling = spec.sampling.engine_params()
+    try:
+        engine.check_sampling(sampling, job=sampling, args=resources.engine_args, vocab=card.vocab)
+    except ValueError as err:
+        raise SpecError(f"sampling.{err} (model {route.model!r})") from None
     max_model_len = resources.max_model_len or min(card.context, DEFAULT_MODEL_LEN)
     if max_model_len > card.context:
         raise PlacementError(

@@ -17,7 +17,8 @@ class RouteJob:
     """One route, ready to run.
 
     `columns` are the input columns to read. `keep_schema` has the columns to copy into the output.
-    `max_model_len` limits prompt and answer together, in tokens. `in_flight` is the number of
+    `max_model_len` limits prompt and answer together, in tokens. `vocab` is the number of tokens
+    that the model knows. `in_flight` is the number of
     requests that the feed keeps in the engine. `storage_patience` is the number of seconds for
     which a failing call to storage is tried again. One engine holds `devices` GPUs (1 for an engine
     on a CPU), each at `price` per hour. `name` is the name of the job.
@@ -32,6 +33,7 @@ class RouteJob:
     columns: tuple[str, ...]
     keep_schema: pa.Schema
     max_model_len: int
+    vocab: int
     sampling: dict[str, Any]
     engine: EngineConfig
     policy: RowPolicy
