@@ -206,7 +206,7 @@ def _engine_config(
         tensor_parallel=placement.tensor_parallel,
         engines_per_gpu=placement.engines_per_gpu,
         dtype=placement.dtype,
-        quantization=QUANTIZATION.get(resources.precision or ""),
+        quantization=QUANTIZATION.get(placement.precision),
         max_model_len=plan.max_model_len,
         max_num_seqs=placement.max_num_seqs,
         max_num_batched_tokens=placement.max_num_batched_tokens,
@@ -278,7 +278,7 @@ def _placed(
         prompt_tokens=prompt_tokens or guess,
         output_tokens=spec.sampling.max_tokens,
         tensor_parallel=placement.tensor_parallel,
-        precision=plan.resources.precision or "bf16",
+        precision=placement.precision,
         engines_per_gpu=placement.engines_per_gpu,
     )
     return replace(plan, placement=placement, rows_per_second=speed)

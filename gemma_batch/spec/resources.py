@@ -58,8 +58,11 @@ class Resources(SpecPart):
     to 1.5 billion, if they fit; else 1. It is a rule of thumb."""
 
     precision: Literal["bf16", "fp32", "fp8"] | None = None
-    """Numbers that the model computes with. `fp8` halves the memory of the weights; answers may
-    differ. Default: `bf16`, as Gemma was trained; a test model on a CPU takes `fp32`."""
+    """Numbers that the weights are kept in, and that the model computes with. `fp8` halves the
+    memory of the weights, and the rest is `bf16`; answers may differ. On a CPU `fp8` is refused. A
+    quantized checkpoint keeps its weights as they are. The `echo` engine has no weights and does
+    not look at this field. Default: `bf16`, as Gemma was trained; a test model on a CPU takes
+    `fp32`."""
 
     order: Literal["auto", "input", "prefix", "length"] = "auto"
     """Order in which waiting rows go to an engine. `prefix`: rows that begin alike go together, so
