@@ -34,7 +34,8 @@ class EngineConfig:
     `model` is a local folder or hub id once the engine starts; `weights` is the s3:// folder that
     it reads the weights from, where that is another. `keep_prefixes` says that rows which share a
     prefix come one after the other.
-    `args` are passed through to the engine, checked by `check_args` at plan time.
+    `args` are passed through to the engine, checked by `check_args` at plan time. `fork_template`
+    says whether the engine's processes are forked from a template (see `forking.py`).
     """
 
     engine: str
@@ -54,6 +55,7 @@ class EngineConfig:
     cpu_threads: int | None = None
     start_timeout: float = 1800.0
     keep_prefixes: bool = False
+    fork_template: bool = False
     sampling: dict[str, Any] = field(default_factory=dict)
     args: dict[str, Any] = field(default_factory=dict)
 

@@ -71,7 +71,8 @@ def _compiled_mark(config: EngineConfig) -> Path:
     import vllm
     from vllm import envs
 
-    kind = (vllm.__version__, dataclasses.astuple(dataclasses.replace(config, sampling={})))
+    plain = dataclasses.replace(config, sampling={}, fork_template=False)
+    kind = (vllm.__version__, dataclasses.astuple(plain))
     digest = hashlib.sha256(repr(kind).encode()).hexdigest()[:16]
     return Path(envs.VLLM_CACHE_ROOT) / f"gemma-batch-compiled-{digest}"
 
@@ -220,9 +221,11 @@ class VllmEngine:
             os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
             os.environ.update(cpu_environment(config))
             os.sched_setaffinity(0, CORES)  # of this thread; the template inherits it
-            return start_template([*FRONT_END, "vllm.v1.worker.cpu_worker"])
         # vLLM binds to NUMA nodes by replacing the program of spawned processes: no fork there.
-        return None if config.args.get("numa_bind") else start_template(FRONT_END)
+        if not config.fork_template or config.args.get("numa_bind"):
+            return None
+        cpu = ["vllm.v1.worker.cpu_worker"] if config.device == "cpu" else []
+        return start_template([*FRONT_END, *cpu])
 
     def _build(self, given_up: threading.Event) -> Any:
         config = self._config

@@ -214,9 +214,16 @@ def _engine_config(
         cpu_kv_cache_gib=resources.cpu_kv_cache_gib or placement.kv_gib,
         cpu_threads=cpu_threads,
         start_timeout=spec.policy.engine_start_timeout,
+        fork_template=_forks(resources, on_gpu=on_gpu),
         sampling=sampling,
         args=dict(resources.engine_args),
     )
+
+
+def _forks(resources: Resources, *, on_gpu: bool) -> bool:
+    if resources.fork_template == "auto":
+        return not on_gpu  # no run on a GPU with the template is on record yet
+    return resources.fork_template == "on"
 
 
 def make_plan(spec: JobSpec, *, need_files: bool = True) -> Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from gemma_batch.spec.spec_part import Positive, SpecPart
 
@@ -23,6 +23,11 @@ class Replicas(SpecPart):
         if self.min > self.max:
             raise ValueError(f"min={self.min} is above max={self.max}")
         return self
+
+
+def _on_or_off(value: Any) -> Any:
+    # YAML reads a bare `on` or `off` as a boolean.
+    return ("on" if value else "off") if isinstance(value, bool) else value
 
 
 class Resources(SpecPart):
@@ -92,6 +97,11 @@ class Resources(SpecPart):
     cpu_kv_cache_gib: Annotated[float, Field(gt=0)] | None = None
     """Memory of the KV cache of one worker on a CPU, in GiB. Default: from the free
     memory, by the plan."""
+
+    fork_template: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)] = "auto"
+    """Whether the processes of a vLLM engine are forked from one that has imported vLLM already,
+    which saves seconds of each start. `off`: each is started anew. `on` and `off` may be written as
+    `true` and `false`. `auto`: `on` on a CPU; `off` on a GPU, where no run with it is on record."""
 
     price_per_hour: Annotated[float, Field(ge=0)] | None = None
     """Price of one GPU for an hour (of one engine, where there is no GPU), in any currency. With
