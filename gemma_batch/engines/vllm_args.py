@@ -27,7 +27,21 @@ OWN_ARGS = {
     "max_num_batched_tokens": "resources.max_num_batched_tokens",
     "gpu_memory_utilization": "resources.gpu_memory_utilization",
 }
-PICKLES = ("auto", "hf", "pt", "npcache")  # load formats that may read *.bin or *.pt: pickles
+# The formats of weights whose loaders read numbers and never run code. vLLM's other formats, and
+# those of its plug-ins, may load pickles (*.bin, *.pt), which can run code.
+LOAD_FORMATS = (
+    "safetensors", "fastsafetensors", "instanttensor", "runai_streamer", "runai_streamer_sharded",
+    "sharded_state", "bitsandbytes", "gguf", "dummy",
+)  # fmt: skip
+# Arguments with which an engine would not do the work of a run: the values that do no harm, and why
+# others do.
+MISFITS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "pipeline_parallel_size": ((1,), "an engine is spread by `resources.tensor_parallel` only"),
+    "data_parallel_size": ((1,), "several engines are asked for by `resources.replicas`"),
+    "skip_tokenizer_init": ((False,), "answers would have no text"),
+    "runner": (("auto", "generate"), "a run answers prompts"),
+    "convert": (("auto", "none"), "a run answers prompts"),
+}
 STREAMING = "runai_streamer"  # vLLM's load format that streams weights into memory
 STREAMER = "runai_model_streamer_s3"  # the package that this format needs for object storage
 MOST_LOGPROBS = 20  # vLLM's default of its argument max_logprobs
@@ -120,8 +134,8 @@ def check_args(args: dict[str, Any]) -> None:
     """Check the engine arguments of a spec (`resources.engine_args`).
 
     Raises `SpecError` for an argument that vLLM does not have (not checked where vLLM is not
-    installed), that another field of the spec sets, that holds a secret, or that lets vLLM run code
-    from a model folder.
+    installed), that another field of the spec sets, that holds a secret, that lets vLLM run code
+    from a model folder, or with which it would not answer prompts.
     """
     known = available_args()
     for key in args:
@@ -135,11 +149,13 @@ def check_args(args: dict[str, Any]) -> None:
                 "resources.engine_args.trust_remote_code: code out of a model folder is never "
                 "run; no Gemma needs it"
             )
-        if key == "load_format" and args[key] in PICKLES:
+        if key == "load_format" and args[key] not in LOAD_FORMATS:
             raise SpecError(
                 f"resources.engine_args.load_format: {args[key]!r} may load pickles, which can "
-                "run code: leave it out (safetensors), or use 'dummy' or a streaming loader"
+                f"run code: leave it out, or use one of {', '.join(LOAD_FORMATS)}"
             )
+        if key in MISFITS and args[key] not in MISFITS[key][0]:
+            raise SpecError(f"resources.engine_args.{key}: {args[key]!r}: {MISFITS[key][1]}")
         if key in OWN_ARGS:
             raise SpecError(
                 f"resources.engine_args.{key}: set it as `{OWN_ARGS[key]}`, the plan uses it"

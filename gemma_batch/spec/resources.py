@@ -109,4 +109,7 @@ class Resources(SpecPart):
 
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Arguments that are handed on to the engine as they are. The names are checked when the job
-    is planned. A field of the spec cannot be set here a second time."""
+    is planned. A field of the spec cannot be set here a second time. Arguments that name Python
+    code, such as `logits_processors` or `worker_cls`, make the engine import it. So a spec can run
+    code on the cluster: run only specs of people who may do that. Of vLLM's load formats, only
+    those are taken that never run code out of a model's folder."""

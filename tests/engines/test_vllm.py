@@ -76,13 +76,20 @@ def test_prefixes_are_kept_where_rows_that_share_one_come_together() -> None:
         ({"enforce_eagr": True}, "no argument 'enforce_eagr'; did you mean 'enforce_eager'"),
         ({"tensor_parallel_size": 2}, "set it as `resources.tensor_parallel`"),
         ({"hf_token": "x"}, "HF_TOKEN"),
+        ({"load_format": "auto"}, "'auto' may load pickles.*safetensors"),
+        ({"load_format": "pt"}, "may load pickles"),
+        ({"load_format": "of_a_plugin"}, "may load pickles"),
+        ({"load_format": ["dummy"]}, "may load pickles"),
+        ({"pipeline_parallel_size": 2}, "2: an engine is spread by `resources.tensor_parallel`"),
+        ({"skip_tokenizer_init": True}, "answers would have no text"),
+        ({"runner": "pooling"}, "'pooling': a run answers prompts"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_starts(
     args: dict[str, object], sentence: str
 ) -> None:
     """Unknown ones, ones that contradict the plan, and secrets."""
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(SpecError, match=sentence):
         engine_class("vllm").check_args(args)
     harmless = {"enforce_eager": True, "block_size": 32, "load_format": "sharded_state"}
     engine_class("vllm").check_args({**harmless, "pipeline_parallel_size": 1, "runner": "auto"})
