@@ -24,6 +24,7 @@ from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.placement import Placement
 from gemma_batch.family.speed import rows_per_second
 from gemma_batch.planning.cut import cut, rows_per_unit
+from gemma_batch.planning.neutral import NEUTRAL_RESOURCES
 from gemma_batch.planning.survey import Survey, survey
 from gemma_batch.prompts.rendered import kinds_of
 from gemma_batch.spec import JobSpec, Resources, Route
@@ -170,6 +171,8 @@ def _route_fields(plan: RoutePlan, prefix: str) -> dict[str, Any]:
         f"{prefix}resources.max_model_len": plan.max_model_len,
         f"{prefix}resources.precision": resources.precision,
     }
+    for name in Resources.model_fields.keys() - NEUTRAL_RESOURCES.keys():
+        fields.setdefault(f"{prefix}resources.{name}", getattr(resources, name))
     if plan.route.when is not None:
         fields[f"{prefix}when"] = plan.route.when
     for name, value in sorted(resources.engine_args.items()):

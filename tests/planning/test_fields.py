@@ -13,9 +13,10 @@ from gemma_batch.engines.base import EngineConfig
 from gemma_batch.errors import PlacementError, SpecError
 from gemma_batch.family.gpus import find_gpu
 from gemma_batch.family.hardware import Hardware
+from gemma_batch.planning.neutral import NEUTRAL_RESOURCES
 from gemma_batch.planning.plan import Plan, make_plan
 from gemma_batch.planning.sample import sample_routes
-from gemma_batch.spec import JobSpec
+from gemma_batch.spec import JobSpec, Resources
 
 CPU = Hardware(gpu=None, memory_gib=16)
 GPU = Hardware(gpu=find_gpu("H100-80"), gpus=1, gpus_per_node=1, cpus=8)
@@ -196,3 +197,14 @@ def test_the_sample_counts_rows_with_bad_parameters(
         bare = {name: getattr(route, name) for name in route.__slots__} | {"files": None}
         made = Plan(spec=made.spec, survey=made.survey, routes=(type(route)(**bare),))
     assert sample_routes(made)["all"].failures == {"bad_params": 3}
+
+
+def test_every_field_of_resources_is_in_the_fingerprint_or_neutral_with_a_reason(
+    tmp_path: Path, model: str
+) -> None:
+    """So that a new field cannot mix answers because nobody thought of it (promise 5)."""
+    fields = plan(spec_for(tmp_path, model)).fingerprint().fields
+    counted = {name.rpartition(".")[2] for name in fields if name.startswith("resources.")}
+    assert counted | NEUTRAL_RESOURCES.keys() == Resources.model_fields.keys()
+    assert not counted & NEUTRAL_RESOURCES.keys()
+    assert all(NEUTRAL_RESOURCES.values())
