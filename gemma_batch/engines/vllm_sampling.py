@@ -7,7 +7,7 @@ after row, with the engines up and paid for. A test compares these rules with th
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gemma_batch.engines.token_ids import check_token_ids
@@ -15,6 +15,7 @@ from gemma_batch.engines.vllm_args import MOST_LOGPROBS, fields_in_vllm
 
 LOGPROBS = "max_logprobs"
 THINKING = ("reasoning_parser", "reasoning_config")  # engine arguments: either one is enough
+LEAST, MOST = -(2**63), 2**64 - 1  # of the whole numbers that vLLM can send to its core
 SPECULATION = ("speculative_config", "spec_method", "spec_model")
 
 
@@ -55,6 +56,8 @@ def check_sampling(
             why = f"the engine gives at most {most:,}, by "
             why += f"resources.engine_args.{LOGPROBS}" if LOGPROBS in args else "sampling.logprobs"
         raise ValueError(f"logprobs: {asked:,} is too many: {why}")
+    if not all(LEAST <= number <= MOST for number in _integers(params.get("extra_args"))):
+        raise ValueError(f"extra_args: holds a number that is not between {LEAST} and {MOST}")
     if params.get("thinking_token_budget") is not None and not any(map(args.get, THINKING)):
         raise ValueError(
             "thinking_token_budget: vLLM does not know where thinking ends without "
@@ -68,3 +71,15 @@ def check_sampling(
                     f"{name}: vLLM cannot do this with speculative decoding "
                     "(resources.engine_args): leave one of the two out"
                 )
+
+
+def _integers(value: Any) -> Iterator[int]:
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, int):
+            yield one
+        elif isinstance(one, Mapping):
+            waiting += [*one.keys(), *one.values()]
+        elif isinstance(one, list | tuple):
+            waiting += one

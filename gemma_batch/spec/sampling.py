@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from gemma_batch.spec.spec_part import Positive, SpecPart
+from gemma_batch.spec.yaml_text import MAX_DEPTH
 
 DEFAULT_MAX_TOKENS = 256
 INT32, INT64 = 2**31 - 1, 2**63 - 1  # the most that engines keep in numbers of this size
@@ -135,6 +137,19 @@ class Sampling(SpecPart):
     def _words(cls, value: tuple[str, ...] | None) -> Any:
         if any(not word.strip() for word in value or ()):
             raise ValueError(f"{list(value or ())!r} holds a word of spaces only")
+        return value
+
+    @field_validator("extra_args")
+    @classmethod
+    def _not_deep(cls, value: dict[str, Any] | None) -> Any:
+        # What is nested without a bound cannot be sent from process to process.
+        level: list[Any] = [value]
+        for _ in range(MAX_DEPTH):
+            inner = [one.values() if isinstance(one, dict) else one for one in level]
+            level = [x for one in inner if isinstance(one, Collection) for x in one]
+            level = [x for x in level if isinstance(x, dict | list | tuple)]
+        if level:
+            raise ValueError(f"has more than {MAX_DEPTH} levels of nesting")
         return value
 
     @model_validator(mode="after")

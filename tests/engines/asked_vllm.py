@@ -63,6 +63,8 @@ JUDGED: list[tuple[dict[str, Any], dict[str, Any]]] = [
             ({"logit_bias": {token: 1.0}}, {}),
         )
     ],
+    ({"extra_args": {"a": [{"b": 2**64 - 1}]}}, {}),
+    ({"extra_args": {"a": [{"b": 2**64}]}}, {}),
     ({"thinking_token_budget": 5}, {}),
     ({"no_such_parameter": 5}, {}),
     ({"min_p": 0.5}, {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}),

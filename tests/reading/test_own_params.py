@@ -37,6 +37,8 @@ def checked(params: dict[str, Any], engine: str = "vllm", **job: Any) -> dict[st
         ({"temperature": 0}, {"n": 2}, "n=2 with temperature 0"),
         ({"n": 2}, {}, "'n' cannot be set by a row"),
         ({"temperature": 2.5}, {}, "temperature"),
+        ({"extra_args": {"x": [{"y": 2**64}]}}, {}, "extra_args: holds a number"),
+        ({"extra_args": {"x": json.loads("[" * 900 + "]" * 900)}}, {}, "extra_args: .*50 levels"),
         ({"top_logprobs": 3}, {"logprobs": 3}, "'top_logprobs' cannot be set by a row"),
     ],
 )
