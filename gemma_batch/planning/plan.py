@@ -45,6 +45,7 @@ NEUTRAL_ARGS = {
     "disable_log_stats",
 }  # fmt: skip
 QUANTIZATION = {"fp8": "fp8"}
+ONLY_ON = {"GPU": ("engines_per_gpu", "gpu_memory_utilization"), "CPU": ("cpu_kv_cache_gib",)}
 USUAL_PROMPT = 512  # tokens of a prompt, when there is no sample
 FEED_FACTOR = 2.0  # requests in the engine, as a multiple of max_num_seqs (design: 1.5 to 2)
 
@@ -85,7 +86,8 @@ class Plan:
             _placed(self.spec, route, hardware, known.get(route.route.name))
             for route in self.routes
         )
-        return replace(self, routes=routes)
+        unused = [note for route in routes for note in _unused(route)]
+        return replace(self, routes=routes, notes=tuple(dict.fromkeys([*self.notes, *unused])))
 
     def units(self, replicas: int = 1) -> list[Unit]:
         """Cut the input into units, for `replicas` engines.
@@ -153,6 +155,18 @@ class Plan:
             devices=_devices(plan.placement),
             price=plan.resources.price_per_hour,
         )
+
+
+def _unused(plan: RoutePlan) -> list[str]:
+    """A sentence for each field that is set and means nothing where the engines are placed."""
+    assert plan.placement is not None
+    kind, other = ("CPU", "GPU") if plan.placement.gpu_memory_utilization == 0 else ("GPU", "CPU")
+    return [
+        f"resources.{name} is for engines on a {other} and changes nothing: those of "
+        f"{plan.route.model!r} are on a {kind}"
+        for name in ONLY_ON[other]
+        if getattr(plan.resources, name) is not None
+    ]
 
 
 def _devices(placement: Placement) -> float:

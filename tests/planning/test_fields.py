@@ -159,6 +159,19 @@ def test_plan_says_the_precision(
         assert facts["routes"][0]["placement"]["precision"] == words[-4:]
 
 
+def test_plan_says_which_fields_mean_nothing_where_the_engines_are(
+    tmp_path: Path, model: str
+) -> None:
+    """One spec is planned for GPUs and tried on a CPU, so such a field is not refused."""
+    given = {"device": "auto", "engines_per_gpu": 1, "cpu_kv_cache_gib": 1}
+    made = plan(spec_for(tmp_path, model), resources=given)
+    for hardware, name in ((CPU, "engines_per_gpu"), (GPU, "cpu_kv_cache_gib")):
+        placed = made.placed(hardware).placed(hardware)
+        (note,) = (note for note in placed.notes if "changes nothing" in note)
+        assert note.startswith(f"resources.{name} is for engines on a ")
+    assert not plan(spec_for(tmp_path, model)).placed(CPU).notes
+
+
 @pytest.mark.parametrize(
     ("written", "on_cpu", "on_gpu"),
     [(None, True, False), ("auto", True, False), ("on", True, True), ("off", False, False)],
