@@ -129,7 +129,7 @@ def _bounds(annotation: Any, metadata: Any) -> str:
     for constraint in metadata:
         for name, words in BOUNDS:
             limit = getattr(constraint, name, None)
-            if limit is not None and limit >= A_NUMBERS_SIZE:
+            if limit is not None and abs(limit) >= A_NUMBERS_SIZE:
                 continue
             if limit is not None and (annotation, name) == (int, "gt"):
                 said.append(f"at least {limit + 1:,}")

@@ -69,8 +69,9 @@ class Sampling(SpecPart):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     """Leave out tokens less likely than this share of the most likely token. 0: leave out none."""
 
-    seed: Annotated[int, Field(ge=0, le=INT64)] | None = None
-    """Start of the random numbers, the same for every row. Default: not fixed for a row."""
+    seed: Annotated[int, Field(ge=-INT64, le=INT64)] | None = None
+    """Start of the random numbers, the same for every row; not -1, which vLLM takes for no seed.
+    Default: not fixed for a row."""
 
     stop: str | tuple[str, ...] | None = None
     """Text, or a list of texts, at which an answer ends."""
@@ -124,6 +125,13 @@ class Sampling(SpecPart):
 
     extra_args: dict[str, Any] | None = None
     """Handed on to vLLM as they are, for its plug-ins."""
+
+    @field_validator("seed")
+    @classmethod
+    def _is_a_seed(cls, value: int | None) -> Any:
+        if value == -1:
+            raise ValueError("vLLM takes -1 for no seed: leave the seed out, or take another one")
+        return value
 
     @field_validator("stop")
     @classmethod
