@@ -16,6 +16,7 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def plan(folder: Path, output: str, parts: int) -> Any:
     return make_plan(spec).placed(Hardware(gpu=None, cpus=2))
 
 
-def first_part(ready: Any, units: list[Any]) -> tuple[bytes, dict[str, Any]]:
+def first_part(ready: Any, units: list[Any], run: str) -> tuple[bytes, dict[str, Any]]:
     """The bytes of one committed part, and its receipt."""
     from gemma_batch.committing.commit import commit_unit
     from gemma_batch.reading.prepare import Preparer
@@ -53,7 +54,7 @@ def first_part(ready: Any, units: list[Any]) -> tuple[bytes, dict[str, Any]]:
     from gemma_batch.storage.fs import open_store
 
     with tempfile.TemporaryDirectory() as name:
-        job, unit = ready.job(ready.routes[0]), units[0]
+        job, unit = replace(ready.job(ready.routes[0]), run=run), units[0]
         prepared = Preparer(job).prepare(ready.survey.shards[unit.shard], unit)
         answer = Completion(["an answer"], ["stop"], 12, 4)
         facts = {"started": time.time(), "worker": "none", "engine_ready": time.time()}
@@ -72,7 +73,7 @@ def fill(folder: Path, output: str, parts: int, put: Any) -> None:
     ready = plan(folder, output, parts)
     units = ready.units()
     store = open_store(output)
-    create_manifest(
+    manifest = create_manifest(
         store,
         name="resume",
         fingerprint=ready.fingerprint(),
@@ -81,7 +82,7 @@ def fill(folder: Path, output: str, parts: int, put: Any) -> None:
         spec=ready.spec.to_dict(),
         facts={},
     )
-    data, receipt = first_part(ready, units)
+    data, receipt = first_part(ready, units, manifest.run)
     for unit in units:
         put(unit.path, data)
     save_receipts(store, [{**receipt, "part": unit.name} for unit in units])

@@ -26,7 +26,7 @@ from gemma_batch.cluster.run_actors import answer, make_board, read_elsewhere
 from gemma_batch.errors import GemmaBatchError
 from gemma_batch.planning.pool import READ_CPUS
 from gemma_batch.prompts.render import Renderer
-from gemma_batch.reading.prepare import make_renderer
+from gemma_batch.reading.prepare import make_renderer, tokenizer_files
 from gemma_batch.reading.sort_keys import KEY, Chunk, Sorting, describe, read_chunk
 from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.inputs import stat
@@ -54,7 +54,7 @@ class ChunkSource(Datasource):  # type: ignore[misc]  # ray is not typed for myp
 
     def __init__(self, sorting: Sorting, work: Sequence[Chunk]) -> None:
         super().__init__()
-        self._sorting = ray.put(sorting)
+        self._sorting = ray.put((sorting, tokenizer_files(sorting.job)))
         self._log = BoardLog(make_board())
         self._work = work
 
@@ -87,17 +87,19 @@ class ChunkSource(Datasource):  # type: ignore[misc]  # ray is not typed for myp
         ]
 
 
-_renderers: dict[str, Renderer] = {}
+_renderers: dict[str, tuple[Sorting, Renderer]] = {}
 
 
 def _read_chunk(sorting_ref: Any, log: BoardLog, chunk: Chunk) -> list[pa.Table]:
-    key, sorting = sorting_ref.hex(), ray.get(sorting_ref)
+    key = sorting_ref.hex()
     try:
         if key not in _renderers:
+            sorting, files = ray.get(sorting_ref)
             set_patience(sorting.job.storage_patience)
             _renderers.clear()
-            _renderers[key] = make_renderer(sorting.job)
-        return [read_chunk(sorting, _renderers[key], chunk, log)]
+            _renderers[key] = sorting, make_renderer(sorting.job, files)
+        sorting, renderer = _renderers[key]
+        return [read_chunk(sorting, renderer, chunk, log)]
     except GemmaBatchError as err:
         first, *others = chunk.units
         for unit in others:

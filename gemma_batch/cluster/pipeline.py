@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -29,12 +29,14 @@ from gemma_batch.cluster.worker import Worker
 from gemma_batch.errors import GemmaBatchError
 from gemma_batch.planning.pool import READ_CPUS, Pool
 from gemma_batch.prompts.prefixes import SORTED_ROWS
-from gemma_batch.reading.prepare import Preparer
+from gemma_batch.prompts.tokens import TokenizerFiles
+from gemma_batch.reading.prepare import Preparer, tokenizer_files
 from gemma_batch.storage.patience import set_patience
 from gemma_batch.units.payload import encode, encode_error
 from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.unit import Shard, Unit
 
+PREPARERS = 8  # routes whose tokenizers a process keeps; routes of equal tokenizers share one
 UNITS_IN_FLIGHT = (2, 32)  # the least and the most units that an actor works on at a time
 
 
@@ -46,7 +48,8 @@ class UnitSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy
 
     def __init__(self, job: RouteJob, work: Sequence[tuple[Shard, Unit]], board: Any) -> None:
         super().__init__()
-        self._job = ray.put(job)
+        # Readers get the tokenizer from the driver: a thousand of them must not ask the hub.
+        self._job = ray.put((job, tokenizer_files(job)))
         self._work = work
         self._board = board
 
@@ -76,24 +79,29 @@ class UnitSource(Datasource):  # type: ignore[misc]  # ray is not typed for mypy
         ]
 
 
-_preparers: dict[str, Preparer] = {}
+_preparers: dict[str, Preparer] = {}  # by the route's job, the oldest first
+
+
+def _preparer(key: str, load: Callable[[], tuple[RouteJob, TokenizerFiles]]) -> Preparer:
+    """The preparer of a route's job. A process keeps several, as tokenizers are slow to load."""
+    if key not in _preparers:
+        job, files = load()
+        set_patience(job.storage_patience)
+        while len(_preparers) >= PREPARERS:
+            _preparers.pop(next(iter(_preparers)))
+        _preparers[key] = Preparer(job, files)
+    return _preparers[key]
 
 
 def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
-    # Tokenizers are slow to load, so a process keeps the Preparer of its job for all units.
-    key = job_ref.hex()
     try:
-        if key not in _preparers:
-            job: RouteJob = ray.get(job_ref)
-            set_patience(job.storage_patience)
-            _preparers.clear()
-            _preparers[key] = Preparer(job)
+        preparer = _preparer(job_ref.hex(), lambda: ray.get(job_ref))
         # When the process of a task dies, Ray repeats the task, and sets no limit to the number of
         # repeats. So the board counts the repeats. After `READ_DEATHS` deaths, the rows of the unit
         # fail.
         if not answer(board.begin_read.remote(unit.path), default=True):
-            return [encode(_preparers[key].give_up(shard, unit))]
-        prepared = encode(_preparers[key].prepare(shard, unit))
+            return [encode(preparer.give_up(shard, unit))]
+        prepared = encode(preparer.prepare(shard, unit))
         board.end_read.remote(unit.path, ray.get_runtime_context().get_node_id())
     except GemmaBatchError as err:
         read_elsewhere(board, unit.path, err)

@@ -113,6 +113,7 @@ def _receipt(
     return {
         "part": unit.name,
         **({"step": unit.step} if unit.step is not None else {}),
+        "run": job.run,
         "route": unit.route,
         "model": job.model,
         "rows": len(outcomes),

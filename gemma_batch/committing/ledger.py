@@ -64,12 +64,23 @@ class Ledger:
         done = self.committed() if done is None else done
         return [unit for unit in units if unit.key not in done]
 
-    def receipts(self, done: Mapping[PartKey, str] | None = None) -> dict[PartKey, Receipt]:
+    def receipts(
+        self,
+        done: Mapping[PartKey, str] | None = None,
+        known: Mapping[PartKey, Receipt] | None = None,
+    ) -> dict[PartKey, Receipt]:
         """The receipt of every committed part; `done` as for `remaining`.
+
+        `known` are receipts that were read before (default: the copies in `_run/receipts`).
 
         Raises `OutputError` for a file that has a part's name but no readable receipt.
         """
         done = self.committed() if done is None else done
+        known = self.copies(done) if known is None else known
+        return {**known, **self.footers([key for key in done if key not in known], done)}
+
+    def copies(self, done: Container[PartKey]) -> dict[PartKey, Receipt]:
+        """The receipts of parts in `done` that have a copy in `_run/receipts`."""
         known: dict[PartKey, Receipt] = {}
         for path in self._store.list(RECEIPTS):
             for line in self._store.read(path).decode().splitlines():
@@ -77,11 +88,18 @@ class Ledger:
                 key = parse_part_name(receipt["part"], receipt.get("step"))
                 if key is not None and key in done:
                     known[key] = receipt
-        missing = [key for key in done if key not in known]
-        with ThreadPoolExecutor(READERS) as pool:
-            found = pool.map(lambda key: part_receipt(self._store, done[key]), missing)
-            known.update(zip(missing, found, strict=True))
         return known
+
+    def footers(
+        self, keys: Sequence[PartKey], done: Mapping[PartKey, str]
+    ) -> dict[PartKey, Receipt]:
+        """The receipts in the footers of the parts `keys`, whose paths are in `done`.
+
+        Raises `OutputError` for a file that has a part's name but no readable receipt.
+        """
+        with ThreadPoolExecutor(READERS) as pool:
+            found = pool.map(lambda key: part_receipt(self._store, done[key]), keys)
+            return dict(zip(keys, found, strict=True))
 
 
 def part_receipt(store: Store, path: str) -> Receipt:

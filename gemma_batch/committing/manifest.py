@@ -11,11 +11,14 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gemma_batch.engines.base import answer_args
 from gemma_batch.errors import MismatchError, OutputError
+from gemma_batch.spec import Resources
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.units.unit import Shard, Unit, read_units, write_units
 
@@ -25,7 +28,11 @@ KEY = "_run/manifest.json"
 VERSION, VERSION_STAGED = 1, 2
 # Fields that older versions wrote and that never changed a result.
 FORGOTTEN = ("prompt_logprobs",)
+# A field that older versions did not write: what it was is not known.
+MODEL_WEIGHTS = "model weights"
 SHOWN = 4
+ENGINE = Resources.model_fields["engine"].default
+RUN_ID = 16  # hex digits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +55,8 @@ class Fingerprint:
         """One phrase per difference between this one (committed) and `other` (asked for)."""
         phrases = []
         for name in sorted(self.fields.keys() | other.fields.keys()):
+            if name not in self.fields and name.endswith(MODEL_WEIGHTS):
+                continue
             old, new = self.fields.get(name), other.fields.get(name)
             if old != new:
                 phrases.append(f"{name} was {_short(old)}, now {_short(new)}")
@@ -73,10 +82,13 @@ class Manifest:
     """A run as it was planned. `rows` counts input rows, `spec` is the JobSpec as plain data.
 
     `shards` are the input files. `staged` are copies of input rows in another order, which the
-    run itself wrote.
+    run itself wrote. `run` is the id of the run, which its parts name. `names_parts` is False for
+    the manifest of an older version, whose parts may name none.
     """
 
     name: str
+    run: str
+    names_parts: bool
     created: str
     fingerprint: Fingerprint
     shards: tuple[Shard, ...]
@@ -126,10 +138,15 @@ def load_manifest(store: Store) -> Manifest | None:
     for name in FORGOTTEN:
         data["fields"].pop(f"sampling.{name}", None)
         data["spec"].get("sampling", {}).pop(name, None)
+    for name, value in _engine_args(data["spec"]):
+        data["fields"].setdefault(name, value)
     shards = tuple(Shard(**shard) for shard in data["shards"])
     staged = tuple(Shard(**shard) for shard in data.get("staged", ()))
     return Manifest(
         name=data["name"],
+        # Parts that this version adds to an older output name the fingerprint.
+        run=data.get("run") or data["fingerprint"][:RUN_ID],
+        names_parts="run" in data,
         created=data["created"],
         fingerprint=Fingerprint(fields=data["fields"], inputs=_inputs(shards)),
         shards=shards,
@@ -139,6 +156,21 @@ def load_manifest(store: Store) -> Manifest | None:
         spec=data["spec"],
         facts=data.get("facts", {}),
     )
+
+
+def _engine_args(spec: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The fields of engine arguments that can change an answer, by the spec of a manifest.
+
+    Older versions held some of these arguments for neutral (`load_format: dummy`) and left them
+    out of the fields. The spec has them.
+    """
+    shared = spec.get("resources", {})
+    for route in spec.get("routes") or [{}]:
+        merged = {**shared, **route.get("resources", {})}
+        where = f"routes.{route['name']}." if route else ""
+        engine, args = merged.get("engine", ENGINE), merged.get("engine_args", {})
+        for name, value in answer_args(engine, args).items():
+            yield f"{where}resources.engine_args.{name}", value
 
 
 def _inputs(shards: Sequence[Shard]) -> dict[str, list[Any]]:
@@ -192,6 +224,8 @@ def create_manifest(
     record = {
         "version": VERSION_STAGED if staged else VERSION,
         "name": name,
+        # Not the fingerprint: two runs of equal fingerprints may cut their input differently.
+        "run": uuid.uuid4().hex[:RUN_ID],
         "created": now(),
         "fingerprint": fingerprint.digest,
         "fields": fingerprint.fields,

@@ -10,6 +10,8 @@ from typing import Any
 
 from gemma_batch.committing.lease import Lease
 from gemma_batch.committing.manifest import KEY as MANIFEST
+from gemma_batch.committing.manifest import Manifest
+from gemma_batch.committing.origin import find_run
 from gemma_batch.errors import OutputError, StorageError
 from gemma_batch.reporting.progress import Progress
 from gemma_batch.storage.fs import open_store
@@ -27,6 +29,17 @@ def open_output(url: str) -> Store:
     except StorageError as err:
         raise _unusable(store, err) from err
     return store
+
+
+def settled_run(store: Store) -> Manifest | None:
+    """The manifest of an output; None for an empty output.
+
+    Raises `OutputError` when the output cannot be read, or holds data without a manifest.
+    """
+    try:
+        return find_run(store)
+    except StorageError as err:
+        raise _unusable(store, err) from err
 
 
 def _unusable(store: Store, err: StorageError) -> OutputError:

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 
 from gemma_batch.committing.generations import Pass, last_pass, settle_pass
 from gemma_batch.committing.ledger import Ledger
-from gemma_batch.committing.manifest import Manifest, check_same, load_manifest
-from gemma_batch.driver.guard import leased, open_output
+from gemma_batch.committing.manifest import Manifest, check_same
+from gemma_batch.committing.origin import check_parts
+from gemma_batch.driver.guard import leased, open_output, settled_run
 from gemma_batch.driver.run import Session
 from gemma_batch.errors import FAILURE_MEANING, FailureCode, OutputError, SpecError
 from gemma_batch.planning.passes import Failed, Pick, derive
@@ -74,6 +75,7 @@ def retry(
     units = manifest.units(store)
     with leased(store, show) as lost:
         done = Ledger(store).committed()
+        check_parts(store, manifest, units, done)
         if left := Ledger(store).remaining(units, done):
             raise OutputError(
                 f"the run in {output!r} is not finished ({len(left)} of {len(units)} units are "
@@ -91,7 +93,7 @@ def retry(
 
 
 def _settled(store: Store, output: str, overrides: Sequence[str]) -> tuple[Manifest, JobSpec]:
-    manifest = load_manifest(store)
+    manifest = settled_run(store)
     if manifest is None:
         raise OutputError(f"{output!r} holds no run: there is nothing to retry")
     return manifest, JobSpec.from_dict(apply_overrides(manifest.spec, overrides))

@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gemma_batch.committing.ledger import Ledger, Receipt
-from gemma_batch.committing.manifest import Manifest, check_same, create_manifest, load_manifest
+from gemma_batch.committing.manifest import Manifest, check_same, create_manifest
+from gemma_batch.committing.origin import check_parts, check_receipts
 from gemma_batch.committing.repair import settle_errors
 from gemma_batch.driver.follow import Follower, ReceiptLog
-from gemma_batch.driver.guard import interruptible, leased, open_output
+from gemma_batch.driver.guard import interruptible, leased, open_output, settled_run
 from gemma_batch.driver.sorting import Stage
 from gemma_batch.errors import (
     GemmaBatchError,
@@ -83,8 +84,10 @@ def run(
     started = time.time()
     show.update(Snapshot(phase="planning"))
     plan = make_plan(spec)
+    for note in plan.notes:
+        show.say(note)
     store = open_output(spec.output.path)
-    manifest = load_manifest(store)
+    manifest = settled_run(store)
     if manifest is not None:
         check_same(manifest, plan.fingerprint(), spec.output.path)
     with leased(store, show) as lost:
@@ -204,6 +207,7 @@ class Session:
         """
         ledger = Ledger(self.store)
         done = ledger.committed()
+        known: Mapping[PartKey, Receipt] | None = check_parts(self.store, manifest, every, done)
         if remaining := ledger.remaining(work, done):
             try:
                 self._run(manifest, work, remaining)
@@ -216,7 +220,7 @@ class Session:
                     manifest, self._report(manifest, every, receipts, started), receipts
                 )
                 raise
-            done = ledger.committed()
+            done, known = ledger.committed(), None
             if left := ledger.remaining(work, done):
                 raise GemmaBatchError(
                     f"{len(left)} of {len(work)} units are not committed although every pipeline "
@@ -224,7 +228,8 @@ class Session:
                 )
         self.show.update(Snapshot(phase="writing the report"))
         self._log.save()
-        receipts = ledger.receipts(done)
+        receipts = ledger.receipts(done, known)
+        check_receipts(manifest, receipts, done)
         survey = self._plan.survey
         settle_errors(
             self.store, manifest.by_number, every, receipts, survey.columns, survey.keep_schema
@@ -287,7 +292,7 @@ class Session:
                 f"resuming: {done:,} rows are committed already, "
                 f"{sum(unit.expected for unit in remaining):,} to go"
             )
-        lanes = self._lanes(hardware, remaining, manifest.facts.get("sort", ()))
+        lanes = self._lanes(hardware, remaining, manifest)
         self._engines = {lane.job.route: lane.pool.most for lane in lanes}
         board = run_actors.make_board()
         receipts: queue.Queue[Receipt | BaseException | None] = queue.Queue()
@@ -332,17 +337,18 @@ class Session:
             thread.join(END_SECONDS)
 
     def _lanes(
-        self, hardware: Hardware, remaining: Sequence[Unit], sort: Collection[str]
+        self, hardware: Hardware, remaining: Sequence[Unit], manifest: Manifest
     ) -> list[_Lane]:
         """One lane per route that has units left, the lane with the most work first.
 
-        Routes named in `sort` get the order `prefix` where the spec says `auto`.
+        Routes that the manifest sorts get the order `prefix` where the spec says `auto`.
         """
+        sort: Collection[str] = manifest.facts.get("sort", ())
         lanes = []
         for route in self._plan.routes:
             units = [unit for unit in remaining if unit.route == route.route.name]
             if units:
-                job = self._plan.job(route)
+                job = replace(self._plan.job(route), run=manifest.run)
                 if job.order == "auto" and job.route in sort:
                     job = replace(job, order="prefix")
                 if job.order == "prefix":

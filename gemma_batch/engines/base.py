@@ -20,6 +20,7 @@ from gemma_batch.family.card import ModelCard
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.placement import Placement
 from gemma_batch.rows import Completion, Request
+from gemma_batch.storage.models import ModelFiles
 
 if TYPE_CHECKING:
     from gemma_batch.spec import Resources
@@ -31,17 +32,19 @@ class EngineConfig:
 
     `sampling` holds the job's sampling parameters; a request's own override them.
     `cpu_threads` are a CPU engine's share of the node's cores (None: all of them).
-    `model` is a local folder or hub id once the engine starts; `weights` is the s3:// folder that
-    it reads the weights from, where that is another. `keep_prefixes` says that rows which share a
-    prefix come one after the other.
+    `model` is a local folder once the engine starts; `weights` is the s3:// folder that it reads
+    the weights from, where that is another. `files` is the model as it was planned.
+    `keep_prefixes` says that rows which share a prefix come one after the other.
+    `stop_token_ids` end an answer besides the tokens that the model's files and the request name.
     `args` are passed through to the engine, checked by `check_args` at plan time. `fork_template`
-    says whether the engine's processes are forked from a template (see `forking.py`).
+    says whether its processes are forked from a template (see `forking.py`).
     """
 
     engine: str
     model: str
     revision: str | None = None
     weights: str | None = None
+    files: ModelFiles | None = None
     device: Literal["cpu", "gpu"] = "gpu"
     tensor_parallel: int = 1
     engines_per_gpu: int = 1
@@ -57,6 +60,7 @@ class EngineConfig:
     keep_prefixes: bool = False
     fork_template: bool = False
     sampling: dict[str, Any] = field(default_factory=dict)
+    stop_token_ids: tuple[int, ...] = ()
     args: dict[str, Any] = field(default_factory=dict)
 
 
@@ -73,6 +77,14 @@ class Engine(Protocol):
     @classmethod
     def check_args(cls, args: dict[str, Any]) -> None:
         """Raise `SpecError` for pass-through arguments that the engine does not have."""
+
+    @classmethod
+    def is_neutral(cls, name: str, value: Any) -> bool:
+        """Whether this pass-through argument changes speed or memory but no answer.
+
+        True for arguments that the engine lists, each with the reason, and for no others.
+        """
+        ...
 
     @classmethod
     def check_sampling(
@@ -143,6 +155,14 @@ def engine_class(name: str) -> type[Engine]:
     module, _, attribute = REGISTRY[name].partition(":")
     found: type[Engine] = getattr(importlib.import_module(module), attribute)
     return found
+
+
+def answer_args(engine: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of an engine's pass-through arguments that can change an answer, by name."""
+    if not args:
+        return {}
+    is_neutral = engine_class(engine).is_neutral
+    return {name: args[name] for name in sorted(args) if not is_neutral(name, args[name])}
 
 
 def make_engine(config: EngineConfig) -> Engine:

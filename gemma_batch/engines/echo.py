@@ -54,6 +54,13 @@ ARGS = (
     "fail_start_with", "reject_on", "crash_on", "hang_on", "exit_on", "tally",
 )  # fmt: skip
 FAILED_START = "the node's card does not answer (fail_start_on)"
+# Arguments that change no answer, each with the reason (see `Engine.is_neutral`).
+NEUTRAL_ARGS = {
+    "rows_per_second": "only the speed",
+    "delay": "only the speed",
+    "tokens_per_second": "only the speed",
+    "start_seconds": "only the time of a start",
+}
 BEAT_SECONDS = 0.2  # between two questions to the child process
 
 
@@ -121,6 +128,11 @@ class EchoEngine:
                 f"resources.engine_args: fail_start_on={nodes!r} is no list of host names or IP "
                 "addresses"
             )
+
+    @classmethod
+    def is_neutral(cls, name: str, value: Any) -> bool:
+        """By the list above."""
+        return name in NEUTRAL_ARGS
 
     @classmethod
     def check_sampling(

@@ -24,7 +24,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +37,10 @@ from gemma_batch.engines.numbers import SchedulerNumbers
 from gemma_batch.engines.placing import place_model
 from gemma_batch.engines.stepper import Stepper
 from gemma_batch.engines.turns import turn
-from gemma_batch.engines.vllm_args import check_args, engine_args
+from gemma_batch.engines.vllm_args import check_args, engine_args, is_neutral
 from gemma_batch.engines.vllm_sampling import check_sampling
-from gemma_batch.engines.weights import with_weights
+from gemma_batch.engines.vllm_words import logprobs_of, refusals
+from gemma_batch.engines.weights import check_loaded, with_weights
 from gemma_batch.errors import (
     EngineError,
     EngineLost,
@@ -71,7 +72,7 @@ def _compiled_mark(config: EngineConfig) -> Path:
     import vllm
     from vllm import envs
 
-    plain = dataclasses.replace(config, sampling={}, fork_template=False)
+    plain = dataclasses.replace(config, sampling={}, files=None, fork_template=False)
     kind = (vllm.__version__, dataclasses.astuple(plain))
     digest = hashlib.sha256(repr(kind).encode()).hexdigest()[:16]
     return Path(envs.VLLM_CACHE_ROOT) / f"gemma-batch-compiled-{digest}"
@@ -101,6 +102,11 @@ class VllmEngine:
     def check_args(cls, args: dict[str, Any]) -> None:
         """Raise `SpecError` for an argument that vLLM does not have or the spec already sets."""
         check_args(args)
+
+    @classmethod
+    def is_neutral(cls, name: str, value: Any) -> bool:
+        """By the lists in `engines/vllm_args.py`."""
+        return is_neutral(name, value)
 
     @classmethod
     def check_sampling(
@@ -149,6 +155,7 @@ class VllmEngine:
         others = multiprocessing.active_children()
         try:
             self._engine = await self._built()
+            await asyncio.to_thread(check_loaded, self._config)
         except TimeoutError:
             self._remember_children(before)
             await self.stop()
@@ -238,7 +245,7 @@ class VllmEngine:
             from vllm.v1.engine import utils
             from vllm.v1.engine.llm_engine import LLMEngine
 
-            self._refusals = _refusals(vllm.exceptions)
+            self._refusals = refusals(vllm.exceptions)
             self._sampling_params(config.sampling)  # before memory is taken and weights are read
             args = EngineArgs(**engine_args(config, EngineArgs.__dataclass_fields__))
             make = functools.partial(
@@ -305,6 +312,8 @@ class VllmEngine:
         """vLLM's object for these parameters. Raises `RowRejected` when vLLM refuses them."""
         import vllm.sampling_params as theirs
 
+        if (stops := self._config.stop_token_ids) and not given.get("ignore_eos"):
+            given = {**given, "stop_token_ids": [*(given.get("stop_token_ids") or ()), *stops]}
         detect = "repetition_detection"
         try:
             if given.get(detect):
@@ -323,7 +332,7 @@ class VllmEngine:
             raise RowTransient(f"vLLM ended the request with {reasons!r}")
         logprobs = None
         if any(sample.logprobs for sample in samples):
-            logprobs = json.dumps([list(_logprobs(sample.logprobs)) for sample in samples])
+            logprobs = json.dumps([list(logprobs_of(sample.logprobs)) for sample in samples])
         return Completion(
             outputs=[sample.text for sample in samples],
             finish_reasons=reasons,
@@ -372,21 +381,5 @@ def _no_question() -> None:
     """The stepper's probe for a vLLM without `is_sleeping`: then only steps are signs of life."""
 
 
-def _refusals(exceptions: Any) -> tuple[type[Exception], ...]:
-    """The errors of vLLM about what it was given."""
-    # Of these two errors, older versions of vLLM have only the second.
-    named = ("VLLMClientError", "VLLMValidationError")
-    classes = [getattr(exceptions, name, None) for name in named]
-    return (ValueError, TypeError, *(c for c in classes if c is not None))
-
-
 def _plain_prompt(token_ids: list[int]) -> dict[str, list[int]]:
     return {"prompt_token_ids": token_ids}
-
-
-def _logprobs(positions: Any) -> Iterator[list[dict[str, Any]]]:
-    for position in positions or ():
-        yield [
-            {"id": token, "token": item.decoded_token, "logprob": item.logprob, "rank": item.rank}
-            for token, item in position.items()
-        ]

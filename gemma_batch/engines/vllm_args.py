@@ -42,10 +42,37 @@ MISFITS: dict[str, tuple[tuple[Any, ...], str]] = {
     "runner": (("auto", "generate"), "a run answers prompts"),
     "convert": (("auto", "none"), "a run answers prompts"),
 }
+# Arguments that change no answer beyond rounding, each with the reason. Every argument that is not
+# in this table is part of a run's fingerprint. Rounding is allowed: it also differs with the rows
+# that an engine happens to compute together.
+NEUTRAL_ARGS = {
+    "async_scheduling": "plans the next step while the last one runs: the same steps",
+    "block_size": "cuts the KV cache into blocks: the same keys and values",
+    "compilation_config": "how the same arithmetic is compiled and fused",
+    "disable_log_stats": "what vLLM writes into its log",
+    "distributed_executor_backend": "how vLLM starts the processes of one engine",
+    "enable_prefix_caching": "takes keys and values from the cache that it would compute again",
+    "enforce_eager": "runs the same arithmetic without CUDA graphs",
+    "kv_cache_memory_bytes": "how many rows fit into memory at a time",
+    "max_cudagraph_capture_size": "which batch sizes get a CUDA graph",
+    "optimization_level": "how the same arithmetic is compiled and fused",
+    "prefix_cache_retention_interval": "how long the prefix cache keeps what it can compute again",
+    "prefix_match_unit": "at which tokens the prefix cache may begin to help",
+}
+# Ways to read the same *.safetensors files. Other formats make the weights up (`dummy`), change
+# them (`bitsandbytes`) or read other files (`sharded_state`, `tensorizer`, `mistral`).
+NEUTRAL_FORMATS = ("safetensors", "fastsafetensors", "instanttensor", "runai_streamer")
 STREAMING = "runai_streamer"  # vLLM's load format that streams weights into memory
 STREAMER = "runai_model_streamer_s3"  # the package that this format needs for object storage
 MOST_LOGPROBS = 20  # vLLM's default of its argument max_logprobs
 RETENTION = "prefix_cache_retention_interval"
+
+
+def is_neutral(name: str, value: Any) -> bool:
+    """Whether the argument changes no answer, by the lists above."""
+    if name == "load_format":
+        return value in NEUTRAL_FORMATS
+    return name in NEUTRAL_ARGS
 
 
 def streams_weights(model: str, args: dict[str, Any]) -> bool:

@@ -7,7 +7,6 @@ no output and needs neither Ray nor vLLM. The caller tells the plan which hardwa
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from gemma_batch.answering.answers import shape_of
-from gemma_batch.committing.manifest import Fingerprint, fingerprint
-from gemma_batch.engines.base import EngineConfig, engine_class
+from gemma_batch.committing.manifest import MODEL_WEIGHTS, Fingerprint, fingerprint
+from gemma_batch.engines.base import EngineConfig, answer_args, engine_class
 from gemma_batch.errors import ModelError, PlacementError, SpecError
 from gemma_batch.family.card import ModelCard, card_from_config
 from gemma_batch.family.catalog import find_model, load_catalog
@@ -26,7 +25,9 @@ from gemma_batch.family.speed import rows_per_second
 from gemma_batch.planning.cut import cut, rows_per_unit
 from gemma_batch.planning.neutral import NEUTRAL_RESOURCES
 from gemma_batch.planning.survey import Survey, survey
+from gemma_batch.prompts.ending import missing_end
 from gemma_batch.prompts.rendered import kinds_of
+from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.spec import JobSpec, Resources, Route
 from gemma_batch.storage.models import ModelFiles, model_files
 from gemma_batch.units.route_job import RouteJob
@@ -36,14 +37,6 @@ from gemma_batch.units.unit import Unit
 # Tokens of prompt and answer. Few jobs need more. A spec asks for longer documents explicitly,
 # because memory profile, CUDA graphs and the number of sequences all follow from this length.
 DEFAULT_MODEL_LEN = 8192
-# Engine arguments that change the speed or the memory, but no answer.
-NEUTRAL_ARGS = {
-    "block_size", "enforce_eager", "kv_cache_memory_bytes", "max_cudagraph_capture_size",
-    "compilation_config", "optimization_level", "load_format", "distributed_executor_backend",
-    "enable_prefix_caching", "prefix_cache_retention_interval", "prefix_match_unit",
-    "rows_per_second", "delay", "tokens_per_second", "start_seconds", "async_scheduling",
-    "disable_log_stats",
-}  # fmt: skip
 QUANTIZATION = {"fp8": "fp8"}
 ONLY_ON = {"GPU": ("engines_per_gpu", "gpu_memory_utilization"), "CPU": ("cpu_kv_cache_gib",)}
 USUAL_PROMPT = 512  # tokens of a prompt, when there is no sample
@@ -55,6 +48,7 @@ class RoutePlan:
     """One route's model and its placement.
 
     `files` is None when the model's files could not be reached. `max_model_len` is in tokens.
+    `end_of_turn` (text, id) is a stop token that the model's files forget (see `prompts/ending`).
     `rows_per_second` is the expected speed of one engine, once the route is placed.
     """
 
@@ -63,6 +57,7 @@ class RoutePlan:
     card: ModelCard
     files: ModelFiles | None
     max_model_len: int
+    end_of_turn: tuple[str, int] | None = None
     placement: Placement | None = None
     rows_per_second: float = 1.0
 
@@ -134,7 +129,7 @@ class Plan:
             output=spec.output.path,
             route=plan.route.name,
             model=plan.route.model,
-            revision=plan.route.revision,
+            files=plan.files,
             prompt=self.survey.prompt,
             id_column=self.survey.id_column,
             columns=self.survey.columns,
@@ -180,30 +175,21 @@ def _route_fields(plan: RoutePlan, prefix: str) -> dict[str, Any]:
     fields: dict[str, Any] = {
         f"{prefix}model": plan.route.model,
         f"{prefix}revision": plan.files.revision if plan.files else plan.route.revision,
-        f"{prefix}model files": _files_digest(plan.files),
+        f"{prefix}model files": plan.files.digest if plan.files else None,
+        f"{prefix}{MODEL_WEIGHTS}": plan.files.weights if plan.files else None,
         f"{prefix}resources.engine": resources.engine,
         f"{prefix}resources.max_model_len": plan.max_model_len,
         f"{prefix}resources.precision": resources.precision,
     }
     for name in Resources.model_fields.keys() - NEUTRAL_RESOURCES.keys():
         fields.setdefault(f"{prefix}resources.{name}", getattr(resources, name))
+    if plan.end_of_turn is not None:
+        fields[f"{prefix}end of turn"] = plan.end_of_turn[0]
     if plan.route.when is not None:
         fields[f"{prefix}when"] = plan.route.when
-    for name, value in sorted(resources.engine_args.items()):
-        if name not in NEUTRAL_ARGS:
-            fields[f"{prefix}resources.engine_args.{name}"] = value
+    for name, value in answer_args(resources.engine, resources.engine_args).items():
+        fields[f"{prefix}resources.engine_args.{name}"] = value
     return fields
-
-
-def _files_digest(files: ModelFiles | None) -> str | None:
-    """SHA-256 over the model's JSON files and chat templates; None without files."""
-    if files is None:
-        return None
-    digest = hashlib.sha256()
-    for path in sorted(Path(files.path).glob("*.json")) + sorted(Path(files.path).glob("*.jinja")):
-        if not path.name.endswith(".index.json"):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _engine_config(
@@ -219,6 +205,7 @@ def _engine_config(
         engine=resources.engine,
         model=plan.route.model,
         revision=plan.files.revision if plan.files else plan.route.revision,
+        files=plan.files,
         device="gpu" if on_gpu else "cpu",
         tensor_parallel=placement.tensor_parallel,
         engines_per_gpu=placement.engines_per_gpu,
@@ -233,6 +220,7 @@ def _engine_config(
         start_timeout=spec.policy.engine_start_timeout,
         fork_template=_forks(resources, on_gpu=on_gpu),
         sampling=sampling,
+        stop_token_ids=(plan.end_of_turn[1],) if plan.end_of_turn else (),
         args=dict(resources.engine_args),
     )
 
@@ -255,7 +243,7 @@ def make_plan(spec: JobSpec, *, need_files: bool = True) -> Plan:
         _plan_route(spec, route, need_files=need_files, notes=notes)
         for route in spec.effective_routes
     )
-    return Plan(spec=spec, survey=looked, routes=routes, notes=tuple(notes))
+    return Plan(spec=spec, survey=looked, routes=routes, notes=tuple(dict.fromkeys(notes)))
 
 
 def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[str]) -> RoutePlan:
@@ -286,8 +274,32 @@ def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[st
             f"(the model's context is {card.context})"
         )
     return RoutePlan(
-        route=route, resources=resources, card=card, files=files, max_model_len=max_model_len
+        route=route,
+        resources=resources,
+        card=card,
+        files=files,
+        max_model_len=max_model_len,
+        end_of_turn=_end_of_turn(route.model, files, notes) if files else None,
     )
+
+
+def _end_of_turn(model: str, files: ModelFiles, notes: list[str]) -> tuple[str, int] | None:
+    """The stop token that the model's files forget; notes what is missing from the files."""
+    tokenizer = Tokenizer.from_folder(files.path)
+    if tokenizer.chat.source is None:
+        notes.append(
+            f"the model {model!r} has no chat template: prompts go to it as plain text. This "
+            "suits a pretrained model. For a model that was trained on conversations, put its "
+            "chat_template.jinja beside config.json"
+        )
+    missing = missing_end(tokenizer, files.path)
+    if missing is not None:
+        notes.append(
+            f"the model {model!r} does not name {missing[0]!r} as an end, though its chat template "
+            "ends a turn with it (is generation_config.json missing?): the run adds it to the stop "
+            "tokens"
+        )
+    return missing
 
 
 def _placed(

@@ -36,6 +36,7 @@ _ROLES = {
     "developer": "system",
 }
 _PROBE_SYSTEM, _PROBE_USER = "7d1f-system-probe", "7d1f-user-probe"
+_PROBE_ANSWER = "7d1f-answer-probe"
 
 
 class _Generation(Extension):
@@ -122,6 +123,19 @@ class ChatTemplate:
             raise RowProblem(
                 FailureCode.BAD_MESSAGES, f"the model's chat template refuses it: {err}"
             ) from None
+
+    def after_answer(self) -> str:
+        """The text that the template writes behind an answer; "" when it takes no answers."""
+        if self._compiled is None:
+            return ""
+        turns = [
+            {"role": "user", "content": _PROBE_USER},
+            {"role": "assistant", "content": _PROBE_ANSWER},
+        ]
+        try:
+            return self._apply(turns, False).partition(_PROBE_ANSWER)[2]
+        except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError):
+            return ""
 
     def _apply(self, messages: list[Message], add_generation_prompt: bool) -> str:
         assert self._compiled is not None

@@ -8,9 +8,13 @@ chat template. Gemma needs no more.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,36 +27,48 @@ from gemma_batch.prompts.control import NAMED, control_pattern, control_tokens
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
 
 
-class Tokenizer:
-    """The tokenizer of a model; make it with `from_folder`.
+@dataclass(frozen=True, slots=True)
+class TokenizerFiles:
+    """The files that a tokenizer is made of, as they travel to other machines.
 
-    A tokenizer never changes, so threads can share it. It is pickled as the path of its folder.
-    Raises `ModelError` when files are missing or broken.
+    `digest` stands for all of `files` (name -> content). `where` is the folder that they come from.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        path = folder / "tokenizer.json"
+    digest: str
+    where: str = field(compare=False)
+    files: dict[str, bytes] = field(compare=False, repr=False)
+
+
+class Tokenizer:
+    """The tokenizer of a model; make it with `from_folder` or `from_files`.
+
+    A tokenizer never changes, so threads can share it. It is pickled as the path of its folder.
+    `files` are the contents of those in `FILES` that the model has, `where` names their place in
+    messages. Raises `ModelError` when files are missing or broken.
+    """
+
+    def __init__(self, files: Mapping[str, bytes], where: str) -> None:
+        self.folder = Path(where)
+        if "tokenizer.json" not in files:
+            raise ModelError(f"{where!r} has no tokenizer.json, which belongs beside config.json")
         try:
-            raw = path.read_text(encoding="utf-8")
+            raw = files["tokenizer.json"].decode()
             self._tokens = tokenizers.Tokenizer.from_str(raw)
             described = json.loads(raw)
-        except FileNotFoundError:
-            raise ModelError(
-                f"{str(folder)!r} has no tokenizer.json, which belongs beside config.json"
-            ) from None
         except Exception as err:  # for a broken file the library raises a bare Exception
-            raise ModelError(f"{str(path)!r} cannot be read as a tokenizer: {err}") from None
+            path = str(self.folder / "tokenizer.json")
+            raise ModelError(f"{path!r} cannot be read as a tokenizer: {err}") from None
         self._tokens.no_padding()
         self._tokens.no_truncation()
-        config = _read_json(folder / "tokenizer_config.json")
+        config = _read_json(files, where, "tokenizer_config.json")
         named = {name: text for name in NAMED if (text := _token_text(config.get(name)))}
         bos = named.setdefault("bos_token", BOS)
         eos = named.setdefault("eos_token", EOS)
         if (found := self._tokens.token_to_id(bos)) is None:
-            raise ModelError(f"the tokenizer in {str(folder)!r} has no BOS token {bos!r}")
+            raise ModelError(f"the tokenizer in {where!r} has no BOS token {bos!r}")
         self.bos_id: int = found
-        source = _chat_template(folder, config)
+        self.eos_id: int | None = self._tokens.token_to_id(eos)
+        source = _chat_template(files, where, config)
         self.chat = ChatTemplate(source, bos, eos)
         controls = control_tokens(described.get("added_tokens", ()), named.values(), source)
         ids = (self._tokens.token_to_id(token) for token in controls)
@@ -74,6 +90,14 @@ class Tokenizer:
         )
         return _load(folder, stamps)
 
+    @classmethod
+    def from_files(cls, files: TokenizerFiles) -> Tokenizer:
+        """The tokenizer of files that `read_files` has read elsewhere; equal ones are loaded once.
+
+        It cannot be pickled where `files.where` does not exist. Raises `ModelError`.
+        """
+        return _made(files)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Tokenizer.from_folder, (str(self.folder),)
 
@@ -85,6 +109,13 @@ class Tokenizer:
         """The same as `encode` for many texts; releases the GIL and uses several threads."""
         encoded = self._tokens.encode_batch_fast(texts, add_special_tokens=False)
         return [self._one_bos(encoding.ids) for encoding in encoded]
+
+    def end_of_turn(self) -> tuple[str, int] | None:
+        """The first control token behind an answer, as text and id; None when there is none."""
+        match = self.control_pattern.search(self.chat.after_answer())
+        token = match.group() if match else ""
+        found = self._tokens.token_to_id(token)
+        return None if found is None else (token, found)
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """The start and the end of each token of `text`, in characters, without BOS."""
@@ -99,16 +130,30 @@ class Tokenizer:
 
 @functools.lru_cache(maxsize=8)
 def _load(folder: Path, stamps: tuple[int, ...]) -> Tokenizer:
-    return Tokenizer(folder)
+    return Tokenizer(read_files(folder).files, str(folder))
 
 
-def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
+@functools.lru_cache(maxsize=4)
+def _made(files: TokenizerFiles) -> Tokenizer:
+    return Tokenizer(files.files, files.where)
+
+
+def read_files(folder: str | Path) -> TokenizerFiles:
+    """Read the files of a folder that a tokenizer is made of; a missing one is left out."""
+    files: dict[str, bytes] = {}
+    digest = hashlib.sha256()
+    for name in FILES:
+        with contextlib.suppress(FileNotFoundError):
+            files[name] = Path(folder, name).read_bytes()
+            digest.update(f"{name} {len(files[name])} ".encode() + files[name])
+    return TokenizerFiles(digest.hexdigest(), str(folder), files)
+
+
+def _chat_template(files: Mapping[str, bytes], where: str, config: dict[str, Any]) -> str | None:
     """The source of the chat template; the file chat_template.jinja wins, as in transformers."""
-    try:
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        pass
-    for found in (config, _read_json(folder / "chat_template.json")):
+    if (jinja := files.get("chat_template.jinja")) is not None:
+        return jinja.decode()
+    for found in (config, _read_json(files, where, "chat_template.json")):
         template = found.get("chat_template")
         if isinstance(template, list):  # several templates, each with a name
             by_name = {item.get("name"): item.get("template") for item in template}
@@ -118,13 +163,13 @@ def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
     return None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def _read_json(files: Mapping[str, bytes], where: str, name: str) -> dict[str, Any]:
+    if name not in files:
         return {}
+    try:
+        data = json.loads(files[name])
     except ValueError as err:
-        raise ModelError(f"{str(path)!r} is not valid JSON: {err}") from None
+        raise ModelError(f"{str(Path(where, name))!r} is not valid JSON: {err}") from None
     return data if isinstance(data, dict) else {}
 
 

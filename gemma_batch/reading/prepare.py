@@ -1,33 +1,38 @@
 """Prepares one unit: reads its rows and renders them to requests (Ray CPU task).
 
 Everything that can be wrong with a row before an engine sees the row becomes a failure of that row
-here. This module does not know Ray. The driver uses `make_renderer` to preview and sort prompts.
+here. This module does not know Ray. The driver uses `make_renderer` to sort prompts, and
+`tokenizer_files` to send the files of a tokenizer along with a job.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from gemma_batch.errors import FailureCode
+from gemma_batch.errors import FailureCode, ModelError
 from gemma_batch.prompts.render import Renderer
-from gemma_batch.prompts.tokens import Tokenizer
+from gemma_batch.prompts.tokens import Tokenizer, TokenizerFiles, read_files
 from gemma_batch.reading.own_params import OwnParams
 from gemma_batch.reading.source import given_up, row_id, unit_rows
 from gemma_batch.rows import Failure, Request, Row
 from gemma_batch.spec import Prompt
 from gemma_batch.storage.keep import check_keep, keep_table
-from gemma_batch.storage.models import model_files
+from gemma_batch.storage.models import ModelFiles, model_files, small_digest
 from gemma_batch.units.payload import Prepared
 from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.unit import Shard, Unit
 
 
 class Preparer:
-    """Prepares units of one route; one per process is enough, as tokenizers are slow to load."""
+    """Prepares units of one route; one per process is enough, as tokenizers are slow to load.
 
-    def __init__(self, job: RouteJob) -> None:
+    `files` come from the driver, which read them when it planned. Without them, the model's files
+    are looked for from here.
+    """
+
+    def __init__(self, job: RouteJob, files: TokenizerFiles | None = None) -> None:
         self._job = job
-        self._renderer = make_renderer(job)
+        self._renderer = make_renderer(job, files)
 
     def prepare(self, shard: Shard, unit: Unit) -> Prepared:
         """Read the unit; every row gets a request or a failure.
@@ -71,19 +76,39 @@ class Preparer:
         return row
 
 
-def make_renderer(job: RouteJob) -> Renderer:
+def tokenizer_files(job: RouteJob) -> TokenizerFiles:
+    """The files of the route's tokenizer, from the machine that planned the job.
+
+    Raises `ModelError` when they were changed since.
+    """
+    planned = _planned(job)
+    files = read_files(planned.path)
+    if small_digest(planned.path, planned.revision) != planned.digest:
+        raise ModelError(
+            f"the files of the model {job.model!r} were changed after the job was planned: "
+            "start again"
+        )
+    return files
+
+
+def make_renderer(job: RouteJob, files: TokenizerFiles | None = None) -> Renderer:
     """The route's renderer, with the tokenizer and the chat template of the route's model.
 
-    Raises `ModelError` when the model's files cannot be read.
+    `files` as for `Preparer`. Raises `ModelError` when the model's files cannot be read.
     """
+    made = Tokenizer.from_files(files) if files else Tokenizer.from_folder(_planned(job).path)
     return renderer_of(
         job.prompt,
-        Tokenizer.from_folder(model_files(job.model, job.revision).path),
+        made,
         max_model_len=job.max_model_len,
         own_params=OwnParams(
             engine=job.engine.engine, job=job.sampling, args=job.engine.args, vocab=job.vocab
         ),
     )
+
+
+def _planned(job: RouteJob) -> ModelFiles:
+    return job.files or model_files(job.model)
 
 
 def renderer_of(

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from gemma_batch.committing.generations import retry_summary
 from gemma_batch.committing.lease import describe, read_lease
 from gemma_batch.committing.ledger import Ledger, Receipt
-from gemma_batch.committing.manifest import Manifest, load_manifest
+from gemma_batch.committing.manifest import Manifest
+from gemma_batch.committing.origin import check_planned, check_receipts, find_run
 from gemma_batch.errors import OutputError
 from gemma_batch.reporting.alerts import load_alerts
 from gemma_batch.reporting.page import failure_samples, report_page
@@ -59,7 +60,7 @@ class Status:
 
 def _open(output: str) -> tuple[Store, Manifest]:
     store = open_store(output)
-    manifest = load_manifest(store)
+    manifest = find_run(store)
     if manifest is None:
         raise OutputError(f"{output!r} holds no run (there is no _run/manifest.json)")
     return store, manifest
@@ -159,11 +160,13 @@ def _current(
 ) -> tuple[Report, Mapping[PartKey, Receipt]]:
     """The report as it is now, and the receipts if they had to be read (otherwise {}).
 
-    `listed` are the committed parts.
+    `listed` are the committed parts. Raises `MismatchError` when a part is of another run.
     """
     saved = load_report(store)
     if saved is not None and saved.complete and len(listed) == saved.parts:
         return saved, {}
+    units = manifest.units(store)
+    check_planned(units, listed)
     receipts = Ledger(store).receipts(listed)
-    units = len(manifest.units(store))
-    return make_report(manifest, output, units, receipts, alerts=load_alerts(store)), receipts
+    check_receipts(manifest, receipts, listed)
+    return make_report(manifest, output, len(units), receipts, alerts=load_alerts(store)), receipts

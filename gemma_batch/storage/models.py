@@ -1,15 +1,16 @@
 """Model files: finds the files of a model in a local folder, an s3:// folder or on the hub.
 
 Planning and rendering need only the small files: configuration, tokenizer, chat template. An
-engine needs the weights too. This module copies only weights in s3:// folders: once per node,
-under a lock. Copies are below GEMMA_BATCH_CACHE (default ~/.cache/gemma_batch). The name of a
-copy's folder contains a digest of its files, so that a changed model is never mixed with an old
-copy.
+engine needs the weights too. Models on the hub go to the hub's cache (see `hub`). Models in s3://
+folders are copied below GEMMA_BATCH_CACHE (default ~/.cache/gemma_batch), once per node, under a
+lock. The name of a copy's folder contains a digest of its files, so that a changed model is never
+mixed with an old copy.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,11 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 from gemma_batch.errors import ModelError, StorageError
 from gemma_batch.storage.fs import is_s3, local_path
+from gemma_batch.storage.hub import HubSilent, ask_hub, hub_folder, unreachable
+from gemma_batch.storage.model_digest import WEIGHTS, files_digest, weights_digest
 
 SMALL_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
@@ -30,24 +31,30 @@ SMALL_FILES = (
     "processor_config.json", "*.safetensors.index.json", "hf_quant_config.json",
 )  # fmt: skip
 NEEDED = ("config.json", "tokenizer.json")
-WEIGHTS = "*.safetensors"
 OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.gguf", "*.h5", "*.msgpack")
-HUB_SECONDS = 10.0
 CHUNK = 16 * 2**20
 DOWNLOADS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
-    """The small files of a model in the local folder `path`.
+    """A model as it was found when the job was planned. Its small files are in the folder `path`.
 
-    `revision` is the commit on the hub, a digest for an s3:// folder, and None for a local folder.
-    `weight_bytes` is the size of the safetensors files in bytes; None when there are none.
+    `path` is on the machine that planned. `revision` is the commit on the hub, a digest for an
+    s3:// folder, and None for a local folder. `identity` says for each of the three which model
+    it is, and nothing else is loaded in its place. `digest` is of the JSON files and chat
+    templates (`small_digest`). `weights` is the digest of the weights in a local folder, else
+    None. `weight_bytes` is the size of the safetensors files in bytes; None when there are none.
+    `names` are the files of a model on the hub; () where they are not known.
     """
 
     path: str
     revision: str | None
+    identity: str
+    digest: str
     weight_bytes: int | None
+    weights: str | None = None
+    names: tuple[str, ...] = ()
 
 
 def model_files(model: str, revision: str | None = None) -> ModelFiles:
@@ -62,36 +69,56 @@ def model_files(model: str, revision: str | None = None) -> ModelFiles:
         small = [one for one in objects if _matches(one[0], SMALL_FILES)]
         folder = _cached(model, digest, "small", small)
         weights = _weight_bytes((name, size) for name, size, _ in objects)
-        found = ModelFiles(path=folder, revision=digest, weight_bytes=weights)
+        found = ModelFiles(
+            path=folder,
+            revision=digest,
+            identity=digest,
+            digest=small_digest(folder, digest),
+            weight_bytes=weights,
+        )
     else:
-        folder = _folder(model, revision)
-        sizes = ((p.name, p.stat().st_size) for p in Path(folder).iterdir() if p.is_file())
-        found = ModelFiles(path=folder, revision=None, weight_bytes=_weight_bytes(sizes))
+        found = _from_folder(_folder(model, revision))
     for name in NEEDED:
         if not Path(found.path, name).is_file():
             raise ModelError(f"the model {model!r} has no {name!r}: is it a complete model folder?")
     return found
 
 
-def fetch_weights(
-    model: str, revision: str | None = None, *, weights: bool = True, streamed: bool = False
-) -> str:
-    """The name under which an engine on this node loads the model: a local folder or a hub id.
+def small_digest(folder: str, revision: str | None) -> str:
+    """SHA-256 over the JSON files and chat templates of a model in this folder, in hex."""
+    # The hub's cache fills with more files when an engine loads the weights.
+    return files_digest(folder, None if revision is None else SMALL_FILES)
 
-    An s3:// folder is first copied to this node. One process per node copies it while the other
-    processes wait. The weights are not copied when the engine reads them from S3 (`streamed`) or
-    needs no weights (`weights` is False: the engine makes up its weights). A hub id is returned
-    unchanged. Raises `StorageError`, and `ModelError`, also when `weights` is True and the folder
-    has no safetensors files.
+
+def fetch_weights(
+    model: str,
+    planned: ModelFiles | None = None,
+    *,
+    weights: bool = True,
+    streamed: bool = False,
+) -> str:
+    """The local folder from which an engine on this node loads the model.
+
+    A model on the hub or in an s3:// folder is first copied to this node. One process per node
+    copies it while the other processes wait. The weights are not copied when the engine reads
+    them from S3 (`streamed`) or needs no weights (`weights` is False: the engine makes up its
+    weights).
+
+    Raises `ModelError` when the model is not the one that was `planned`, and when `weights` is
+    True and the folder has no safetensors files; `StorageError`.
     """
-    if _is_hub_id(model):
-        return model
+    # A folder of the plan that is missing on this node is no id on the hub.
+    folder_planned = planned is not None and planned.revision is None
+    if _is_hub_id(model) and not folder_planned:
+        return _hub_weights(model, planned, weights=weights)
     if not is_s3(model):
-        folder = _folder(model, revision)
+        folder = _folder(model, None)
         if weights:
             _require_safetensors(model, [path.name for path in Path(folder).iterdir()])
+        check_unchanged(folder, planned)
         return folder
-    objects, digest = _objects(model, revision)
+    objects, digest = _objects(model, None)
+    _check_identity(model, digest, planned)
     if weights:
         _require_safetensors(model, [name for name, _, _ in objects])
     kept = [one for one in objects if not _matches(one[0], OTHER_WEIGHTS)]
@@ -99,6 +126,110 @@ def fetch_weights(
     if not copied:
         kept = [one for one in kept if not fnmatch(one[0], WEIGHTS)]
     return _cached(model, digest, "full" if copied else "bare", kept)
+
+
+def check_unchanged(model: str, planned: ModelFiles | None) -> None:
+    """Raise `ModelError` when a local or s3:// folder no longer holds the model of the plan.
+
+    Without a plan there is nothing to compare.
+    """
+    if planned is None:
+        return
+    if is_s3(model):
+        _check_identity(model, _objects(model, None)[1], planned)
+    else:
+        _check_identity(model, _from_folder(model).identity, planned)
+
+
+def _check_identity(model: str, identity: str, planned: ModelFiles | None) -> None:
+    if planned is not None and planned.identity != identity:
+        raise ModelError(
+            f"the model {model!r} on {os.uname().nodename} is not the one that was planned (its "
+            f"digest is {identity[:12]}, planned was {planned.identity[:12]}): it was changed "
+            "since, or this node has another copy. Bring the planned model back, or start again "
+            "with a new output.path"
+        )
+
+
+def _from_folder(folder: str) -> ModelFiles:
+    sizes = ((p.name, p.stat().st_size) for p in Path(folder).iterdir() if p.is_file())
+    weights = weights_digest(folder)
+    digest = small_digest(folder, None)
+    return ModelFiles(
+        path=folder,
+        revision=None,
+        identity=hashlib.sha256(f"{digest} {weights}".encode()).hexdigest(),
+        digest=digest,
+        weight_bytes=_weight_bytes(sizes),
+        weights=weights,
+    )
+
+
+def _from_hub(model: str, revision: str | None) -> ModelFiles:
+    try:
+        commit, files = ask_hub(model, revision)
+    except HubSilent as err:
+        return _from_hub_cache(model, revision, err.__cause__)
+    small = [name for name, _ in files if _matches(name, SMALL_FILES)]
+    if not small:
+        raise ModelError(f"the model {model!r} has no {NEEDED[0]!r}: is it a complete model?")
+    folder = hub_folder(model, commit, small)
+    return ModelFiles(
+        path=folder,
+        revision=commit,
+        identity=commit,
+        digest=small_digest(folder, commit),
+        weight_bytes=_weight_bytes(files),
+        names=tuple(name for name, _ in files),
+    )
+
+
+def _from_hub_cache(model: str, revision: str | None, cause: BaseException | None) -> ModelFiles:
+    """The copy of the small files that an earlier download left on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, NEEDED[0], revision=revision)
+    if not isinstance(found, str):
+        raise unreachable(model, cause) from cause
+    # The cache names a snapshot by its commit. Some or all of the weights may be missing.
+    folder = Path(found).parent
+    files = [(file.name, file.stat().st_size) for file in folder.iterdir()]
+    return ModelFiles(
+        path=str(folder),
+        revision=folder.name,
+        identity=folder.name,
+        digest=small_digest(str(folder), folder.name),
+        weight_bytes=_weight_bytes(files),
+    )
+
+
+def _hub_weights(model: str, planned: ModelFiles | None, *, weights: bool) -> str:
+    names = list(planned.names) if planned is not None else []
+    commit = planned.revision if planned is not None else None
+    if not names or commit is None:  # planned without the hub, from a copy of some of its files
+        try:
+            commit, files = ask_hub(model, commit)
+        except HubSilent as err:
+            return _copied_weights(model, commit, err.__cause__, weights=weights)
+        names = [name for name, _ in files]
+    if weights:
+        _require_safetensors(model, names)
+    unwanted = OTHER_WEIGHTS if weights else (*OTHER_WEIGHTS, WEIGHTS)
+    return hub_folder(model, commit, [name for name in names if not _matches(name, unwanted)])
+
+
+def _copied_weights(
+    model: str, commit: str | None, cause: BaseException | None, *, weights: bool
+) -> str:
+    """The folder of the hub's cache, when the hub is silent and the cache has all weights."""
+    folder = _from_hub_cache(model, commit, cause).path
+    index = Path(folder, "model.safetensors.index.json")
+    needed = {"model.safetensors"}
+    if index.is_file():
+        needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    if weights and not all(Path(folder, name).is_file() for name in needed):
+        raise unreachable(model, cause) from cause
+    return folder
 
 
 def _require_safetensors(model: str, names: list[str]) -> None:
@@ -206,71 +337,3 @@ def _download_one(url: str, path: Path) -> None:
         while data := source.read(CHUNK):
             file.write(data)
     temp.rename(path)
-
-
-def _from_hub(model: str, revision: str | None) -> ModelFiles:
-    from huggingface_hub import HfApi, constants, errors, snapshot_download
-
-    # Versions of the hub's client differ in the HTTP library that they are built on.
-    bases = errors.HfHubHTTPError.__mro__
-    http_error: Any = next(c for c in bases if c.__name__ == "HTTPError")
-    options: dict[str, Any] = {"allow_patterns": list(SMALL_FILES), "etag_timeout": HUB_SECONDS}
-    page = f"{_without_password(constants.ENDPOINT)}/{model}"
-    try:
-        try:
-            info = HfApi().model_info(
-                model, revision=revision, files_metadata=True, timeout=HUB_SECONDS
-            )
-        except (errors.GatedRepoError, errors.RevisionNotFoundError, errors.HFValidationError):
-            raise
-        except errors.RepositoryNotFoundError as err:
-            raise ModelError(
-                f"the model {model!r} does not exist on the hub, or is private: check the id "
-                "(`gemma-batch models` lists the known ones), and set HF_TOKEN if it is yours"
-            ) from err
-        except (http_error, OSError) as err:
-            return _from_hub_cache(model, revision, err)
-        path = snapshot_download(model, revision=info.sha, **options)
-    except errors.GatedRepoError as err:
-        raise ModelError(
-            f"the licence of {model!r} is not accepted by the account in use: accept it at "
-            f"{page}, then set HF_TOKEN to a token of that account"
-        ) from err
-    except errors.RevisionNotFoundError as err:
-        raise ModelError(f"the model {model!r} has no revision {revision!r}: see {page}") from err
-    except errors.HFValidationError as err:
-        raise ModelError(
-            f"{model!r} is neither a hub id such as google/gemma-3-4b-it nor an existing folder"
-        ) from err
-    except (http_error, OSError) as err:
-        raise _unreachable(model, err) from err
-    sizes = [(file.rfilename, file.size or 0) for file in info.siblings or []]
-    return ModelFiles(path=path, revision=info.sha, weight_bytes=_weight_bytes(sizes))
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def _from_hub_cache(model: str, revision: str | None, cause: Exception) -> ModelFiles:
-    """The copy of the small files that an earlier download left on this machine."""
-    from huggingface_hub import errors, snapshot_download
-
-    try:
-        path = snapshot_download(
-            model, revision=revision, allow_patterns=list(SMALL_FILES), local_files_only=True
-        )
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError, ValueError):
-        raise _unreachable(model, cause) from cause
-    files = [(file.name, file.stat().st_size) for file in Path(path).iterdir()]
-    # The cache names a snapshot by its commit. Some or all of the weights may be missing.
-    return ModelFiles(path=path, revision=Path(path).name, weight_bytes=_weight_bytes(files))
-
-
-def _unreachable(model: str, cause: Exception) -> ModelError:
-    return ModelError(
-        f"the model hub cannot be reached from here for {model!r} ({type(cause).__name__}): allow "
-        "access to it (HF_ENDPOINT names a mirror), or copy the model's folder to disk or s3:// "
-        "and name that as `model`"
-    )

@@ -49,6 +49,11 @@ def set_patience(seconds: float) -> None:
     _patience = seconds
 
 
+def patience() -> float:
+    """For how many seconds this process tries a failing call."""
+    return _patience
+
+
 def with_retries(
     fn: Callable[[], T], *, what: str = "storage", base: float = 0.2, cap: float = 5.0
 ) -> T:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from gemma_batch.engines.base import EngineConfig
 from gemma_batch.spec import Prompt
+from gemma_batch.storage.models import ModelFiles
 from gemma_batch.units.row_policy import Order, RowPolicy
 
 
@@ -16,18 +17,19 @@ from gemma_batch.units.row_policy import Order, RowPolicy
 class RouteJob:
     """One route, ready to run.
 
-    `columns` are the input columns to read. `keep_schema` has the columns to copy into the output.
-    `max_model_len` limits prompt and answer together, in tokens. `vocab` is the number of tokens
-    that the model knows. `in_flight` is the number of
+    `files` is the model as it was planned. `columns` are the input columns to read. `keep_schema`
+    has the columns to copy into the output. `max_model_len` limits prompt and answer together, in
+    tokens, and `vocab` is the number of tokens that the model knows. `in_flight` is the number of
     requests that the feed keeps in the engine. `storage_patience` is the number of seconds for
     which a failing call to storage is tried again. One engine holds `devices` GPUs (1 for an engine
-    on a CPU), each at `price` per hour. `name` is the name of the job.
+    on a CPU), each at `price` per hour. `name` is the name of the job, `run` the id of the run in
+    the manifest, which parts name.
     """
 
     output: str
     route: str
     model: str
-    revision: str | None
+    files: ModelFiles | None
     prompt: Prompt
     id_column: str | None
     columns: tuple[str, ...]
@@ -41,5 +43,6 @@ class RouteJob:
     storage_patience: float = 300.0
     order: Order = "auto"
     name: str = "gemma-batch"
+    run: str | None = None
     devices: float = 1.0
     price: float | None = None

@@ -32,7 +32,7 @@ def job(**sampling: Any) -> RouteJob:
         output="-",
         route="all",
         model="m",
-        revision=None,
+        files=None,
         prompt=Prompt(user="{{ doc }}"),
         id_column="id",
         columns=("id", "doc", "n"),

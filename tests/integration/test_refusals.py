@@ -21,6 +21,7 @@ import pytest
 from gemma_batch.cli.commands import main
 from gemma_batch.committing.lease import Lease
 from gemma_batch.storage.fs import open_store
+from gemma_batch.storage.parts import build_results, read_receipt
 
 from .helpers import cli, cold_cli, start_cli, write_spec
 
@@ -81,6 +82,11 @@ def bucket_that_does_not_exist(data: dict[str, Any], folder: Path) -> None:
     data["output"]["path"] = "s3://there-is-no-such-bucket/out"
 
 
+def data_without_a_manifest(data: dict[str, Any], folder: Path) -> None:
+    store = open_store(data["output"]["path"])
+    store.put("results/part-00000-0000000000.parquet", b"PAR1")
+
+
 REFUSALS: list[tuple[str, Change, str]] = [
     ("unknown key", put("promt", {}), "did you mean 'prompt'?"),
     ("unknown model", put("model", "google/gemma-3-8b-it"), "never released"),
@@ -97,6 +103,7 @@ REFUSALS: list[tuple[str, Change, str]] = [
     ("corrupt Parquet shard", corrupt_shard, "1.parquet"),
     ("output not writable", output_below_a_file, "cannot be used"),
     ("bucket missing", bucket_that_does_not_exist, "there-is-no-such-bucket"),
+    ("data without a manifest", data_without_a_manifest, "Restore _run/"),
     ("engine argument unknown", put("resources.engine_args", {"speed": 1}), "'speed'"),
     ("answer longer than context", put("sampling.max_tokens", 9000), "max_model_len"),
     ("context beyond the model's", put("resources.max_model_len", 10**7), "above the context"),
@@ -219,3 +226,15 @@ def test_ctrl_c_stops_cleanly_and_only_the_same_job_goes_on(
     done = cli("run", str(write_spec(spec, **job)), "--json", RAY_ADDRESS=NOWHERE)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["run_rows"] == 0
+
+    # A part of another run in the place of one of this run.
+    part = store.list("results")[0]
+    table = pq.read_table(pa.BufferReader(store.read(part)))
+    receipt, failures = read_receipt(store.read(part))
+    columns = {name: table[name] for name in table.column_names}
+    foreign = build_results(columns, table.schema, {**receipt, "run": "another"}, failures)
+    store.put(part, foreign)
+    for command in (("run", str(spec)), ("retry", store.url)):
+        done = cli(*command, RAY_ADDRESS=NOWHERE)
+        assert done.returncode == 2, done.stderr
+        assert f"'{part}' is a part of another run" in done.stderr.splitlines()[-1]

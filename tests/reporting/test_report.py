@@ -11,6 +11,8 @@ from gemma_batch.storage.parts import PartKey
 
 MANIFEST = Manifest(
     name="job",
+    run="a",
+    names_parts=True,
     created="2026-01-01T00:00:00+00:00",
     fingerprint=Fingerprint(fields={}, inputs={}),
     shards=(),
