@@ -105,6 +105,8 @@ def plan_facts(
 
 
 def _route_facts(route: RoutePlan, rows: dict[str, int]) -> dict[str, Any]:
+    from gemma_batch.engines.base import engine_class
+
     placement = route.placement
     facts: dict[str, Any] = {
         "name": route.route.name,
@@ -112,13 +114,16 @@ def _route_facts(route: RoutePlan, rows: dict[str, int]) -> dict[str, Any]:
         "model": route.route.model,
         "parameters": route.card.params,
         "licence": route.card.licence,
+        "quantization": route.card.quantization,
         "max_model_len": route.max_model_len,
         "rows": rows.get(route.route.name),
     }
     if placement is not None:
+        computes = engine_class(route.resources.engine).computes
         facts["placement"] = {
             "tensor_parallel": placement.tensor_parallel,
             "engines_per_gpu": placement.engines_per_gpu,
+            "precision": placement.precision if computes else None,
             "dtype": placement.dtype,
             "max_num_seqs": placement.max_num_seqs,
             "max_num_batched_tokens": placement.max_num_batched_tokens,
@@ -148,7 +153,7 @@ def print_plan(facts: dict[str, Any]) -> None:
         if placement := route.get("placement"):
             console.print(
                 f"           tensor parallel {placement['tensor_parallel']}, "
-                f"{placement['dtype']}, up to {placement['max_num_seqs']} sequences of "
+                f"{_numbers(route)}, up to {placement['max_num_seqs']} sequences of "
                 f"{route['max_model_len']:,} tokens, {placement['max_num_batched_tokens']:,} "
                 "tokens per step"
             )
@@ -172,6 +177,14 @@ def print_plan(facts: dict[str, Any]) -> None:
             console.print(f"    {line}", style="cyan")
     if prompt["note"]:
         console.print(f"  note     {prompt['note']}", style="yellow")
+
+
+def _numbers(route: dict[str, Any]) -> str:
+    """The precision of a route's weights, for people; a dry run has none."""
+    if route["placement"]["precision"] is None:
+        return "no weights"
+    kept = f"weights of the checkpoint ({route['quantization']})" if route["quantization"] else ""
+    return kept or f"weights in {route['placement']['precision']}"
 
 
 def _sample_lines(sample: dict[str, Any]) -> list[str]:

@@ -36,7 +36,8 @@ class EngineConfig:
     the weights from, where that is another. `files` is the model as it was planned.
     `keep_prefixes` says that rows which share a prefix come one after the other.
     `stop_token_ids` end an answer besides the tokens that the model's files and the request name.
-    `args` are passed through to the engine, checked by `check_args` at plan time.
+    `args` are passed through to the engine, checked by `check_args` at plan time. `fork_template`
+    says whether its processes are forked from a template (see `forking.py`).
     """
 
     engine: str
@@ -57,6 +58,7 @@ class EngineConfig:
     cpu_threads: int | None = None
     start_timeout: float = 1800.0
     keep_prefixes: bool = False
+    fork_template: bool = False
     sampling: dict[str, Any] = field(default_factory=dict)
     stop_token_ids: tuple[int, ...] = ()
     args: dict[str, Any] = field(default_factory=dict)
@@ -83,6 +85,22 @@ class Engine(Protocol):
         True for arguments that the engine lists, each with the reason, and for no others.
         """
         ...
+
+    @classmethod
+    def check_sampling(
+        cls,
+        params: Mapping[str, Any],
+        *,
+        job: Mapping[str, Any],
+        args: Mapping[str, Any],
+        vocab: int,
+    ) -> None:
+        """Raise `ValueError` for sampling parameters that the engine would refuse.
+
+        The sentence begins with the parameter's name. `params` are the job's, or those of a row on
+        top of the job's. The engine is started with the job's parameters, `job`, and the arguments
+        `args`; `vocab` is the number of tokens of its model.
+        """
 
     @classmethod
     def place(

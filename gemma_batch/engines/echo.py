@@ -34,12 +34,14 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from gemma_batch.engines.base import EngineConfig
 from gemma_batch.engines.placing import place_anywhere
+from gemma_batch.engines.token_ids import check_token_ids
 from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, SpecError
 from gemma_batch.family.card import ModelCard
 from gemma_batch.family.hardware import Hardware
@@ -144,6 +146,18 @@ class EchoEngine:
     def is_neutral(cls, name: str, value: Any) -> bool:
         """By the list above."""
         return name in NEUTRAL_ARGS
+
+    @classmethod
+    def check_sampling(
+        cls,
+        params: Mapping[str, Any],
+        *,
+        job: Mapping[str, Any],
+        args: Mapping[str, Any],
+        vocab: int,
+    ) -> None:
+        """Raise `ValueError` for token ids that the model lacks, as for a run that is not dry."""
+        check_token_ids(params, vocab)
 
     async def start(self) -> None:
         if _own_names().intersection(self._args.get("fail_start_on", [])):

@@ -16,12 +16,10 @@ An engine's processes, forked or spawned, end when the process that started the 
 this rule a forked core would live on when the actor is killed, because Ray ends only the actor's
 own children, and a forked core is a child of the template.
 
-To turn the template off, set `VLLM_WORKER_MULTIPROC_METHOD=fork` in the environment of the process
-that starts the engine (for a Ray job: in `env_vars` of its runtime environment). vLLM then chooses
-how to start its processes, and this module adds nothing to it: in a Ray actor vLLM spawns them as
-children of the actor, elsewhere it forks them. In a Ray actor this holds for the first start only:
-vLLM itself sets the variable to `spawn` there, so an engine that is started again in the same actor
-uses the template.
+`resources.fork_template` of the spec turns the template off, for every start of an engine: then the
+caller starts no template, and the processes are spawned. A start method that people set themselves,
+by `VLLM_WORKER_MULTIPROC_METHOD=fork` in the environment, turns it off too, but in a Ray actor for
+the first start only, because vLLM itself sets the variable to `spawn` there.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gemma_batch.errors import PlacementError
 from gemma_batch.family.card import ModelCard
 from gemma_batch.family.hardware import Hardware
+from gemma_batch.family.memory import Precision
 from gemma_batch.family.placement import Placement, place, place_on_cpu
 
 if TYPE_CHECKING:
@@ -27,8 +28,21 @@ def place_model(
             "resources.device is 'gpu' but there is none here: connect to a cluster with GPUs "
             "(--address), or set resources.device to cpu"
         )
+    if resources.precision == "fp8" and "quantization" in resources.engine_args:
+        raise PlacementError(
+            "resources.precision is 'fp8' and resources.engine_args.quantization is "
+            f"{resources.engine_args['quantization']!r}: both say how weights are kept, so leave "
+            "one of the two out"
+        )
+    if resources.precision == "fp8" and card.quantization not in (None, "fp8"):
+        raise PlacementError(
+            f"resources.precision is 'fp8' but the weights of {card.id} are quantized already "
+            f"({card.quantization}): leave the precision out, or take the model that is not"
+        )
     if hardware.gpu is None or resources.device == "cpu":
-        return _on_cpu(card, resources, max_model_len, hardware.memory_gib)
+        return _on_cpu(
+            card, resources, max_model_len, hardware.memory_gib, precision=resources.precision
+        )
     try:
         return place(
             card,
@@ -53,16 +67,25 @@ def place_model(
 
 
 def place_anywhere(card: ModelCard, resources: Resources, max_model_len: int) -> Placement:
-    """On a CPU without a limit of memory: no weights are loaded, so a 27B fits a laptop."""
+    """On a CPU without a limit of memory: no weights are loaded, so a 27B fits a laptop.
+
+    For the same reason `resources.precision` is not looked at: a spec for GPUs can run dry here.
+    """
     return _on_cpu(card, resources, max_model_len, NO_LIMIT_GIB)
 
 
 def _on_cpu(
-    card: ModelCard, resources: Resources, max_model_len: int, memory_gib: float
+    card: ModelCard,
+    resources: Resources,
+    max_model_len: int,
+    memory_gib: float,
+    *,
+    precision: Precision | None = None,
 ) -> Placement:
     return place_on_cpu(
         card,
         max_model_len=max_model_len,
+        precision=precision,
         tensor_parallel=resources.tensor_parallel or 1,
         max_num_seqs=resources.max_num_seqs,
         max_num_batched_tokens=resources.max_num_batched_tokens,

@@ -24,7 +24,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +37,17 @@ from gemma_batch.engines.numbers import SchedulerNumbers
 from gemma_batch.engines.placing import place_model
 from gemma_batch.engines.stepper import Stepper
 from gemma_batch.engines.turns import turn
-from gemma_batch.engines.vllm_args import STREAMING, check_args, is_neutral
+from gemma_batch.engines.vllm_args import check_args, engine_args, is_neutral
+from gemma_batch.engines.vllm_sampling import check_sampling
+from gemma_batch.engines.vllm_words import logprobs_of, refusals
 from gemma_batch.engines.weights import check_loaded, with_weights
-from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, RowTransient
+from gemma_batch.errors import (
+    EngineError,
+    EngineLost,
+    EngineStartError,
+    RowRejected,
+    RowTransient,
+)
 from gemma_batch.family.card import ModelCard
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.placement import Placement
@@ -53,7 +61,6 @@ logger = logging.getLogger(__name__)
 
 # Safe to import before a fork: vLLM's front end has imported exactly these before it forks.
 FRONT_END = ["vllm.engine.arg_utils", "vllm.v1.engine.llm_engine", "vllm.v1.engine.core"]
-RETENTION = "prefix_cache_retention_interval"
 DEATH_SECONDS = 0.25  # between two checks that the core's processes are alive
 
 
@@ -65,10 +72,8 @@ def _compiled_mark(config: EngineConfig) -> Path:
     import vllm
     from vllm import envs
 
-    kind = (
-        vllm.__version__,
-        dataclasses.astuple(dataclasses.replace(config, sampling={}, files=None)),
-    )
+    plain = dataclasses.replace(config, sampling={}, files=None, fork_template=False)
+    kind = (vllm.__version__, dataclasses.astuple(plain))
     digest = hashlib.sha256(repr(kind).encode()).hexdigest()[:16]
     return Path(envs.VLLM_CACHE_ROOT) / f"gemma-batch-compiled-{digest}"
 
@@ -102,6 +107,18 @@ class VllmEngine:
     def is_neutral(cls, name: str, value: Any) -> bool:
         """By the lists in `engines/vllm_args.py`."""
         return is_neutral(name, value)
+
+    @classmethod
+    def check_sampling(
+        cls,
+        params: Mapping[str, Any],
+        *,
+        job: Mapping[str, Any],
+        args: Mapping[str, Any],
+        vocab: int,
+    ) -> None:
+        """Raise `ValueError` for parameters that vLLM, started like this, would refuse."""
+        check_sampling(params, job=job, args=args, vocab=vocab)
 
     @classmethod
     def place(
@@ -146,7 +163,7 @@ class VllmEngine:
                 f"vLLM was not ready after {self._config.start_timeout:g} s "
                 "(policy.engine_start_timeout)"
             ) from None
-        except EngineStartError:
+        except EngineError:
             self._remember_children(before)
             await self.stop()
             raise
@@ -156,6 +173,26 @@ class VllmEngine:
             leave_workers_alone(self._children)
         self._stepper = Stepper(self._engine, getattr(self._engine, "is_sleeping", _no_question))
         self._watch = asyncio.create_task(self._watch_for_death(self._stepper))
+        await self._try_out()
+
+    async def _try_out(self) -> None:
+        """Ask for one token with the job's sampling parameters.
+
+        vLLM looks at some of them only now. Raises `EngineError` when vLLM refuses them: every row
+        would be refused, and another start would not help.
+        """
+        short = Request(-1, TokenPrompt([2]), {"max_tokens": 1, "min_tokens": 0})
+        try:
+            async with asyncio.timeout(self._config.start_timeout):
+                await self.generate(short)
+        except RowRejected as err:
+            await self.stop()
+            raise EngineError(f"vLLM refuses every row of this job: {err}") from None
+        except RowTransient as err:
+            logger.warning("a first request failed: %s", err)
+        except (EngineLost, TimeoutError) as err:
+            await self.stop()
+            raise EngineStartError(f"vLLM did not answer a first request: {err!r}") from None
 
     async def _built(self) -> Any:
         """Run `_build` in a thread. When the wait ends early, the late engine is shut down there.
@@ -191,9 +228,11 @@ class VllmEngine:
             os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
             os.environ.update(cpu_environment(config))
             os.sched_setaffinity(0, CORES)  # of this thread; the template inherits it
-            return start_template([*FRONT_END, "vllm.v1.worker.cpu_worker"])
         # vLLM binds to NUMA nodes by replacing the program of spawned processes: no fork there.
-        return None if config.args.get("numa_bind") else start_template(FRONT_END)
+        if not config.fork_template or config.args.get("numa_bind"):
+            return None
+        cpu = ["vllm.v1.worker.cpu_worker"] if config.device == "cpu" else []
+        return start_template([*FRONT_END, *cpu])
 
     def _build(self, given_up: threading.Event) -> Any:
         config = self._config
@@ -206,7 +245,9 @@ class VllmEngine:
             from vllm.v1.engine import utils
             from vllm.v1.engine.llm_engine import LLMEngine
 
-            args = EngineArgs(**self._engine_args(EngineArgs))
+            self._refusals = refusals(vllm.exceptions)
+            self._sampling_params(config.sampling)  # before memory is taken and weights are read
+            args = EngineArgs(**engine_args(config, EngineArgs.__dataclass_fields__))
             make = functools.partial(
                 LLMEngine.from_engine_args, args, usage_context=UsageContext.LLM_CLASS
             )
@@ -214,14 +255,12 @@ class VllmEngine:
             if given_up.is_set():
                 engine.engine_core.shutdown()
                 raise TimeoutError("it came up after it was given up")
+        except RowRejected as err:
+            raise EngineError(f"every row of this job would fail: {err}") from None
         except Exception as err:  # vLLM can raise any type of error here
             raise EngineStartError(f"vLLM did not start: {type(err).__name__}: {err}") from err
         # Keep the scheduler's statistics of each step; keep none per token or request.
         engine.logger_manager, engine.log_stats = self._numbers, False
-        # Of these two errors, older versions of vLLM have only the second.
-        named = ("VLLMClientError", "VLLMValidationError")
-        classes = [getattr(vllm.exceptions, name, None) for name in named]
-        self._refusals = (ValueError, TypeError, *(c for c in classes if c is not None))
         # Newer vLLM takes token inputs that skip its renderer; older vLLM only a plain prompt.
         inputs = importlib.import_module("vllm.inputs")
         engine_inputs = getattr(inputs, "engine", inputs)
@@ -230,38 +269,6 @@ class VllmEngine:
         self._base = {**(differing() if differing else {}), **config.sampling}
         self._base.setdefault("max_tokens", 256)
         return engine
-
-    def _engine_args(self, accepts: type) -> dict[str, Any]:
-        config = self._config
-        fields = accepts.__dataclass_fields__  # type: ignore[attr-defined]
-        ours: dict[str, Any] = {
-            "model": config.model,
-            "revision": config.revision,
-            "dtype": config.dtype,
-            "quantization": config.quantization,
-            "tensor_parallel_size": config.tensor_parallel,
-            "max_model_len": config.max_model_len,
-            "max_num_seqs": config.max_num_seqs,
-            "max_num_batched_tokens": config.max_num_batched_tokens,
-            "language_model_only": True,
-            "model_weights": config.weights,
-            # vLLM's default would load pickles where a folder has no safetensors.
-            "load_format": STREAMING if config.weights else "safetensors",
-            "disable_log_stats": False,
-            "seed": 0,
-        }
-        if config.tensor_parallel > 1:
-            ours["distributed_executor_backend"] = "mp"
-        if config.device == "cpu":
-            ours["enforce_eager"] = True
-        elif config.gpu_memory_utilization is not None:
-            ours["gpu_memory_utilization"] = config.gpu_memory_utilization
-        ours = {k: v for k, v in ours.items() if k in fields and v is not None}
-        # By default vLLM drops a sliding layer's cache of a shared prefix after the first row, so
-        # every prefix is computed twice. None keeps it; unused blocks are evicted first.
-        if config.keep_prefixes and RETENTION in fields:
-            ours[RETENTION] = None
-        return {**ours, **config.args}
 
     async def _watch_for_death(self, stepper: Stepper) -> None:
         # vLLM does not notice a core that was killed: it would wait for its next message for ever.
@@ -295,21 +302,26 @@ class VllmEngine:
         return RowTransient(f"vLLM failed: {err.__cause__ or err!r}")
 
     def _params(self, request: Request) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        if request.sampling:
+            return self._sampling_params({**self._base, **request.sampling})
+        if self._plain_params is None:
+            self._plain_params = self._sampling_params(self._base)
+        return self._plain_params
 
-        if not request.sampling and self._plain_params is not None:
-            return self._plain_params
-        given = {**self._base, **request.sampling}
+    def _sampling_params(self, given: dict[str, Any]) -> Any:
+        """vLLM's object for these parameters. Raises `RowRejected` when vLLM refuses them."""
+        import vllm.sampling_params as theirs
+
         if (stops := self._config.stop_token_ids) and not given.get("ignore_eos"):
-            given["stop_token_ids"] = [*(given.get("stop_token_ids") or ()), *stops]
+            given = {**given, "stop_token_ids": [*(given.get("stop_token_ids") or ()), *stops]}
+        detect = "repetition_detection"
         try:
-            params = SamplingParams(**given, output_kind=RequestOutputKind.FINAL_ONLY)
+            if given.get(detect):
+                kind = getattr(theirs, "RepetitionDetectionParams", dict)
+                given = {**given, detect: kind(**given[detect])}
+            return theirs.SamplingParams(**given, output_kind=theirs.RequestOutputKind.FINAL_ONLY)
         except self._refusals as err:
             raise RowRejected(f"vLLM refuses the sampling parameters: {err}") from err
-        if not request.sampling:
-            self._plain_params = params
-        return params
 
     def _completion(self, final: Any, seconds: float) -> Completion:
         if final is None or not final.outputs:
@@ -320,7 +332,7 @@ class VllmEngine:
             raise RowTransient(f"vLLM ended the request with {reasons!r}")
         logprobs = None
         if any(sample.logprobs for sample in samples):
-            logprobs = json.dumps([list(_logprobs(sample.logprobs)) for sample in samples])
+            logprobs = json.dumps([list(logprobs_of(sample.logprobs)) for sample in samples])
         return Completion(
             outputs=[sample.text for sample in samples],
             finish_reasons=reasons,
@@ -371,11 +383,3 @@ def _no_question() -> None:
 
 def _plain_prompt(token_ids: list[int]) -> dict[str, list[int]]:
     return {"prompt_token_ids": token_ids}
-
-
-def _logprobs(positions: Any) -> Iterator[list[dict[str, Any]]]:
-    for position in positions or ():
-        yield [
-            {"id": token, "token": item.decoded_token, "logprob": item.logprob, "rank": item.rank}
-            for token, item in position.items()
-        ]

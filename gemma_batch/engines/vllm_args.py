@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import importlib.util
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+from gemma_batch.engines.base import EngineConfig
 from gemma_batch.errors import SpecError
 
 # Arguments of vLLM that the plan sets, and the field of the spec that each is set from. A value for
@@ -23,6 +26,21 @@ OWN_ARGS = {
     "max_num_seqs": "resources.max_num_seqs",
     "max_num_batched_tokens": "resources.max_num_batched_tokens",
     "gpu_memory_utilization": "resources.gpu_memory_utilization",
+}
+# The formats of weights whose loaders read numbers and never run code. vLLM's other formats, and
+# those of its plug-ins, may load pickles (*.bin, *.pt), which can run code.
+LOAD_FORMATS = (
+    "safetensors", "fastsafetensors", "instanttensor", "runai_streamer", "runai_streamer_sharded",
+    "sharded_state", "bitsandbytes", "gguf", "dummy",
+)  # fmt: skip
+# Arguments with which an engine would not do the work of a run: the values that do no harm, and why
+# others do.
+MISFITS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "pipeline_parallel_size": ((1,), "an engine is spread by `resources.tensor_parallel` only"),
+    "data_parallel_size": ((1,), "several engines are asked for by `resources.replicas`"),
+    "skip_tokenizer_init": ((False,), "answers would have no text"),
+    "runner": (("auto", "generate"), "a run answers prompts"),
+    "convert": (("auto", "none"), "a run answers prompts"),
 }
 # Arguments that change no answer beyond rounding, each with the reason. Every argument that is not
 # in this table is part of a run's fingerprint. Rounding is allowed: it also differs with the rows
@@ -44,9 +62,10 @@ NEUTRAL_ARGS = {
 # Ways to read the same *.safetensors files. Other formats make the weights up (`dummy`), change
 # them (`bitsandbytes`) or read other files (`sharded_state`, `tensorizer`, `mistral`).
 NEUTRAL_FORMATS = ("safetensors", "fastsafetensors", "instanttensor", "runai_streamer")
-PICKLES = ("auto", "hf", "pt", "npcache")  # load formats that may read *.bin or *.pt: pickles
 STREAMING = "runai_streamer"  # vLLM's load format that streams weights into memory
 STREAMER = "runai_model_streamer_s3"  # the package that this format needs for object storage
+MOST_LOGPROBS = 20  # vLLM's default of its argument max_logprobs
+RETENTION = "prefix_cache_retention_interval"
 
 
 def is_neutral(name: str, value: Any) -> bool:
@@ -75,15 +94,24 @@ def available_args() -> set[str] | None:
 
     None when vLLM is not installed on this machine, for example on a laptop that only submits jobs.
     """
+    return fields_in_vllm("engine/arg_utils.py", "EngineArgs")
+
+
+@functools.cache
+def fields_in_vllm(file: str, name: str) -> set[str] | None:
+    """The fields of a class of vLLM, read from its source file without importing it.
+
+    None when vLLM is not installed here, or has no such file or class.
+    """
     spec = importlib.util.find_spec("vllm")
     if spec is None or not spec.submodule_search_locations:
         return None
-    source = Path(next(iter(spec.submodule_search_locations))) / "engine" / "arg_utils.py"
+    source = Path(next(iter(spec.submodule_search_locations))) / file
     if not source.is_file():
         return None
     names: set[str] = set()
     for node in ast.parse(source.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name == "EngineArgs":
+        if isinstance(node, ast.ClassDef) and node.name == name:
             names |= {
                 item.target.id
                 for item in node.body
@@ -92,12 +120,49 @@ def available_args() -> set[str] | None:
     return names or None
 
 
+def engine_args(config: EngineConfig, fields: Container[str]) -> dict[str, Any]:
+    """The arguments of vLLM for an engine. `fields` are the arguments that the vLLM here has.
+
+    An argument of ours that this vLLM lacks is left out; those of the spec stand as they are.
+    """
+    ours: dict[str, Any] = {
+        "model": config.model,
+        "revision": config.revision,
+        "dtype": config.dtype,
+        "quantization": config.quantization,
+        "tensor_parallel_size": config.tensor_parallel,
+        "max_model_len": config.max_model_len,
+        "max_num_seqs": config.max_num_seqs,
+        "max_num_batched_tokens": config.max_num_batched_tokens,
+        "language_model_only": True,
+        "model_weights": config.weights,
+        # vLLM's default would load pickles where a folder has no safetensors.
+        "load_format": STREAMING if config.weights else "safetensors",
+        "disable_log_stats": False,
+        "seed": 0,
+    }
+    if config.tensor_parallel > 1:
+        ours["distributed_executor_backend"] = "mp"
+    if config.device == "cpu":
+        ours["enforce_eager"] = True
+    elif config.gpu_memory_utilization is not None:
+        ours["gpu_memory_utilization"] = config.gpu_memory_utilization
+    if (logprobs := config.sampling.get("logprobs") or 0) > MOST_LOGPROBS:
+        ours["max_logprobs"] = logprobs
+    ours = {k: v for k, v in ours.items() if k in fields and v is not None}
+    # By default vLLM drops a sliding layer's cache of a shared prefix after the first row, so
+    # every prefix is computed twice. None keeps it; unused blocks are evicted first.
+    if config.keep_prefixes and RETENTION in fields:
+        ours[RETENTION] = None
+    return {**ours, **config.args}
+
+
 def check_args(args: dict[str, Any]) -> None:
     """Check the engine arguments of a spec (`resources.engine_args`).
 
     Raises `SpecError` for an argument that vLLM does not have (not checked where vLLM is not
-    installed), that another field of the spec sets, that holds a secret, or that lets vLLM run code
-    from a model folder.
+    installed), that another field of the spec sets, that holds a secret, that lets vLLM run code
+    from a model folder, or with which it would not answer prompts.
     """
     known = available_args()
     for key in args:
@@ -111,11 +176,13 @@ def check_args(args: dict[str, Any]) -> None:
                 "resources.engine_args.trust_remote_code: code out of a model folder is never "
                 "run; no Gemma needs it"
             )
-        if key == "load_format" and args[key] in PICKLES:
+        if key == "load_format" and args[key] not in LOAD_FORMATS:
             raise SpecError(
                 f"resources.engine_args.load_format: {args[key]!r} may load pickles, which can "
-                "run code: leave it out (safetensors), or use 'dummy' or a streaming loader"
+                f"run code: leave it out, or use one of {', '.join(LOAD_FORMATS)}"
             )
+        if key in MISFITS and args[key] not in MISFITS[key][0]:
+            raise SpecError(f"resources.engine_args.{key}: {args[key]!r}: {MISFITS[key][1]}")
         if key in OWN_ARGS:
             raise SpecError(
                 f"resources.engine_args.{key}: set it as `{OWN_ARGS[key]}`, the plan uses it"

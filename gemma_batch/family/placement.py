@@ -24,6 +24,8 @@ from gemma_batch.family.memory import (
 )
 
 _TINY_PARAMS = 100_000_000  # smaller is a test model: float32 is exact, as fast as bf16 on old CPUs
+# Seen with vLLM 0.32: fp8 lacks its kernels in the CPU build, and float16 is refused for Gemma.
+_CPU_PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 _CPU_BLOCK = 128  # tokens per KV block on vLLM's CPU platform
 
 
@@ -33,7 +35,8 @@ class Placement:
 
     `concurrency` counts the sequences of typical length (at most `limits.TYPICAL_TOKENS` tokens)
     that fit in `kv_gib` GiB of KV cache per GPU (per worker on a CPU). `gpu_memory_utilization` is
-    one engine's share of a GPU, and 0 on a CPU. `reason` is one sentence for people.
+    one engine's share of a GPU, and 0 on a CPU. `precision` is of the weights, unless the
+    checkpoint is quantized, and `dtype` of the arithmetic. `reason` is one sentence for people.
     """
 
     tensor_parallel: int
@@ -42,6 +45,7 @@ class Placement:
     max_num_batched_tokens: int
     max_model_len: int
     gpu_memory_utilization: float
+    precision: Precision
     dtype: str
     reason: str
     kv_gib: float
@@ -110,7 +114,8 @@ def place(
         max_num_batched_tokens=tokens,
         max_model_len=max_model_len,
         gpu_memory_utilization=gpu_memory_utilization / shared,
-        dtype="float32" if precision == "fp32" else "bfloat16",
+        precision=precision,
+        dtype=dtype_of(precision),
         reason=_reason(need, gpu, best, need.on(gpu, 1), chosen=chosen),
         kv_gib=round(best.kv / GIB, 2),
         concurrency=best.concurrency,
@@ -122,6 +127,7 @@ def place_on_cpu(
     *,
     max_model_len: int,
     memory_gib: float,
+    precision: Precision | None = None,
     tensor_parallel: int = 1,
     max_num_seqs: int | None = None,
     max_num_batched_tokens: int | None = None,
@@ -129,18 +135,23 @@ def place_on_cpu(
     """Place a model on vLLM's CPU platform, for development and tests.
 
     `memory_gib` is the memory in GiB that all workers of the engine together may use. The KV cache
-    gets at most the memory for one longest sequence and for max_num_seqs typical sequences. Raises
-    `PlacementError` when the model does not fit.
+    gets at most the memory for one longest sequence and for max_num_seqs typical sequences. With
+    `precision` None, a test model gets fp32 and any other bf16. Raises `PlacementError` when the
+    model does not fit, or for a precision that vLLM does not have on a CPU.
     """
     _check_length(card, max_model_len)
     _check_tensor_parallel(card, tensor_parallel, tensor_parallel)
     tiny = card.text_params < _TINY_PARAMS
-    element = 4 if tiny else 2
+    precision = precision or ("fp32" if tiny else "bf16")
+    if precision not in _CPU_PRECISIONS:
+        raise PlacementError(
+            f"resources.precision is {precision!r}, which vLLM cannot do on a CPU: take "
+            f"{' or '.join(_CPU_PRECISIONS)} there, or a GPU"
+        )
+    element = 4 if precision == "fp32" else 2
     sequences = max_num_seqs or limits.CPU_SEQUENCES * tensor_parallel
     tokens = max_num_batched_tokens or limits.CPU_BATCHED_TOKENS * tensor_parallel
-    weights = weights_bytes(
-        card, precision="fp32" if tiny else "bf16", tensor_parallel=tensor_parallel
-    )
+    weights = weights_bytes(card, precision=precision, tensor_parallel=tensor_parallel)
     reserve = GIB // 4 if tiny else GIB
     available = int(memory_gib * GIB) // tensor_parallel - weights - reserve
     # async scheduling is off on CPUs: one batch in flight
@@ -174,7 +185,8 @@ def place_on_cpu(
         max_num_batched_tokens=tokens,
         max_model_len=max_model_len,
         gpu_memory_utilization=0.0,
-        dtype="float32" if tiny else "bfloat16",
+        precision=precision,
+        dtype=dtype_of(precision),
         reason=(
             f"On a CPU: {weights / GIB:.2f} GiB of weights and {kv / GIB:.2f} GiB of KV cache per "
             f"worker hold {together:,} sequences of {typical:,} tokens."
@@ -182,6 +194,11 @@ def place_on_cpu(
         kv_gib=kv / GIB,
         concurrency=together,
     )
+
+
+def dtype_of(precision: Precision) -> str:
+    """The type of the numbers that an engine computes with, by torch's name."""
+    return "float32" if precision == "fp32" else "bfloat16"
 
 
 def _shared(need: Need, gpu: GPU) -> Need:

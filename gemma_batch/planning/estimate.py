@@ -246,8 +246,9 @@ def engine_limit(route: RoutePlan, gpu: GPU | None, work: Workload) -> Limit | N
 
 
 def precision_of(route: RoutePlan) -> Precision:
-    """The precision of a route's weights on a GPU."""
-    return route.resources.precision or "bf16"
+    """The precision of a placed route's weights."""
+    assert route.placement is not None
+    return route.placement.precision
 
 
 def totals(estimates: Sequence[Estimate]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.placement import Placement
 from gemma_batch.family.speed import rows_per_second
 from gemma_batch.planning.cut import cut, rows_per_unit
+from gemma_batch.planning.neutral import NEUTRAL_RESOURCES
 from gemma_batch.planning.survey import Survey, survey
 from gemma_batch.prompts.ending import missing_end
 from gemma_batch.prompts.rendered import kinds_of
@@ -37,6 +38,7 @@ from gemma_batch.units.unit import Unit
 # because memory profile, CUDA graphs and the number of sequences all follow from this length.
 DEFAULT_MODEL_LEN = 8192
 QUANTIZATION = {"fp8": "fp8"}
+ONLY_ON = {"GPU": ("engines_per_gpu", "gpu_memory_utilization"), "CPU": ("cpu_kv_cache_gib",)}
 USUAL_PROMPT = 512  # tokens of a prompt, when there is no sample
 FEED_FACTOR = 2.0  # requests in the engine, as a multiple of max_num_seqs (design: 1.5 to 2)
 
@@ -84,7 +86,8 @@ class Plan:
             _placed(self.spec, route, hardware, known.get(route.route.name))
             for route in self.routes
         )
-        return replace(self, routes=routes)
+        unused = [note for route in routes for note in _unused(route)]
+        return replace(self, routes=routes, notes=tuple(dict.fromkeys([*self.notes, *unused])))
 
     def units(self, replicas: int = 1) -> list[Unit]:
         """Cut the input into units, for `replicas` engines.
@@ -138,6 +141,7 @@ class Plan:
             columns=self.survey.columns,
             keep_schema=self.survey.keep_schema,
             max_model_len=plan.max_model_len,
+            vocab=plan.card.vocab,
             sampling=sampling,
             engine=_engine_config(plan, plan.placement, sampling, spec, cpu_threads),
             policy=RowPolicy(
@@ -152,6 +156,18 @@ class Plan:
             devices=_devices(plan.placement),
             price=plan.resources.price_per_hour,
         )
+
+
+def _unused(plan: RoutePlan) -> list[str]:
+    """A sentence for each field that is set and means nothing where the engines are placed."""
+    assert plan.placement is not None
+    kind, other = ("CPU", "GPU") if plan.placement.gpu_memory_utilization == 0 else ("GPU", "CPU")
+    return [
+        f"resources.{name} is for engines on a {other} and changes nothing: those of "
+        f"{plan.route.model!r} are on a {kind}"
+        for name in ONLY_ON[other]
+        if getattr(plan.resources, name) is not None
+    ]
 
 
 def _devices(placement: Placement) -> float:
@@ -171,6 +187,8 @@ def _route_fields(plan: RoutePlan, prefix: str) -> dict[str, Any]:
         f"{prefix}resources.max_model_len": plan.max_model_len,
         f"{prefix}resources.precision": resources.precision,
     }
+    for name in Resources.model_fields.keys() - NEUTRAL_RESOURCES.keys():
+        fields.setdefault(f"{prefix}resources.{name}", getattr(resources, name))
     if plan.end_of_turn is not None:
         fields[f"{prefix}end of turn"] = plan.end_of_turn[0]
     if plan.route.when is not None:
@@ -198,7 +216,7 @@ def _engine_config(
         tensor_parallel=placement.tensor_parallel,
         engines_per_gpu=placement.engines_per_gpu,
         dtype=placement.dtype,
-        quantization=QUANTIZATION.get(resources.precision or ""),
+        quantization=QUANTIZATION.get(placement.precision),
         max_model_len=plan.max_model_len,
         max_num_seqs=placement.max_num_seqs,
         max_num_batched_tokens=placement.max_num_batched_tokens,
@@ -206,10 +224,17 @@ def _engine_config(
         cpu_kv_cache_gib=resources.cpu_kv_cache_gib or placement.kv_gib,
         cpu_threads=cpu_threads,
         start_timeout=spec.policy.engine_start_timeout,
+        fork_template=_forks(resources, on_gpu=on_gpu),
         sampling=sampling,
         stop_token_ids=(plan.end_of_turn[1],) if plan.end_of_turn else (),
         args=dict(resources.engine_args),
     )
+
+
+def _forks(resources: Resources, *, on_gpu: bool) -> bool:
+    if resources.fork_template == "auto":
+        return not on_gpu  # no run on a GPU with the template is on record yet
+    return resources.fork_template == "on"
 
 
 def make_plan(spec: JobSpec, *, need_files: bool = True) -> Plan:
@@ -237,6 +262,11 @@ def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[st
             f"which `prompt` asks for (it takes {', '.join(sorted(engine.takes))})"
         )
     card, files = _model(route, need_files=need_files, notes=notes)
+    sampling = spec.sampling.engine_params()
+    try:
+        engine.check_sampling(sampling, job=sampling, args=resources.engine_args, vocab=card.vocab)
+    except ValueError as err:
+        raise SpecError(f"sampling.{err} (model {route.model!r})") from None
     max_model_len = resources.max_model_len or min(card.context, DEFAULT_MODEL_LEN)
     if max_model_len > card.context:
         raise PlacementError(
@@ -290,7 +320,7 @@ def _placed(
         prompt_tokens=prompt_tokens or guess,
         output_tokens=spec.sampling.max_tokens,
         tensor_parallel=placement.tensor_parallel,
-        precision=plan.resources.precision or "bf16",
+        precision=placement.precision,
         engines_per_gpu=placement.engines_per_gpu,
     )
     return replace(plan, placement=placement, rows_per_second=speed)

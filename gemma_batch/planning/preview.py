@@ -13,6 +13,7 @@ from gemma_batch.prompts.chat import default_chat_template
 from gemma_batch.prompts.render import Renderer
 from gemma_batch.prompts.template import RowProblem, Template
 from gemma_batch.prompts.tokens import Tokenizer
+from gemma_batch.reading.own_params import OwnParams
 from gemma_batch.reading.prepare import renderer_of
 from gemma_batch.rows import Row
 
@@ -49,7 +50,17 @@ def renderer_for(plan: Plan, route: RoutePlan, tokenizer: Tokenizer) -> Renderer
         plan.survey.prompt,
         tokenizer,
         max_model_len=route.max_model_len,
-        max_tokens=plan.spec.sampling.max_tokens,
+        own_params=own_params(plan, route),
+    )
+
+
+def own_params(plan: Plan, route: RoutePlan) -> OwnParams:
+    """The check of the rows' own sampling parameters. The route need not be placed."""
+    return OwnParams(
+        engine=route.resources.engine,
+        job=plan.spec.sampling.engine_params(),
+        args=route.resources.engine_args,
+        vocab=route.card.vocab,
     )
 
 

@@ -17,9 +17,10 @@ from typing import Any
 
 from gemma_batch.errors import FailureCode
 from gemma_batch.planning.plan import Plan, RoutePlan
-from gemma_batch.planning.preview import offline_prompt, renderer_for
+from gemma_batch.planning.preview import offline_prompt, own_params, renderer_for
 from gemma_batch.planning.sharing import Sharing, measure
 from gemma_batch.prompts.prefixes import CACHE_BLOCK, prefix_gain, shared_share
+from gemma_batch.prompts.render import read_params
 from gemma_batch.prompts.rendered import TokenPrompt
 from gemma_batch.prompts.template import RowProblem, Template
 from gemma_batch.prompts.tokens import Tokenizer
@@ -137,14 +138,16 @@ def _prompts(plan: Plan, route: RoutePlan, rows: list[Row]) -> tuple[list[Prompt
             elif isinstance(answer, Request):
                 prompts.append(answer.prompt)
         return prompts, failures
-    room = route.max_model_len - plan.spec.sampling.max_tokens
+    check = own_params(plan, route)
     for row in rows:
         try:
+            own = read_params(row.values or {}, plan.survey.prompt.params, check)
             ids = _pseudo_tokens(offline_prompt(plan, route, row))
         except RowProblem as problem:
             failures[problem.code] += 1
             continue
-        if len(ids) > room and plan.survey.prompt.overlong == "fail":
+        room = route.max_model_len - own.get("max_tokens", check.job["max_tokens"])
+        if room < 1 or (len(ids) > room and plan.survey.prompt.overlong == "fail"):
             failures[FailureCode.PROMPT_TOO_LONG.value] += 1
         else:
             prompts.append(TokenPrompt(ids[:room]))

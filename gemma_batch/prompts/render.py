@@ -101,7 +101,7 @@ class Renderer:
             return Failure(problem.code, problem.message)
 
     def _draft(self, number: int, values: dict[str, Any]) -> _Draft:
-        sampling = self._sampling(values)
+        sampling = read_params(values, self._params, self._allowed)
         answer = sampling.get("max_tokens", self._max_tokens)
         if isinstance(answer, bool) or not isinstance(answer, int) or answer < 1:
             raise RowProblem(
@@ -176,23 +176,30 @@ class Renderer:
             turns.append(Turn(message["role"], segments, cuttable=message["role"] == "user"))
         return turns
 
-    def _sampling(self, values: dict[str, Any]) -> dict[str, Any]:
-        given = None if self._params is None else values.get(self._params)
-        if given is None:
-            return {}
-        if isinstance(given, str):
-            try:
-                given = json.loads(given)
-            except (ValueError, RecursionError) as err:
-                raise _bad_params(f"{self._params!r} is not valid JSON: {err}") from None
-        if not isinstance(given, dict):
-            raise _bad_params(f"{self._params!r} is {type(given).__name__}, not an object")
-        # A Parquet struct has every field in every row. A field that was not given is null.
-        given = {name: value for name, value in given.items() if value is not None}
+
+def read_params(
+    values: dict[str, Any], column: str | None, allowed: AllowedParams | None
+) -> dict[str, Any]:
+    """The sampling parameters in a row's `column`, checked by `allowed`; {} without a column.
+
+    Raises `RowProblem` when they are no object, or `allowed` raises ValueError.
+    """
+    given = None if column is None else values.get(column)
+    if given is None:
+        return {}
+    if isinstance(given, str):
         try:
-            return self._allowed(given) if self._allowed is not None else given
-        except ValueError as err:
-            raise _bad_params(f"{self._params!r}: {err}"[:500]) from None
+            given = json.loads(given)
+        except (ValueError, RecursionError) as err:
+            raise _bad_params(f"{column!r} is not valid JSON: {err}") from None
+    if not isinstance(given, dict):
+        raise _bad_params(f"{column!r} is {type(given).__name__}, not an object")
+    # A Parquet struct has every field in every row. A field that was not given is null.
+    given = {name: value for name, value in given.items() if value is not None}
+    try:
+        return allowed(given) if allowed is not None else given
+    except ValueError as err:
+        raise _bad_params(f"{column!r}: {err}"[:500]) from None
 
 
 def _column(values: dict[str, Any], name: str, field: str) -> Any:

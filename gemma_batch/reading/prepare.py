@@ -8,16 +8,14 @@ here. This module does not know Ray. The driver uses `make_renderer` to sort pro
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
-
-import pydantic
 
 from gemma_batch.errors import FailureCode, ModelError
 from gemma_batch.prompts.render import Renderer
 from gemma_batch.prompts.tokens import Tokenizer, TokenizerFiles, read_files
+from gemma_batch.reading.own_params import OwnParams
 from gemma_batch.reading.source import given_up, row_id, unit_rows
 from gemma_batch.rows import Failure, Request, Row
-from gemma_batch.spec import Prompt, Sampling
+from gemma_batch.spec import Prompt
 from gemma_batch.storage.keep import check_keep, keep_table
 from gemma_batch.storage.models import ModelFiles, model_files, small_digest
 from gemma_batch.units.payload import Prepared
@@ -105,7 +103,9 @@ def make_renderer(job: RouteJob, files: TokenizerFiles | None = None) -> Rendere
         job.prompt,
         made,
         max_model_len=job.max_model_len,
-        max_tokens=int(job.sampling["max_tokens"]),
+        own_params=OwnParams(
+            engine=job.engine.engine, job=job.sampling, args=job.engine.args, vocab=job.vocab
+        ),
     )
 
 
@@ -114,12 +114,12 @@ def _planned(job: RouteJob) -> ModelFiles:
 
 
 def renderer_of(
-    prompt: Prompt, tokenizer: Tokenizer, *, max_model_len: int, max_tokens: int
+    prompt: Prompt, tokenizer: Tokenizer, *, max_model_len: int, own_params: OwnParams
 ) -> Renderer:
     """The renderer of a spec's prompt. Planning uses it too, so a plan sees the rows as a run does.
 
-    `max_model_len` and `max_tokens` are the lengths in tokens that prompt and answer share, and
-    that the answer takes at most.
+    `max_model_len` is the length in tokens that prompt and answer share. `own_params` checks the
+    rows' own sampling parameters, and knows those of the job.
     """
     return Renderer(
         system=prompt.system,
@@ -129,26 +129,6 @@ def renderer_of(
         overlong=prompt.overlong,
         tokenizer=tokenizer,
         max_model_len=max_model_len,
-        max_tokens=max_tokens,
-        allowed_params=check_params,
+        max_tokens=int(own_params.job["max_tokens"]),
+        allowed_params=own_params,
     )
-
-
-def check_params(params: dict[str, Any]) -> dict[str, Any]:
-    """Check the sampling parameters of one row; returns them under the engine's names.
-
-    Raises ValueError with the name of the parameter that is wrong.
-    """
-    known = Sampling.model_fields.keys()
-    # A row cannot set `n`, because `n` decides the type of the output column. OpenAI's newer name
-    # for max_tokens is max_completion_tokens.
-    params = {("max_tokens" if k == "max_completion_tokens" else k): v for k, v in params.items()}
-    if unknown := sorted(params.keys() - known | ({"n"} & params.keys())):
-        raise ValueError(f"{unknown[0]!r} cannot be set by a row")
-    try:
-        checked = Sampling.model_validate(params)
-    except pydantic.ValidationError as err:
-        first = err.errors(include_url=False)[0]
-        name = ".".join(map(str, first["loc"])) or "parameters"
-        raise ValueError(f"{name}: {first['msg']}") from None
-    return {k: v for k, v in checked.engine_params().items() if k in params}

@@ -100,6 +100,10 @@ class JobSpec(SpecPart):
         """The job's resources with the route's overrides. Raises `SpecError` on a bad override."""
         merged = {**self.resources.model_dump(exclude_unset=True), **route.resources}
         where = f"routes.{route.name}.resources"
+        if "gpu" in route.resources:
+            raise SpecError(
+                f"{where}.gpu: a plan is for one kind of GPU: set `resources.gpu` for all routes"
+            )
         try:
             return Resources.model_validate(merged)
         except pydantic.ValidationError as err:

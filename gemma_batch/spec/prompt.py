@@ -30,7 +30,8 @@ class Prompt(SpecPart):
 
     params: str | None = None
     """The column that holds the row's own sampling parameters: an object with fields of `sampling`
-    (all but `n`), or its JSON text. They override the job's. Default for OpenAI batch files: their
+    (all but `n`), or its JSON text. They override the job's. A row whose parameters the engine
+    would refuse fails with the code `bad_params`. Default for OpenAI batch files: their
     parameters."""
 
     overlong: Literal["fail", "truncate_start", "truncate_end"] = "fail"

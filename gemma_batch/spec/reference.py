@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ A job is one YAML file. This page has every field, in the order in which a spec 
 """
 NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any value"}
 MANY = {str: "texts", int: "whole numbers"}
+A_NUMBERS_SIZE = 2**31 - 1  # a bound that only says how an engine keeps a number
 BOUNDS = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))
 
 
@@ -104,12 +105,19 @@ def _kind(annotation: Any, metadata: Any, path: str) -> str:
     if origin is typing.Literal:
         return _or([f"`{value}`" for value in inner])
     if origin is tuple:
-        return f"list of {MANY.get(inner[0]) or _kind(inner[0], (), path)}"
+        bare = typing.get_origin(inner[0]) is not typing.Annotated
+        kind, *limits = inner[:1] if bare else typing.get_args(inner[0])
+        return f"list of {MANY.get(kind) or _kind(kind, (), path)}{_bounds(kind, _flat(limits))}"
     if origin is dict:
         return f"mapping of {_kind(inner[0], (), path)} to {_kind(inner[1], (), path)}"
     if isinstance(annotation, type) and issubclass(annotation, SpecPart):
         return f"[`{path}`](#{path.replace('.', '')})"
     return NAMES[annotation] + _bounds(annotation, metadata)
+
+
+def _flat(limits: Sequence[Any]) -> list[Any]:
+    """The constraints in the metadata of `Annotated[kind, *limits]`."""
+    return [one for limit in limits for one in getattr(limit, "metadata", [limit])]
 
 
 def _or(kinds: list[str]) -> str:
@@ -121,6 +129,8 @@ def _bounds(annotation: Any, metadata: Any) -> str:
     for constraint in metadata:
         for name, words in BOUNDS:
             limit = getattr(constraint, name, None)
+            if limit is not None and abs(limit) >= A_NUMBERS_SIZE:
+                continue
             if limit is not None and (annotation, name) == (int, "gt"):
                 said.append(f"at least {limit + 1:,}")
             elif limit is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from gemma_batch.spec.spec_part import Positive, SpecPart
 
@@ -23,6 +23,11 @@ class Replicas(SpecPart):
         if self.min > self.max:
             raise ValueError(f"min={self.min} is above max={self.max}")
         return self
+
+
+def _on_or_off(value: Any) -> Any:
+    # YAML reads a bare `on` or `off` as a boolean.
+    return ("on" if value else "off") if isinstance(value, bool) else value
 
 
 class Resources(SpecPart):
@@ -60,8 +65,11 @@ class Resources(SpecPart):
     to 1.5 billion, if they fit; else 1. It is a rule of thumb."""
 
     precision: Literal["bf16", "fp32", "fp8"] | None = None
-    """Numbers that the model computes with. `fp8` halves the memory of the weights; answers may
-    differ. Default: `bf16`, as Gemma was trained; a test model on a CPU takes `fp32`."""
+    """Numbers that the weights are kept in, and that the model computes with. `fp8` halves the
+    memory of the weights, and the rest is `bf16`; answers may differ. On a CPU `fp8` is refused. A
+    quantized checkpoint keeps its weights as they are. The `echo` engine has no weights and does
+    not look at this field. Default: `bf16`, as Gemma was trained; a test model on a CPU takes
+    `fp32`."""
 
     order: Literal["auto", "input", "prefix", "length"] = "auto"
     """Order in which waiting rows go to an engine. `prefix`: rows that begin alike go together, so
@@ -92,10 +100,18 @@ class Resources(SpecPart):
     """Memory of the KV cache of one worker on a CPU, in GiB. Default: from the free
     memory, by the plan."""
 
+    fork_template: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)] = "auto"
+    """Whether the processes of a vLLM engine are forked from one that has imported vLLM already,
+    which saves seconds of each start. `off`: each is started anew. `on` and `off` may be written as
+    `true` and `false`. `auto`: `on` on a CPU; `off` on a GPU, where no run with it is on record."""
+
     price_per_hour: Annotated[float, Field(ge=0)] | None = None
     """Price of one GPU for an hour (of one engine, where there is no GPU), in any currency. With
     it, report, status, page and metrics tell the cost. Default: no cost is told."""
 
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Arguments that are handed on to the engine as they are. The names are checked when the job
-    is planned. A field of the spec cannot be set here a second time."""
+    is planned. A field of the spec cannot be set here a second time. Arguments that name Python
+    code, such as `logits_processors` or `worker_cls`, make the engine import it. So a spec can run
+    code on the cluster: run only specs of people who may do that. Of vLLM's load formats, only
+    those are taken that never run code out of a model's folder."""

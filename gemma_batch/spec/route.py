@@ -33,7 +33,7 @@ class Route(SpecPart):
     none and takes the rest."""
 
     resources: dict[str, Any] = Field(default_factory=dict)
-    """Fields of `resources` that differ for this route."""
+    """Fields of `resources` that differ for this route; all but `gpu`."""
 
     @field_validator("name")
     @classmethod

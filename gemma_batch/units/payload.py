@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from gemma_batch.prompts.rendered import decode_prompt
 from gemma_batch.rows import Failure, Request
+from gemma_batch.spec.sampling import params_from_json
 from gemma_batch.units.unit import Shard, Unit
 
 KEEP = "keep."
@@ -109,7 +110,7 @@ def decode(head: str, rows: bytes | memoryview | pa.Buffer) -> Prepared:
         if code is not None:
             failures[number] = Failure(code, message)
         else:
-            own = json.loads(sampling) if sampling else {}
+            own = params_from_json(json.loads(sampling)) if sampling else {}
             requests.append(Request(number, decode_prompt(kind, prompt), own))
     return Prepared(
         shard=shard,

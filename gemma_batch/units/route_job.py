@@ -19,10 +19,11 @@ class RouteJob:
 
     `files` is the model as it was planned. `columns` are the input columns to read. `keep_schema`
     has the columns to copy into the output. `max_model_len` limits prompt and answer together, in
-    tokens. `in_flight` is the number of requests that the feed keeps in the engine.
-    `storage_patience` is the number of seconds for which a failing call to storage is tried again.
-    One engine holds `devices` GPUs (1 for an engine on a CPU), each at `price` per hour. `name` is
-    the name of the job, `run` the id of the run in the manifest, which parts name.
+    tokens, and `vocab` is the number of tokens that the model knows. `in_flight` is the number of
+    requests that the feed keeps in the engine. `storage_patience` is the number of seconds for
+    which a failing call to storage is tried again. One engine holds `devices` GPUs (1 for an engine
+    on a CPU), each at `price` per hour. `name` is the name of the job, `run` the id of the run in
+    the manifest, which parts name.
     """
 
     output: str
@@ -34,6 +35,7 @@ class RouteJob:
     columns: tuple[str, ...]
     keep_schema: pa.Schema
     max_model_len: int
+    vocab: int
     sampling: dict[str, Any]
     engine: EngineConfig
     policy: RowPolicy

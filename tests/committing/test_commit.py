@@ -39,6 +39,7 @@ def job(**sampling: Any) -> RouteJob:
         columns=("id", "doc", "n"),
         keep_schema=KEEP,
         max_model_len=64,
+        vocab=600,
         sampling={"max_tokens": 4, **sampling},
         engine=EngineConfig(
             engine="echo", model="m", max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import json
 import multiprocessing.spawn
@@ -30,6 +31,8 @@ from gemma_batch.engines.forking import (
     no_main_module,
     start_template,
 )
+from gemma_batch.engines.vllm import VllmEngine
+from tests.engines.asked_vllm import config_for
 from tests.integration.helpers import environment
 
 MODULE = "wave"  # of the standard library; nothing else imports it
@@ -150,6 +153,23 @@ def seen_by(what: Callable[[], None]) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def switched_off() -> None:
+    """The program of an actor whose spec turns the template off, over several starts."""
+    seen = []
+    for device in ("cpu", "gpu", "gpu"):
+        config = dataclasses.replace(config_for("-"), device=device, fork_template=False)
+        seen.append(VllmEngine(config)._prepare() is None)
+        os.environ[METHOD] = "spawn"  # vLLM sets it in a Ray actor
+    print(json.dumps({"off": seen, "helpers": sorted(helpers())}))
+
+
+def test_the_field_of_the_spec_turns_the_template_off_for_every_start() -> None:
+    """Not only for the first, as the variable of the environment does in a Ray actor."""
+    seen = seen_by(switched_off)
+    assert seen["off"] == [True, True, True]
+    assert seen["helpers"] == []
 
 
 def test_a_template_from_its_start_to_its_end() -> None:

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
+from typing import Any
 
 import pytest
 
 from gemma_batch.engines.base import EngineConfig, engine_class
 from gemma_batch.engines.cpu_cores import cpu_environment
-from gemma_batch.engines.vllm import VllmEngine
-from gemma_batch.engines.vllm_args import available_args, streams_weights
+from gemma_batch.engines.vllm_args import available_args, engine_args, streams_weights
 from gemma_batch.errors import SpecError
 
 
-def test_the_arguments_are_those_of_the_vllm_installed_here() -> None:
+def test_the_arguments_are_those_of_the_vllm_installed_here(theirs: dict[str, Any]) -> None:
     """Read from its source, so equal to what its class has."""
-    code = (
-        "from vllm.engine.arg_utils import EngineArgs; "
-        "print(*sorted(EngineArgs.__dataclass_fields__))"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert available_args() == set(out.stdout.split())
+    assert available_args() == set(theirs["engine_args"])
 
 
 def test_a_person_who_sets_the_size_of_the_cache_gets_it() -> None:
@@ -49,13 +42,13 @@ def test_weights_are_streamed_from_object_storage_where_vllm_can() -> None:
         assert not streams_weights("s3://models/x", {"load_format": other})
     assert not streams_weights("/models/x", {})
     assert not streams_weights("google/gemma-3-1b-it", {})
-    accepts = dataclasses.make_dataclass("accepts", ("model", "model_weights", "load_format"))
+    accepts = {"model", "model_weights", "load_format"}
     config = EngineConfig(
         engine="vllm", model="/x", max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64
     )
-    assert VllmEngine(config)._engine_args(accepts) == {"model": "/x", "load_format": "safetensors"}
+    assert engine_args(config, accepts) == {"model": "/x", "load_format": "safetensors"}
     remote = dataclasses.replace(config, weights="s3://models/x")
-    assert VllmEngine(remote)._engine_args(accepts) == {
+    assert engine_args(remote, accepts) == {
         "model": "/x",
         "model_weights": "s3://models/x",
         "load_format": "runai_streamer",
@@ -64,19 +57,17 @@ def test_weights_are_streamed_from_object_storage_where_vllm_can() -> None:
 
 def test_prefixes_are_kept_where_rows_that_share_one_come_together() -> None:
     """By an argument that older vLLM lacks; what a person sets stands."""
-    names = ("model", "prefix_cache_retention_interval")
-    newer = dataclasses.make_dataclass("newer", names)
-    older = dataclasses.make_dataclass("older", names[:1])
+    newer, older = {"model", "prefix_cache_retention_interval"}, {"model"}
     config = EngineConfig(
         engine="vllm", model="-", max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64
     )
     grouped = dataclasses.replace(config, keep_prefixes=True)
-    assert VllmEngine(config)._engine_args(newer) == {"model": "-"}, "vLLM's default"
-    assert VllmEngine(grouped)._engine_args(older) == {"model": "-"}
-    kept = VllmEngine(grouped)._engine_args(newer)
+    assert engine_args(config, newer) == {"model": "-"}, "vLLM's default"
+    assert engine_args(grouped, older) == {"model": "-"}
+    kept = engine_args(grouped, newer)
     assert kept == {"model": "-", "prefix_cache_retention_interval": None}
     theirs = dataclasses.replace(grouped, args={"prefix_cache_retention_interval": 256})
-    assert VllmEngine(theirs)._engine_args(newer)["prefix_cache_retention_interval"] == 256
+    assert engine_args(theirs, newer)["prefix_cache_retention_interval"] == 256
 
 
 @pytest.mark.parametrize(
@@ -85,13 +76,20 @@ def test_prefixes_are_kept_where_rows_that_share_one_come_together() -> None:
         ({"enforce_eagr": True}, "no argument 'enforce_eagr'; did you mean 'enforce_eager'"),
         ({"tensor_parallel_size": 2}, "set it as `resources.tensor_parallel`"),
         ({"hf_token": "x"}, "HF_TOKEN"),
+        ({"load_format": "auto"}, "'auto' may load pickles.*safetensors"),
+        ({"load_format": "pt"}, "may load pickles"),
+        ({"load_format": "of_a_plugin"}, "may load pickles"),
+        ({"load_format": ["dummy"]}, "may load pickles"),
+        ({"pipeline_parallel_size": 2}, "2: an engine is spread by `resources.tensor_parallel`"),
+        ({"skip_tokenizer_init": True}, "answers would have no text"),
+        ({"runner": "pooling"}, "'pooling': a run answers prompts"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_starts(
     args: dict[str, object], sentence: str
 ) -> None:
     """Unknown ones, ones that contradict the plan, and secrets."""
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(SpecError, match=sentence):
         engine_class("vllm").check_args(args)
-    assert sentence in str(caught.value)
-    engine_class("vllm").check_args({"enforce_eager": True, "block_size": 32})
+    harmless = {"enforce_eager": True, "block_size": 32, "load_format": "sharded_state"}
+    engine_class("vllm").check_args({**harmless, "pipeline_parallel_size": 1, "runner": "auto"})

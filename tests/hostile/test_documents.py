@@ -21,7 +21,7 @@ from gemma_batch.errors import SpecError
 from gemma_batch.prompts.render import Renderer
 from gemma_batch.prompts.template import RowProblem, Template
 from gemma_batch.prompts.tokens import Tokenizer
-from gemma_batch.reading.prepare import check_params
+from gemma_batch.reading.own_params import OwnParams
 from gemma_batch.rows import Failure, Request, Row
 from gemma_batch.storage.inputs import expand, formats_of, reader_for
 from gemma_batch.storage.keep import check_keep, keep_table
@@ -38,7 +38,7 @@ def renderer(tokenizer: Tokenizer, **changes: Any) -> Renderer:
         "overlong": "fail",
         "max_model_len": 4096,
         "max_tokens": 16,
-        "allowed_params": check_params,
+        "allowed_params": OwnParams(engine="echo", job={"max_tokens": 16}, vocab=600),
     }
     return Renderer(tokenizer=tokenizer, **(given | changes))
 

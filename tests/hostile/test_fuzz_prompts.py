@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gemma_batch.errors import FailureCode, SpecError
 from gemma_batch.prompts.render import Overlong, Renderer
 from gemma_batch.prompts.tokens import Tokenizer
-from gemma_batch.reading.prepare import check_params
+from gemma_batch.reading.own_params import OwnParams
 from gemma_batch.rows import Failure, Row
 from tests.examples import examples
 
@@ -72,7 +72,7 @@ def renderer(tokenizer: Tokenizer, **changes: Any) -> Renderer:
         "overlong": "truncate_end",
         "max_model_len": LIMIT,
         "max_tokens": ANSWER,
-        "allowed_params": check_params,
+        "allowed_params": OwnParams(engine="echo", job={"max_tokens": 16}, vocab=600),
     }
     return Renderer(tokenizer=tokenizer, **(given | changes))
 

@@ -63,6 +63,7 @@ VALID = {
     "model": "google/gemma-3-1b-it",
     "output": {"path": "out"},
 }
+STOPS = st.text(min_size=1, max_size=3)
 
 
 def near_specs() -> st.SearchStrategy[dict[Any, Any]]:
@@ -94,8 +95,8 @@ def test_a_spec_of_any_data_validates_or_is_refused(data: Any) -> None:
 @given(
     user=st.text(max_size=30),
     path=st.text(max_size=10).filter(str.strip),
-    temperature=st.none() | st.floats(0, 100),
-    stop=st.none() | st.text(max_size=3) | st.lists(st.text(max_size=3), max_size=2),
+    temperature=st.none() | st.floats(0, 2),
+    stop=st.none() | STOPS | st.lists(STOPS, max_size=2),
     bias=st.none() | st.dictionaries(st.integers(0, 99), st.floats(-9, 9), max_size=2),
     engine_args=st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=3)),
     max_failed=st.integers(0, 9) | st.floats(0, 0.9) | st.just("0.5%"),

@@ -96,15 +96,37 @@ def engines() -> set[int]:
     return found
 
 
-def run_to_its_end(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """A command line that starts engines, none of which outlives it."""
+def is_forked(core: int) -> bool | None:
+    """Whether an engine core comes from the template; None for other processes of an engine."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(core)
+        parent = process.parent()
+        if "EngineCore" not in "".join(process.cmdline()) or parent is None or parent.pid == 1:
+            return None  # a worker, or a core whose owner has just ended
+        owner = "".join(parent.cmdline())
+        # A core's worker has the core's name until it takes a name for itself.
+        return None if owner.startswith("VLLM::") else "forkserver" in owner
+    return None
+
+
+def run_to_its_end(
+    *arguments: str, forked: frozenset[bool] = frozenset({True}), **env: str
+) -> subprocess.CompletedProcess[str]:
+    """A command line that starts engines, none of which outlives it.
+
+    `forked` says whether their cores, at every start, are forked from the template.
+    """
     before, seen, deadline = engines(), set[int](), time.monotonic() + 500
+    ways: set[bool | None] = set()
     process = start_cli(*arguments, **env)
     while process.poll() is None:
         assert time.monotonic() < deadline, process.said(1)
-        seen |= engines() - before
+        new = engines() - before - seen
+        ways |= {is_forked(core) for core in new}
+        seen |= new
         time.sleep(0.5)
     assert seen, f"no engine was started: {process.said(1)}"
+    assert ways - {None} == forked
     deadline = time.monotonic() + 60
     while left := engines() - before:
         assert time.monotonic() < deadline, f"engines are left: {left}"
@@ -138,7 +160,7 @@ def test_two_models_in_one_run_one_of_them_tensor_parallel(
                 "name": "split",
                 "when": "right(id, 1) IN ('0', '1', '2', '3', '4')",
                 "model": tiny,
-                "resources": {"tensor_parallel": 2},
+                "resources": {"tensor_parallel": 2, "fork_template": False},
             },
             {"name": "four", "model": store.url},
         ],
@@ -147,7 +169,7 @@ def test_two_models_in_one_run_one_of_them_tensor_parallel(
         resources=CPU,
         policy={"unit_rows": 100},
     )
-    done = run_to_its_end("run", str(job), RAY_ADDRESS=cluster)
+    done = run_to_its_end("run", str(job), forked=frozenset({True, False}), RAY_ADDRESS=cluster)
     assert done.returncode == 0, done.stderr
     results, errors = assert_each_once(str(tmp_path / "out"), [row["id"] for row in rows])
     assert errors == []
@@ -226,3 +248,41 @@ def test_every_kind_of_bad_row_costs_itself_alone(
     rendered = tokenizer.chat.render([{"role": "user", "content": "x"}])
     controls = [i for i in tokenizer.encode(rendered) if i in tokenizer.control_ids]
     assert plain[0]["prompt_tokens"] > len(controls)
+
+
+@pytest.mark.long
+def test_what_rows_and_spec_ask_for_is_what_they_get(
+    tiny: str, tmp_path: Path, texts: list[str]
+) -> None:
+    """More log probabilities than vLLM gives by default, in bf16, from an engine without the
+    template; a row's own token bias decides its tokens, and a bad one costs this row alone, before
+    an engine is asked."""
+    rows: list[dict[str, Any]] = [
+        {"id": f"r{i}", "doc": text[:200], "own": {}} for i, text in enumerate(texts[:6])
+    ]
+    rows[0]["own"] = {"logit_bias": {"9": 100}}
+    rows[1]["own"] = {"logprobs": 30, "presence_penalty": 0, "seed": 4}
+    rows[2]["own"] = {"stop_token_ids": [10**6]}
+    rows[3]["own"] = {"repetition_detection": {"max_pattern_size": 2, "min_count": 2}}
+    rows[3]["own"]["logit_bias"] = {"9": 100}
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = write_spec(
+        tmp_path / "job.yaml",
+        input={"path": str(tmp_path / "in.jsonl"), "id": "id"},
+        prompt={"user": "{{ doc }}", "params": "own"},
+        model=tiny,
+        sampling={"temperature": 0, "max_tokens": 6, "logprobs": 50, "ignore_eos": True},
+        output={"path": str(tmp_path / "out")},
+        resources={**CPU, "precision": "bf16", "fork_template": "off"},
+    )
+    done = run_to_its_end("run", str(job), "--json", forked=frozenset({False}))
+    assert done.returncode == 3, done.stderr
+    results, errors = assert_each_once(str(tmp_path / "out"), [row["id"] for row in rows])
+    assert [(row["id"], row["code"]) for row in errors] == [("r2", "bad_params")]
+    answers = {row["id"]: row for row in results}
+    steps = {key: json.loads(row["logprobs"])[0] for key, row in answers.items()}
+    assert [step[0]["id"] for step in steps["r0"]] == [9] * 6
+    assert {len(step) for step in steps["r4"]} <= {50, 51}
+    assert {len(step) for step in steps["r1"]} <= {30, 31}
+    assert answers["r3"]["finish_reason"] == "repetition"
+    assert answers["r3"]["completion_tokens"] < 6

@@ -121,6 +121,17 @@ def test_openai_batch_lines_need_no_prompt_and_keep_their_parameters(
     assert "'n'" in unit.failures[3].message
 
 
+def test_a_rows_own_parameters_arrive_as_it_wrote_them(tmp_path: Path, model: str) -> None:
+    """Through the payload that goes to the GPU actor: token ids are numbers there, not text."""
+    own = {"logit_bias": {"5": 1.5}, "stop_token_ids": [7], "stop": ["x"]}
+    row = {"key": "a", "text": "the fox", "n": 1, "own": own}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row))
+    prompt = {"user": "Say: {{ text }}", "params": "own"}
+    (unit,) = prepare(plan_for(str(tmp_path / "in.jsonl"), model, prompt=prompt))
+    (request,) = unit.requests
+    assert request.sampling == {**own, "logit_bias": {5: 1.5}}
+
+
 def test_a_shard_that_goes_bad_after_planning_costs_its_own_rows(
     tmp_path: Path, model: str
 ) -> None:

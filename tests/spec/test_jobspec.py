@@ -82,6 +82,13 @@ def test_a_spec_survives_the_round_trip_through_plain_data() -> None:
             },
             "routes.a.resources.tensor_paralel: unknown key 'tensor_paralel'; did you mean",
         ),
+        (
+            {
+                "model": None,
+                "routes": [{"name": "a", "model": "m", "resources": {"gpu": "H100-80"}}],
+            },
+            "routes.a.resources.gpu: a plan is for one kind of GPU",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_the_nearest_valid_key(

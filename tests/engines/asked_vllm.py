@@ -1,0 +1,182 @@
+"""A program that asks the vLLM installed here, without an engine: tests share one run of it.
+
+`python -m tests.engines.asked_vllm MODEL` prints what it learnt as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import Any
+
+from gemma_batch.engines.base import EngineConfig
+from gemma_batch.engines.vllm import VllmEngine
+from gemma_batch.engines.vllm_args import engine_args
+from gemma_batch.errors import EngineError
+from gemma_batch.spec import Sampling
+
+# A value of each sampling field that is not vLLM's default, and the same value as vLLM keeps it
+# where vLLM keeps it in another form.
+FIELDS: dict[str, Any] = {
+    "n": 2,
+    "max_tokens": 9,
+    "min_tokens": 3,
+    "temperature": 0.5,
+    "top_p": 0.5,
+    "top_k": 7,
+    "min_p": 0.25,
+    "seed": 11,
+    "stop": ["x"],
+    "stop_token_ids": [5],
+    "ignore_eos": True,
+    "include_stop_str_in_output": True,
+    "presence_penalty": 0.5,
+    "frequency_penalty": -0.5,
+    "repetition_penalty": 1.5,
+    "logprobs": 3,
+    "logit_bias": {4: 2.5},
+    "allowed_token_ids": [4, 5],
+    "bad_words": ["fox"],
+    "skip_special_tokens": False,
+    "spaces_between_special_tokens": False,
+    "repetition_detection": {"max_pattern_size": 4, "min_pattern_size": 2, "min_count": 3},
+    "thinking_token_budget": 12,
+    "extra_args": {"plugin": {"depth": [1, 2]}},
+}
+# Sampling parameters with engine arguments: vLLM must judge them as the plan does.
+JUDGED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({"logprobs": 20}, {}),
+    ({"logprobs": 50}, {}),
+    ({"logprobs": 50}, {"max_logprobs": 40}),
+    ({"logprobs": 40}, {"max_logprobs": 40}),
+    ({"logprobs": 50}, {"max_logprobs": -1}),
+    ({"logprobs": 10**6}, {"max_logprobs": -1}),
+    ({"allowed_token_ids": [0]}, {}),
+    *[
+        case
+        for token in (-1, 0, "last", "vocab")
+        for case in (
+            ({"allowed_token_ids": [3, token]}, {}),
+            ({"stop_token_ids": [3, token]}, {}),
+            ({"logit_bias": {token: 1.0}}, {}),
+        )
+    ],
+    ({"extra_args": {"a": [{"b": 2**64 - 1}]}}, {}),
+    ({"extra_args": {"a": [{"b": 2**64}]}}, {}),
+    ({"thinking_token_budget": 5}, {}),
+    ({"no_such_parameter": 5}, {}),
+    ({"min_p": 0.5}, {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}),
+    ({"min_p": 0.0}, {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}),
+    (
+        {"logit_bias": {4: 1.0}},
+        {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}},
+    ),
+]
+
+
+def config_for(model: str, **changes: Any) -> EngineConfig:
+    """A small engine on a CPU."""
+    least = EngineConfig(
+        engine="vllm",
+        model=model,
+        device="cpu",
+        max_model_len=64,
+        max_num_seqs=4,
+        max_num_batched_tokens=64,
+    )
+    return dataclasses.replace(least, **changes)
+
+
+def in_vocabulary(params: dict[str, Any], vocab: int) -> dict[str, Any]:
+    """The parameters with `last` and `vocab` as ids: of the last token, and of none."""
+    known = {"last": vocab - 1, "vocab": vocab}
+    return {
+        name: [known.get(x, x) for x in value]
+        if isinstance(value, list)
+        else {known.get(k, k): v for k, v in value.items()}
+        if name == "logit_bias"
+        else value
+        for name, value in params.items()
+    }
+
+
+def judged(model: str, vocab: int) -> list[bool]:
+    """Whether the front end of vLLM takes each of the cases, for an engine started for it."""
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    verdicts, front_ends = [], {}
+    for given, args in JUDGED:
+        params = in_vocabulary(given, vocab)
+        config = config_for(model, sampling=params, args=args)
+        asked = engine_args(config, EngineArgs.__dataclass_fields__)
+        key = repr(sorted(asked.items(), key=str))
+        if key not in front_ends:
+            made = EngineArgs(**asked).create_engine_config(UsageContext.LLM_CLASS)
+            front_ends[key] = InputProcessor(made)
+        try:
+            front_ends[key]._validate_params(sampling_of(config), ("generate",))
+        except Exception:  # vLLM refuses by several types of errors
+            verdicts.append(False)
+        else:
+            verdicts.append(True)
+    return verdicts
+
+
+def sampling_of(config: EngineConfig) -> Any:
+    """The parameters that an engine of this configuration gives to vLLM."""
+    return VllmEngine(config)._sampling_params(config.sampling)
+
+
+def refused_before_the_start(model: str) -> str:
+    """The error of an engine that is started with a parameter that this vLLM lacks."""
+    import asyncio
+
+    engine = VllmEngine(config_for(model, sampling={"max_tokens": 4, "no_such_parameter": 1}))
+    try:
+        asyncio.run(engine.start())
+    except EngineError as err:
+        return f"{type(err).__name__}: {err}"
+    return "it came up"
+
+
+def main(model: str) -> None:
+    """Ask everything, and print the answers."""
+    from vllm import SamplingParams
+    from vllm.engine.arg_utils import EngineArgs
+
+    arrived = {}
+    for name, value in FIELDS.items():
+        job = Sampling.model_validate({name: value})
+        found = getattr(sampling_of(config_for(model, sampling=job.engine_params())), name)
+        arrived[name] = dataclasses.asdict(found) if dataclasses.is_dataclass(found) else found
+    arrived["logit_bias"] = list(arrived["logit_bias"].items())
+    plain = EngineArgs(model=model, max_model_len=64).create_model_config()
+    types = {
+        dtype: str(
+            EngineArgs(
+                **engine_args(config_for(model, dtype=dtype), EngineArgs.__dataclass_fields__)
+            )
+            .create_model_config()
+            .dtype
+        )
+        for dtype in ("float32", "bfloat16")
+    }
+    answers = {
+        "engine_args": sorted(EngineArgs.__dataclass_fields__),
+        "sampling_params": sorted(SamplingParams.__struct_fields__),
+        "arrived": arrived,
+        "most_logprobs": plain.max_logprobs,
+        "vocab": plain.get_vocab_size(),
+        "judged": judged(model, plain.get_vocab_size()),
+        "types": types,
+        "early": refused_before_the_start(model),
+    }
+    print(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

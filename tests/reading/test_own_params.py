@@ -1,0 +1,93 @@
+"""A row's own sampling parameters: honoured as the job's are, or a failure of this row."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any
+
+import pytest
+
+from gemma_batch.reading.own_params import OwnParams
+from gemma_batch.spec.sampling import params_from_json
+
+VOCAB = 600
+
+
+def checked(params: dict[str, Any], engine: str = "vllm", **job: Any) -> dict[str, Any]:
+    args = job.pop("args", {})
+    check = OwnParams(engine=engine, job={"max_tokens": 64, **job}, args=args, vocab=VOCAB)
+    return pickle.loads(pickle.dumps(check))(params)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("params", "job", "sentence"),
+    [
+        ({"allowed_token_ids": []}, {}, "allowed_token_ids"),
+        ({"allowed_token_ids": [VOCAB]}, {}, f"allowed_token_ids: the model has no token {VOCAB}"),
+        ({"stop_token_ids": [-1]}, {}, "stop_token_ids"),
+        ({"logit_bias": {str(VOCAB): 1}}, {}, "logit_bias: the model has no token"),
+        ({"logit_bias": {"x": 1}}, {}, "logit_bias"),
+        ({"thinking_token_budget": 3}, {}, "thinking_token_budget"),
+        ({"logprobs": 3}, {}, "'logprobs' cannot be set by a row in a job without"),
+        ({"logprobs": True, "top_logprobs": 3}, {}, "'logprobs' cannot be set by a row in a job"),
+        ({"logprobs": 21}, {"logprobs": 5}, "logprobs: 21 is too many"),
+        ({"logprobs": 51}, {"logprobs": 50}, "at most 50, by sampling.logprobs"),
+        ({"max_tokens": 5}, {"min_tokens": 9}, "min_tokens=9 is above max_tokens=5"),
+        ({"temperature": 0}, {"n": 2}, "n=2 with temperature 0"),
+        ({"n": 2}, {}, "'n' cannot be set by a row"),
+        ({"temperature": 2.5}, {}, "temperature"),
+        ({"extra_args": {"x": [{"y": 2**64}]}}, {}, "extra_args: holds a number"),
+        ({"extra_args": {"x": json.loads("[" * 900 + "]" * 900)}}, {}, "extra_args: .*50 levels"),
+        ({"top_logprobs": 3}, {"logprobs": 3}, "'top_logprobs' cannot be set by a row"),
+    ],
+)
+def test_what_the_engine_would_refuse_is_refused_before_it_is_asked(
+    params: dict[str, Any], job: dict[str, Any], sentence: str
+) -> None:
+    """The row's parameters are looked at on top of the job's."""
+    with pytest.raises(ValueError, match=sentence):
+        checked(params, **job)
+
+
+@pytest.mark.parametrize(
+    ("params", "job", "taken"),
+    [
+        ({"min_tokens": 300}, {"max_tokens": 512}, {"min_tokens": 300}),
+        ({"min_tokens": 0}, {"min_tokens": 5}, {"min_tokens": 0}),
+        ({"ignore_eos": False}, {"ignore_eos": True}, {"ignore_eos": False}),
+        ({"presence_penalty": 0}, {"presence_penalty": 1.5}, {"presence_penalty": 0}),
+        ({"logprobs": 50}, {"logprobs": 50}, {"logprobs": 50}),
+        ({"logprobs": True, "top_logprobs": 3}, {"logprobs": 5}, {"logprobs": 3}),
+        ({"logprobs": False}, {}, {}),
+        ({"n": 1, "top_p": 0.5}, {}, {"top_p": 0.5}),
+        ({"max_completion_tokens": 9}, {}, {"max_tokens": 9}),
+        ({"thinking_token_budget": 3}, {"args": {"reasoning_parser": "x"}},
+         {"thinking_token_budget": 3}),
+    ],
+)  # fmt: skip
+def test_what_is_taken_reaches_the_engine(
+    params: dict[str, Any], job: dict[str, Any], taken: dict[str, Any]
+) -> None:
+    """A value that a row writes down wins, also where it is the default."""
+    assert checked(params, **job) == taken
+
+
+def test_token_ids_stay_numbers_on_their_way_through_json() -> None:
+    """JSON has only text as keys, and vLLM takes only numbers."""
+    own = {
+        "logit_bias": {"5": 1, "7": -2.5},
+        "repetition_detection": {"max_pattern_size": 3, "min_count": 2},
+        "extra_args": {"plugin": {"7": [1]}},
+        "stop": ["a", "b"],
+    }
+    taken = checked(own)
+    assert taken["logit_bias"] == {5: 1.0, 7: -2.5}
+    assert params_from_json(json.loads(json.dumps(taken))) == taken
+
+
+def test_a_dry_run_refuses_token_ids_of_no_token() -> None:
+    """The rules that need no engine hold for each engine."""
+    with pytest.raises(ValueError, match="logit_bias"):
+        checked({"logit_bias": {VOCAB: 1}}, engine="echo")
+    assert checked({"thinking_token_budget": 3}, engine="echo") == {"thinking_token_budget": 3}
