@@ -22,13 +22,14 @@ from gemma_batch.family.catalog import find_model, load_catalog
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.placement import Placement
 from gemma_batch.family.speed import rows_per_second
+from gemma_batch.planning.absolute import absolute
 from gemma_batch.planning.cut import cut, rows_per_unit
 from gemma_batch.planning.survey import Survey, survey
 from gemma_batch.prompts.ending import missing_end
 from gemma_batch.prompts.rendered import kinds_of
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.spec import JobSpec, Resources, Route
-from gemma_batch.storage.models import ModelFiles, model_files
+from gemma_batch.storage.models import ModelFiles, is_hub_id, model_files
 from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.row_policy import RowPolicy
 from gemma_batch.units.unit import Unit
@@ -210,8 +211,10 @@ def make_plan(spec: JobSpec, *, need_files: bool = True) -> Plan:
     """Plan a job as far as possible without the hardware.
 
     With `need_files` False, a catalog model whose files cannot be reached is planned from the
-    catalog alone. Raises a `UserError` that says how to change the spec or the input.
+    catalog alone. The spec of the plan has absolute paths. Raises a `UserError` that says how to
+    change the spec or the input.
     """
+    spec = absolute(spec)
     notes: list[str] = []
     looked = survey(spec)
     routes = tuple(
@@ -294,7 +297,7 @@ def _model(
     route: Route, *, need_files: bool, notes: list[str]
 ) -> tuple[ModelCard, ModelFiles | None]:
     known = load_catalog().get(route.model)
-    if known is None and not _is_folder(route.model) and not _is_derivative(route.model):
+    if known is None and is_hub_id(route.model) and not _is_derivative(route.model):
         known = find_model(route.model)  # raises with the nearest real ids
     try:
         files = model_files(route.model, route.revision)
@@ -305,10 +308,6 @@ def _model(
         return known, None
     config = json.loads((Path(files.path) / "config.json").read_text(encoding="utf-8"))
     return card_from_config(route.model, config, weight_bytes=files.weight_bytes), files
-
-
-def _is_folder(model: str) -> bool:
-    return "://" in model or model.startswith((".", "/", "~")) or Path(model).is_dir()
 
 
 def _is_derivative(model: str) -> bool:
