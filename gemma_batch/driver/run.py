@@ -86,10 +86,10 @@ def run(
     plan = make_plan(spec)
     for note in plan.notes:
         show.say(note)
-    store = open_output(spec.output.path)
+    store = open_output(plan.spec.output.path)
     manifest = settled_run(store)
     if manifest is not None:
-        check_same(manifest, plan.fingerprint(), spec.output.path)
+        check_same(manifest, plan.fingerprint(), store.url)
     with leased(store, show) as lost:
         session = Session(plan, store, show, lost, address=address, verbose=verbose)
         try:
@@ -139,7 +139,7 @@ class Session:
         """
         # A thread may outlive an interrupted run. It must not start another Ray cluster.
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-        from gemma_batch.cluster import membership
+        from gemma_batch.cluster import membership, reach
         from gemma_batch.cluster.nodes import cluster_hardware
 
         self.show.update(Snapshot(phase="connecting to Ray"))
@@ -147,6 +147,7 @@ class Session:
         membership.connect(self._address, verbose=self._verbose)
         interruptible()  # replaces the signal handler that Ray just set, which exits with 15
         membership.configure()
+        self._plan = reach.shared(self._plan)
         self._hardware = cluster_hardware()
         self._plan = self._plan.placed(self._hardware, prompt_tokens)
         # From here on it costs less to wait for a failing store than to stop the run.

@@ -29,6 +29,8 @@ from gemma_batch.prompts.ending import missing_end
 from gemma_batch.prompts.rendered import kinds_of
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.spec import JobSpec, Resources, Route
+from gemma_batch.storage.fs import is_s3
+from gemma_batch.storage.landmarks import Landmarks, folder_digest, input_landmarks
 from gemma_batch.storage.models import ModelFiles, is_hub_id, model_files
 from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.row_policy import RowPolicy
@@ -63,12 +65,17 @@ class RoutePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A job that can be started. `notes` are sentences for people."""
+    """A job that can be started. `notes` are sentences for people.
+
+    `stamp` is what this start put into the output (see `storage/landmarks.py`), "" before that and
+    for an output in s3://.
+    """
 
     spec: JobSpec
     survey: Survey
     routes: tuple[RoutePlan, ...]
     notes: tuple[str, ...] = ()
+    stamp: str = ""
 
     def placed(self, hardware: Hardware, prompt_tokens: Mapping[str, float] | None = None) -> Plan:
         """The same plan with every route placed. Raises `PlacementError`.
@@ -146,6 +153,19 @@ class Plan:
             name=spec.name,
             devices=_devices(plan.placement),
             price=plan.resources.price_per_hour,
+            landmarks=self.landmarks(plan),
+        )
+
+    def landmarks(self, plan: RoutePlan) -> Landmarks:
+        """What a node sees that shares the local paths of a route with this machine."""
+        model = plan.route.model
+        model = "" if is_hub_id(model) or is_s3(model) else model
+        return Landmarks(
+            output=self.spec.output.path if self.stamp else "",
+            stamp=self.stamp,
+            inputs=input_landmarks([(shard.url, shard.etag) for shard in self.survey.shards]),
+            model=model,
+            digest=folder_digest(model) if model else "",
         )
 
 

@@ -1,5 +1,5 @@
 """The attacks by subject; importing this puts every one of them into the table."""
 
-from . import driver, engine, machine, node, rows, shards, sort, storage
+from . import disks, driver, engine, machine, node, rows, shards, sort, storage
 
-__all__ = ["driver", "engine", "machine", "node", "rows", "shards", "sort", "storage"]
+__all__ = ["disks", "driver", "engine", "machine", "node", "rows", "shards", "sort", "storage"]
