@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Get the programs, other than Python's, that tests drive: Prometheus and Chromium. Run by
-# `make test` with the environment's folder. Prometheus is only unpacked into $1, because installing
+# Get the programs, other than Python's, that tests drive: Prometheus, Chromium and ip, by which
+# tests make networks. Run by `make test` with the environment's folder. Prometheus is only unpacked into $1, because installing
 # its package would start a service; Chromium needs the system's libraries and is installed.
-# Never fails: without a program, the tests that need it fail and say what to do.
+# Never fails: without a program, the tests that need it fail and say what to do (without ip, the
+# tests with several machines are skipped).
 set -uo pipefail
 venv=$1
 bin=$(cd "$venv/bin" && pwd)
@@ -23,9 +24,12 @@ get_prometheus() {
 
 get_chromium() { apt-get install -qq --no-install-recommends -y chromium > "$venv/apt.log"; }
 
+get_iproute2() { apt-get install -qq --no-install-recommends -y iproute2 > "$venv/apt-ip.log"; }
+
 missing=()
 { has prometheus && has promtool; } || missing+=(prometheus)
 has chromium || missing+=(chromium)
+has ip || missing+=(iproute2)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if ! has apt-get || [ "$(id -u)" -ne 0 ]; then

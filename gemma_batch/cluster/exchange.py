@@ -20,6 +20,7 @@ import ray
 import ray.data
 
 from gemma_batch.cluster.datasets import stop_dataset, tune
+from gemma_batch.cluster.reach import require, require_output
 from gemma_batch.cluster.run_actors import answer, end_board, make_board, read_elsewhere
 from gemma_batch.cluster.work_source import WorkItem, WorkSource
 from gemma_batch.errors import GemmaBatchError
@@ -78,6 +79,7 @@ def _read_chunk(sorting_ref: Any, log: BoardLog, chunk: Chunk) -> list[pa.Table]
             _renderers.clear()
             _renderers[key] = sorting, make_renderer(sorting.job, files)
         sorting, renderer = _renderers[key]
+        require(sorting.job.landmarks)
         return [read_chunk(sorting, renderer, chunk, log)]
     except GemmaBatchError as err:
         first, *others = chunk.units
@@ -92,6 +94,7 @@ def _write_piece(table: pa.Table, sorting: Sorting) -> pa.Table:
     pieces: list[str] = []
     if table.num_rows:
         set_patience(sorting.job.storage_patience)
+        require_output(sorting.job.landmarks)
         store = open_store(sorting.job.output)
         # Each call writes a file with a new name. So a task that Ray repeats writes a second file,
         # and only the file in the description that comes back counts.

@@ -24,10 +24,11 @@ import ray.util.metrics
 from ray.data import ActorPoolStrategy
 
 from gemma_batch.cluster.datasets import stop_dataset, tune
+from gemma_batch.cluster.reach import require
 from gemma_batch.cluster.run_actors import answer, read_elsewhere
 from gemma_batch.cluster.work_source import WorkItem, WorkSource
 from gemma_batch.cluster.worker import Worker
-from gemma_batch.errors import GemmaBatchError
+from gemma_batch.errors import FailureCode, GemmaBatchError
 from gemma_batch.planning.flight import flight
 from gemma_batch.planning.pool import READ_CORES, READ_CPUS, Pool
 from gemma_batch.prompts.prefixes import SORTED_ROWS
@@ -65,6 +66,7 @@ def _preparer(key: str, load: Callable[[], tuple[RouteJob, TokenizerFiles]]) -> 
     if key not in _preparers:
         job, files = load()
         set_patience(job.storage_patience)
+        require(job.landmarks)
         while len(_preparers) >= PREPARERS:
             _preparers.pop(next(iter(_preparers)))
         _preparers[key] = Preparer(job, files)
@@ -80,7 +82,11 @@ def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
         # fail.
         if not answer(board.begin_read.remote(unit.path), default=True):
             return [encode(preparer.give_up(shard, unit))]
-        prepared = encode(preparer.prepare(shard, unit))
+        read = preparer.prepare(shard, unit)
+        if any(one.code == FailureCode.SHARD_UNREADABLE for one in read.failures.values()):
+            # The fault of the file, or of this node, which may have lost a disk of others.
+            require(preparer.job.landmarks)
+        prepared = encode(read)
         board.end_read.remote(unit.path, ray.get_runtime_context().get_node_id())
     except GemmaBatchError as err:
         read_elsewhere(board, unit.path, err)

@@ -1,9 +1,9 @@
 """The station: one worker's engine and its place in the cluster (GPU actor).
 
-A worker is unfit while its engine does not start or the storage does not answer on its node. An
-unfit worker gives its units away (see `relay.py`). When another node has room for the actor, the
-process ends, and Ray starts it anew there. Otherwise the station tries again after a pause that the
-board sets (see `handover.py`), or never.
+A worker is unfit while its engine does not start, the storage does not answer on its node, or the
+node does not share the job's local paths. An unfit worker gives its units away (see `relay.py`).
+When another node has room for the actor, the process ends, and Ray starts it anew there. Otherwise
+the station tries again after a pause that the board sets (see `handover.py`), or never.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import ray
 from ray._private.state import available_resources_per_node
 
 from gemma_batch.answering.host import Host
+from gemma_batch.cluster.reach import missing_here
 from gemma_batch.cluster.relay import Relay
 from gemma_batch.cluster.run_actors import node_name
+from gemma_batch.errors import StorageError
 from gemma_batch.units.route_job import RouteJob
 
 logger = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ class Station:
         self._closed = False
 
     def open(self, *, alone: bool) -> None:
-        """Start the engine, unless the board knows a reason not to start one on this node.
+        """Start the engine, unless this node lacks the job's paths or the board knows a reason.
 
         A worker that is `alone` has no board.
         """
@@ -58,7 +60,7 @@ class Station:
                 self._move()
                 self._again = self._pause()
                 return
-        self._host = self._make(self._ready)
+        self._start()
 
     @property
     def host(self) -> Host | None:
@@ -91,11 +93,7 @@ class Station:
         if self._unfit is None or time.monotonic() < self._again or self._closed:
             return
         self._again = NEVER
-        if self._host is None:
-            self._host = self._make(self._ready)
-            self._unfit = None
-        else:
-            self._ready()
+        self._start()
 
     def rejoin(self) -> None:
         """Tell a new board what the old one knew. The old board was lost with its node."""
@@ -111,6 +109,20 @@ class Station:
         self._relay.leave()
         if self._host is not None:
             self._host.close()
+
+    def _start(self) -> None:
+        """Start the engine, or use the engine that runs, unless this node lacks the job's paths."""
+        try:
+            cause = missing_here(self._job.landmarks)
+        except StorageError as err:
+            cause = str(err)
+        self._unfit = None
+        if cause is not None:
+            self.failed(cause, engine=None)
+        elif self._host is None:
+            self._host = self._make(self._ready)
+        else:
+            self._ready()
 
     def _ready(self) -> None:
         self._unfit, self._again, self._was_ready = None, NEVER, True

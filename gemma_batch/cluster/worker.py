@@ -28,6 +28,7 @@ from gemma_batch.answering.host import Host
 from gemma_batch.answering.host_memory import memory_share
 from gemma_batch.answering.stats import FeedStats
 from gemma_batch.cluster.board import Case
+from gemma_batch.cluster.reach import require_output
 from gemma_batch.cluster.relay import Relay
 from gemma_batch.cluster.station import Station
 from gemma_batch.committing.commit import commit_unit, committed_receipt
@@ -177,6 +178,7 @@ class Worker:
         self, unit: Unit, case: Case, host: Host, head: str, rows: pa.Buffer
     ) -> dict[str, Any]:
         started = time.time()
+        require_output(self._job.landmarks)
         # When a worker dies between the commit and the receipt, Ray gives out the unit again.
         done = committed_receipt(self._store, unit)
         if done is not None:
@@ -208,6 +210,7 @@ class Worker:
             "devices": self._job.devices,
             "price": None if (price := self._job.price) is None else price * self._job.devices,
         }
+        require_output(self._job.landmarks)
         receipt = commit_unit(self._store, self._job, prepared, outcomes, facts, shape=self._shape)
         if self._metrics is not None:
             self._metrics.unit(time.time() - started)

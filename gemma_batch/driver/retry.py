@@ -101,7 +101,9 @@ def _settled(store: Store, output: str, overrides: Sequence[str]) -> tuple[Manif
     manifest = settled_run(store)
     if manifest is None:
         raise OutputError(f"{output!r} holds no run: there is nothing to retry")
-    return manifest, JobSpec.from_dict(apply_overrides(manifest.spec, overrides))
+    # The output may have been moved, or may be mounted elsewhere, since its manifest was written.
+    place = {"output": {**manifest.spec["output"], "path": store.url}}
+    return manifest, JobSpec.from_dict(apply_overrides({**manifest.spec, **place}, overrides))
 
 
 def _codes(codes: Sequence[str]) -> set[str]:

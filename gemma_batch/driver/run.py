@@ -78,10 +78,10 @@ def run(
     plan = make_plan(spec)
     for note in plan.notes:
         show.say(note)
-    store = open_output(spec.output.path)
+    store = open_output(plan.spec.output.path)
     manifest = settled_run(store)
     if manifest is not None:
-        check_same(manifest, plan.fingerprint(), spec.output.path)
+        check_same(manifest, plan.fingerprint(), store.url)
     with leased(store, show) as lost:
         session = Session(plan, store, show, lost, address=address, verbose=verbose)
         try:
@@ -125,12 +125,13 @@ class Session:
 
         `prompt_tokens` is the mean number of prompt tokens per row, by route.
         """
-        from gemma_batch.cluster import membership
+        from gemma_batch.cluster import membership, reach
         from gemma_batch.cluster.nodes import cluster_hardware
 
         self.show.update(Snapshot(phase="connecting to Ray"))
         self._opened.enter_context(membership.joined(self._address, verbose=self._verbose))
         interruptible()  # replaces the signal handler that Ray just set, which exits with 15
+        self._plan = reach.shared(self._plan)
         wish = gpu_wish(self._plan.routes, self._plan.spec.policy.gpu_wait)
         self._hardware = cluster_hardware(wish, self.show.say)
         self._plan = self._plan.placed(self._hardware, prompt_tokens)

@@ -22,6 +22,7 @@ from gemma_batch.family.catalog import find_model, load_catalog
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.placement import Placement
 from gemma_batch.family.speed import rows_per_second
+from gemma_batch.planning.absolute import absolute
 from gemma_batch.planning.cut import cut, rows_per_unit
 from gemma_batch.planning.neutral import NEUTRAL_RESOURCES
 from gemma_batch.planning.survey import Survey, survey
@@ -29,7 +30,9 @@ from gemma_batch.prompts.ending import missing_end
 from gemma_batch.prompts.rendered import kinds_of
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.spec import JobSpec, Resources, Route
-from gemma_batch.storage.models import ModelFiles, model_files
+from gemma_batch.storage.fs import is_s3
+from gemma_batch.storage.landmarks import Landmarks, folder_digest, input_landmarks
+from gemma_batch.storage.models import ModelFiles, is_hub_id, model_files
 from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.row_policy import RowPolicy
 from gemma_batch.units.unit import Unit
@@ -69,12 +72,17 @@ class RoutePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A job that can be started. `notes` are sentences for people."""
+    """A job that can be started. `notes` are sentences for people.
+
+    `stamp` is what this start put into the output (see `storage/landmarks.py`), "" before that and
+    for an output in s3://.
+    """
 
     spec: JobSpec
     survey: Survey
     routes: tuple[RoutePlan, ...]
     notes: tuple[str, ...] = ()
+    stamp: str = ""
 
     def placed(self, hardware: Hardware, prompt_tokens: Mapping[str, float] | None = None) -> Plan:
         """The same plan with every route placed. Raises `PlacementError`.
@@ -155,6 +163,19 @@ class Plan:
             name=spec.name,
             devices=_devices(plan.placement),
             price=plan.resources.price_per_hour,
+            landmarks=self.landmarks(plan),
+        )
+
+    def landmarks(self, plan: RoutePlan) -> Landmarks:
+        """What a node sees that shares the local paths of a route with this machine."""
+        model = plan.route.model
+        model = "" if is_hub_id(model) or is_s3(model) else model
+        return Landmarks(
+            output=self.spec.output.path if self.stamp else "",
+            stamp=self.stamp,
+            inputs=input_landmarks([(shard.url, shard.etag) for shard in self.survey.shards]),
+            model=model,
+            digest=folder_digest(model) if model else "",
         )
 
 
@@ -241,8 +262,10 @@ def make_plan(spec: JobSpec, *, need_files: bool = True) -> Plan:
     """Plan a job as far as possible without the hardware.
 
     With `need_files` False, a catalog model whose files cannot be reached is planned from the
-    catalog alone. Raises a `UserError` that says how to change the spec or the input.
+    catalog alone. The spec of the plan has absolute paths. Raises a `UserError` that says how to
+    change the spec or the input.
     """
+    spec = absolute(spec)
     notes: list[str] = []
     looked = survey(spec)
     routes = tuple(
@@ -330,7 +353,7 @@ def _model(
     route: Route, *, need_files: bool, notes: list[str]
 ) -> tuple[ModelCard, ModelFiles | None]:
     known = load_catalog().get(route.model)
-    if known is None and not _is_folder(route.model) and not _is_derivative(route.model):
+    if known is None and is_hub_id(route.model) and not _is_derivative(route.model):
         known = find_model(route.model)  # raises with the nearest real ids
     try:
         files = model_files(route.model, route.revision)
@@ -341,10 +364,6 @@ def _model(
         return known, None
     config = json.loads((Path(files.path) / "config.json").read_text(encoding="utf-8"))
     return card_from_config(route.model, config, weight_bytes=files.weight_bytes), files
-
-
-def _is_folder(model: str) -> bool:
-    return "://" in model or model.startswith((".", "/", "~")) or Path(model).is_dir()
 
 
 def _is_derivative(model: str) -> bool:

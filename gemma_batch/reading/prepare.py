@@ -32,7 +32,7 @@ class Preparer:
     """
 
     def __init__(self, job: RouteJob, files: TokenizerFiles | None = None) -> None:
-        self._job = job
+        self.job = job
         self._renderer = make_renderer(job, files)
 
     def prepare(self, shard: Shard, unit: Unit) -> Prepared:
@@ -40,14 +40,14 @@ class Preparer:
 
         Raises `StorageError` when storage does not answer.
         """
-        return self._prepared(shard, unit, unit_rows(shard, unit, self._job.columns))
+        return self._prepared(shard, unit, unit_rows(shard, unit, self.job.columns))
 
     def give_up(self, shard: Shard, unit: Unit) -> Prepared:
         """Fail every row of the unit, without opening its shard."""
         return self._prepared(shard, unit, given_up(shard, unit))
 
     def _prepared(self, shard: Shard, unit: Unit, read: list[Row]) -> Prepared:
-        job = self._job
+        job = self.job
         rows = [self._check_keep(row) for row in read]
         requests: list[Request] = []
         failures: dict[int, Failure] = {}
@@ -71,7 +71,7 @@ class Preparer:
         if row.values is None:
             return row
         try:
-            check_keep(row.values, self._job.keep_schema)
+            check_keep(row.values, self.job.keep_schema)
         except ValueError as err:
             failure = Failure(FailureCode.BAD_VALUE.value, str(err))
             return replace(row, values=None, failure=failure)

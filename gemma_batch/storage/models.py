@@ -62,7 +62,7 @@ def model_files(model: str, revision: str | None = None) -> ModelFiles:
 
     Raises `ModelError`, with a sentence about what to do, and `StorageError`.
     """
-    if _is_hub_id(model):
+    if is_hub_id(model):
         found = _from_hub(model, revision)
     elif is_s3(model):
         objects, digest = _objects(model, revision)
@@ -109,7 +109,7 @@ def fetch_weights(
     """
     # A folder of the plan that is missing on this node is no id on the hub.
     folder_planned = planned is not None and planned.revision is None
-    if _is_hub_id(model) and not folder_planned:
+    if is_hub_id(model) and not folder_planned:
         return _hub_weights(model, planned, weights=weights)
     if not is_s3(model):
         folder = _folder(model, None)
@@ -243,7 +243,8 @@ def _require_safetensors(model: str, names: list[str]) -> None:
     )
 
 
-def _is_hub_id(model: str) -> bool:
+def is_hub_id(model: str) -> bool:
+    """Whether `model` is an id on the hub, and neither a URL nor a folder on this machine."""
     local = "://" in model or model.startswith((".", "/", "~")) or Path(model).is_dir()
     return not local
 

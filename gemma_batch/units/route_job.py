@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from gemma_batch.engines.base import EngineConfig
 from gemma_batch.spec import Prompt
+from gemma_batch.storage.landmarks import Landmarks
 from gemma_batch.storage.models import ModelFiles
 from gemma_batch.units.row_policy import Order, RowPolicy
 
@@ -23,7 +24,8 @@ class RouteJob:
     requests that the feed keeps in the engine. `storage_patience` is the number of seconds for
     which a failing call to storage is tried again. One engine holds `devices` GPUs (1 for an engine
     on a CPU), each at `price` per hour. `name` is the name of the job, `run` the id of the run in
-    the manifest, which parts name.
+    the manifest, which parts name. A node that does not see `landmarks` does not share the job's
+    paths with the driver.
     """
 
     output: str
@@ -46,3 +48,4 @@ class RouteJob:
     run: str | None = None
     devices: float = 1.0
     price: float | None = None
+    landmarks: Landmarks = field(default_factory=Landmarks)

@@ -49,6 +49,10 @@ class Lost(AssertionError):
     """A promise did not hold."""
 
 
+class Unavailable(Exception):
+    """A scenario cannot run on this machine."""
+
+
 @dataclass(kw_only=True)
 class Job:
     """One output, from its first start to its last; `ids` maps each key to its document."""
@@ -288,6 +292,7 @@ class Bench:
         resources: Mapping[str, Any] | None = None,
         policy: Mapping[str, Any] | None = None,
         output: str | None = None,
+        model: str | None = None,
     ) -> Job:
         """A job over `rows` documents; `special` replaces the text of single rows by number."""
         folder = self.folder / f"{len(self.jobs):02d}-{name}"
@@ -315,7 +320,7 @@ class Bench:
             "name": name,
             "input": {"path": f"{source}/*.{format}", "id": "id"},
             "prompt": {"user": USER, "overlong": "truncate_end"},
-            "model": self.model,
+            "model": model or self.model,
             "sampling": {"max_tokens": MAX_TOKENS, "temperature": 0},
             "output": {
                 "path": output or (f"{self.s3_url}/{folder.name}" if s3 else str(folder / "out")),

@@ -19,7 +19,7 @@ from gemma_batch.family.tiny import build_tiny_gemma
 
 from . import attacks
 from .cluster import Cluster
-from .harness import ROWS, Bench, Lost, clean_environment, make_documents
+from .harness import ROWS, Bench, Lost, Unavailable, clean_environment, make_documents
 from .proxy import FaultProxy
 from .scenarios import FAULTS, Fault
 from .tokens import Tokens
@@ -37,7 +37,7 @@ class Result:
 
     `redone` rows were answered, and paid for, more than once; `lost` is the longest time in seconds
     without a commit, or by how much the first commit came later than in a clean run. `seconds` is
-    how long the scenario took.
+    how long the scenario took. `why` says why a scenario was skipped.
     """
 
     fault: Fault
@@ -46,6 +46,7 @@ class Result:
     redone: int | None = None
     lost: float | None = None
     problem: str = ""
+    why: str = ""
 
 
 @contextlib.contextmanager
@@ -100,6 +101,9 @@ def run_one(bench: Bench, fault: Fault, clean: float | None = None) -> Result:
         job = fault.run(bench)
         if not job.refused:
             job.check()
+    except Unavailable as err:
+        seconds = time.monotonic() - started
+        return Result(fault=fault, outcome="skipped", seconds=seconds, why=str(err))
     except Exception as err:
         outcome = "LOST" if isinstance(err, Lost) else "BROKEN"
         problem = str(err) if isinstance(err, Lost) else traceback.format_exc()
@@ -160,8 +164,8 @@ def run_all(
             f"{result.outcome:9} {result.seconds:6.1f} s  redone {redone:>5}  lost {lost:>3} s  "
             f"{fault.name}"
         )
-        if result.problem:
-            say(result.problem)
+        if result.problem or result.why:
+            say(result.problem or f"skipped: {result.why}")
     return results
 
 

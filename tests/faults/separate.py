@@ -62,23 +62,29 @@ class SeparateCluster(Cluster):
         env: Mapping[str, str] | None = None,
         name: str | None = None,
         resources: Mapping[str, float] | None = None,
+        shares: bool = False,
     ) -> Node:
         """One more machine with a node, registered when this returns.
+
+        A machine that `shares` sees below the private folder what this machine sees there.
 
         `gpus` is declared to Ray (default: as many as there are `cards`); `cards` are those that
         nvidia-smi tells of (see programs/nvidia-smi). `files` are put on the machine's disk, below
         the private folder.
         """
-        machine = self.network.machine(
-            name, private={self.private: "private", Path(self._session): "ray"}
-        )
+        own = {Path(self._session): "ray", **({} if shares else {self.private: "private"})}
+        machine = self.network.machine(name, private=own)
         for path, data in (files or {}).items():
             target = machine.disk / "private" / path.relative_to(self.private)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
-        home, temporary = self.private / "home", self.private / "tmp"
-        for folder in ("home", "tmp"):
-            (machine.disk / "private" / folder).mkdir()
+        home, temporary = (
+            self.private / f"home-{machine.name}",
+            self.private / f"tmp-{machine.name}",
+        )
+        disk = self.private if shares else machine.disk / "private"
+        for folder in (home, temporary):
+            (disk / folder.name).mkdir()
         full = {**self.env, "HOME": str(home), "TMPDIR": str(temporary)}
         full.pop("CUDA_VISIBLE_DEVICES", None)
         if cards:

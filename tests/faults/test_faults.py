@@ -29,5 +29,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 def test_nothing_is_lost(bench: Bench, fault: Fault) -> None:
     """Promises 1 to 4 under this fault: each key once, right content, books that agree."""
     result = run_one(bench, fault)
+    if result.outcome == "skipped":
+        pytest.skip(result.why)
     assert not result.problem, result.problem
     assert result.redone is None or result.redone <= 1000, "more was redone than was in flight"

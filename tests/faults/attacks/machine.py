@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from ..harness import Bench, Job, Lost
+from ..harness import Bench, Job, Lost, Unavailable
 from ..machines import refused
 from ..proxy import FaultProxy
 from ..scenarios import fault
@@ -20,18 +20,20 @@ CARD_LOST = "Xid 79: the GPU has fallen off the bus"
 def machines(bench: Bench, count: int) -> Iterator[SeparateCluster]:
     """A cluster of so many machines, in the place of the cluster that drills share.
 
-    The machines reach the object store on `network.services`.
+    These machines, and those that are added, reach the object store on `network.services`. Raises
+    `Unavailable` where the kernel refuses namespaces.
     """
     if (why := refused()) is not None:
-        raise RuntimeError(f"this drill needs machines of its own: {why}")
+        raise Unavailable(f"this drill needs machines of its own: {why}")
     folder = bench.folder / f"machines-{len(bench.jobs):02d}"
     cluster, shared = SeparateCluster(folder), bench.cluster
     store = FaultProxy(bench.proxy.endpoint, address=cluster.network.services)
     bench.cluster = cluster
     try:
         store.start()
+        cluster.env["AWS_ENDPOINT_URL"] = store.endpoint
         for _ in range(count):
-            cluster.add_machine(env={"AWS_ENDPOINT_URL": store.endpoint})
+            cluster.add_machine()
         yield cluster
     finally:
         bench.cluster = shared
