@@ -82,6 +82,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Groups(config, log)
 
 
+@pytest.fixture(autouse=True)
+def _short_patience() -> Iterator[None]:
+    """A test that plays a worker makes this process as patient as one: end that with the test."""
+    from gemma_batch.storage import patience
+
+    yield
+    patience.set_patience(patience.QUICK_SECONDS)
+
+
 class S3Server:
     """A running S3 server; `client` is boto3's, for looking behind our own code's back."""
 

@@ -64,6 +64,9 @@ NEUTRAL_ARGS = {
     "delay": "only the speed",
     "tokens_per_second": "only the speed",
     "start_seconds": "only the time of a start",
+    "tally": "counts the answers",
+    "fail_start_on": "an engine that does not start answers nothing",
+    "fail_start_with": "only a message",
 }
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 BEAT_SECONDS = 0.2  # between two questions to the child process

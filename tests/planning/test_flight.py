@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemma_batch.cluster.membership import GROW_AT
+from gemma_batch.cluster.datasets import GROW_AT
 from gemma_batch.planning.flight import CALLS, COMMITTING, SPARE, flight
 
 

@@ -9,7 +9,6 @@ import sys
 # In a process of its own, because the tokenizers library keeps its threads once it has them.
 PROGRAM = """
 import os, sys, time
-from pathlib import Path
 import pyarrow as pa
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.reading.cores import cores
@@ -17,7 +16,7 @@ from gemma_batch.reading.cores import cores
 def threads():
     return len(os.listdir("/proc/self/task"))
 
-tokenizer = Tokenizer(Path(sys.argv[1]))
+tokenizer = Tokenizer.from_folder(sys.argv[1])
 texts = ["the quick brown fox jumps over the lazy dog " * 100] * 100
 before = threads(), dict(os.environ), pa.cpu_count()
 with cores(int(sys.argv[2])):
