@@ -17,13 +17,13 @@ MODEL = "org/model"
 class HubServer:
     """`asked` are the requests so far. The next `busy` requests get `status` and `wait`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str) -> None:
         self.folder, self.asked, self.busy = folder, list[str](), 0
         self.status, self.wait = 429, "0"  # `wait` is the header Retry-After
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._server = http.server.ThreadingHTTPServer((address, 0), handler)
+        self.url = f"http://{address}:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def refuses(self, request: str) -> bool:
@@ -80,9 +80,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def hub_server(folder: Path | str) -> Iterator[HubServer]:
+def hub_server(folder: Path | str, address: str = "127.0.0.1") -> Iterator[HubServer]:
     """A hub with one model, `MODEL`, whose files are those of the folder."""
-    hub = HubServer(Path(folder))
+    hub = HubServer(Path(folder), address)
     try:
         yield hub
     finally:

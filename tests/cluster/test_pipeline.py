@@ -29,7 +29,7 @@ def test_each_route_is_prepared_for_once(
             loads.append(name)
             return replace(job, route=name), files
 
-        assert pipeline._preparer(name, load)._job.route == name
+        assert pipeline._preparer(name, load).job.route == name
 
     for _ in range(5):
         prepare("one")

@@ -39,6 +39,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RouteJob:
         columns=(),
         keep_schema=pa.schema([]),
         max_model_len=64,
+        vocab=64,
         sampling={"max_tokens": 1},
         engine=EngineConfig(
             engine="echo", model="-", max_model_len=64, max_num_seqs=1, max_num_batched_tokens=64

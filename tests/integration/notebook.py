@@ -63,7 +63,7 @@ def state() -> dict[str, Any]:
         "files": resource.getrlimit(resource.RLIMIT_NOFILE),
         "folder": os.getcwd(),
         "ray": ray.is_initialized() and ray.get_runtime_context().gcs_address,
-        "patience": patience._limit(),
+        "patience": patience.patience(),
     }
 
 

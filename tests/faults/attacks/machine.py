@@ -6,11 +6,16 @@ import contextlib
 import time
 from collections.abc import Iterator
 
+import yaml
+
+from tests.hub_server import MODEL, hub_server
+
 from ..harness import Bench, Job, Lost, Unavailable
 from ..machines import refused
 from ..proxy import FaultProxy
 from ..scenarios import fault
 from ..separate import SeparateCluster
+from .engine import CPU
 
 CUT_SECONDS = 30.0
 CARD_LOST = "Xid 79: the GPU has fallen off the bus"
@@ -103,4 +108,35 @@ def store_unreachable(bench: Bench) -> Job:
         driver.until(lambda: cut.name in hosts(job), f"a part of {cut.name}")
         with cut.machine.cut(cluster.network.services):
             driver.expect(0, "trouble on node", cut.name)
+    return job
+
+
+@fault(
+    "a node cannot reach the hub",
+    "the hub refuses three calls of the driver, and never answers one of two machines",
+    base="vllm",
+)
+def hub_unreachable(bench: Bench) -> Job:
+    """The node that fetched the weights answers all rows; nobody asks for a tokenizer twice."""
+    with machines(bench, 0) as cluster:
+        services = cluster.network.services
+        with hub_server(bench.model, services) as hub:
+            hub.busy, hub.wait = 3, "1"
+            bad = cluster.add_machine(env={"HF_ENDPOINT": f"http://{services}:9"})
+            cluster.add_machine(env={"HF_ENDPOINT": hub.url})
+            job = bench.job(
+                "no-hub",
+                rows=600,
+                resources={**CPU, "replicas": 2},
+                policy={"storage_patience": 10},
+            )
+            job.spec["model"] = MODEL
+            job.path.write_text(yaml.safe_dump(job.spec))
+            job.env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(job.folder / "hf")}
+            driver = job.start()
+            driver.expect(0, "trouble on node", bad.name)
+            if (times := hub.gets("tokenizer.json")) > 2:
+                raise Lost(f"the tokenizer was downloaded {times} times, by driver and one node")
+    if bad.name in hosts(job):
+        raise Lost(f"units were committed on {hosts(job)}")
     return job
