@@ -23,6 +23,7 @@ from hypothesis import settings
 from gemma_batch.family.tiny import build_tiny_gemma
 from jobs.stdlib_docs import collect
 from tests.examples import LONG
+from tests.faults.cluster import free_port
 from tests.integration.helpers import environment
 
 HEAD_SECONDS = 240  # for a head node to start, on a busy machine
@@ -145,13 +146,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     words = "the quick brown fox jumps over the lazy dog while five wizards box a hundred times"
     folder = tmp_path_factory.mktemp("model") / "tiny"
     return str(build_tiny_gemma(folder, texts=[words] * 50, vocab=600))
-
-
-def free_port() -> int:
-    """A TCP port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

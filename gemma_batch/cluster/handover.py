@@ -25,7 +25,9 @@ SILENT_SECONDS = 30.0  # a worker that reports nothing for so long may have died
 GONE_SECONDS = 120.0  # after so long without a report, nobody waits for the worker any more
 LATE_SECONDS = 180.0  # how long to wait for workers that have not come, before the run gives up
 LOAD_DEATHS = 3  # processes that die on a node while their engine loads, in a row
-READ_PAUSE = 10.0  # the longest pause in seconds before a unit is read elsewhere
+READ_TRIES = 30  # processes that may fail to read one unit, on whatever nodes
+BAD_READS = 2  # units in a row that cannot be read on a node, before none is tried there
+READ_PAUSE = 2.0  # seconds before a unit is read elsewhere
 MOVES = 3  # how often a worker's process may end to be started on another node
 PAUSES = (60.0, 300.0)  # seconds until a worker on a node that failed tries again; then never
 
@@ -45,6 +47,7 @@ class Node:
     cause: str = ""
     again: float = 0.0  # the time until which no engine is started there, or 0
     reads: int = 0  # units that could not be read there, in a row
+    read_failed: float = 0.0  # the time of the last of them
 
 
 @dataclass(slots=True, kw_only=True)
@@ -327,15 +330,28 @@ class Handover:
         tried = self._reads.setdefault(unit, [])
         tried.append(node)
         record = self._nodes.setdefault(node, Node(name=name))
-        record.reads, record.failures, record.cause = record.reads + 1, record.failures + 1, cause
-        if len(set(tried)) >= min(TRIES, nodes) or len(tried) >= 3 * TRIES:
+        known = self.cannot_read(node) is not None  # then this process did not try
+        if not known:
+            record.failures, record.cause = record.failures + 1, cause
+            record.reads, record.read_failed = record.reads + 1, self._clock()
+        if len(set(tried)) >= min(TRIES, nodes) or len(tried) >= READ_TRIES:
             del self._reads[unit]
             return None
         # A node where reading fails at once must not take every unit before other nodes can.
-        return min(READ_PAUSE, 2.0 ** (record.reads - 1))
+        return 0.0 if known else READ_PAUSE
+
+    def cannot_read(self, node: str) -> str | None:
+        """Why a process on the node need not try to read a unit: the last ones failed there.
+
+        After a pause, a process tries again.
+        """
+        record = self._nodes.get(node)
+        if record is None or record.reads < BAD_READS:
+            return None
+        return record.cause if self._clock() - record.read_failed < PAUSES[0] else None
 
     def read_done(self, unit: str, node: str) -> None:
-        """A process on the node has read the unit."""
+        """A process on the node (its id) has read the unit."""
         self._reads.pop(unit, None)
         if (record := self._nodes.get(node)) is not None:
             record.reads = 0

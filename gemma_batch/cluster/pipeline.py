@@ -28,7 +28,7 @@ from gemma_batch.cluster.reach import require
 from gemma_batch.cluster.run_actors import answer, read_elsewhere
 from gemma_batch.cluster.work_source import WorkItem, WorkSource
 from gemma_batch.cluster.worker import Worker
-from gemma_batch.errors import FailureCode, GemmaBatchError
+from gemma_batch.errors import FailureCode, GemmaBatchError, StorageError
 from gemma_batch.planning.flight import flight
 from gemma_batch.planning.pool import READ_CORES, READ_CPUS, Pool
 from gemma_batch.prompts.prefixes import SORTED_ROWS
@@ -75,7 +75,10 @@ def _preparer(key: str, load: Callable[[], tuple[RouteJob, TokenizerFiles]]) -> 
 
 @cores(READ_CORES)
 def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
+    here = ray.get_runtime_context().get_node_id()
     try:
+        if (cause := answer(board.cannot_read.remote(here), default=None)) is not None:
+            raise StorageError(cause)
         preparer = _preparer(job_ref.hex(), lambda: ray.get(job_ref))
         # When the process of a task dies, Ray repeats the task, and sets no limit to the number of
         # repeats. So the board counts the repeats. After `READ_DEATHS` deaths, the rows of the unit
@@ -87,7 +90,7 @@ def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
             # The fault of the file, or of this node, which may have lost a disk of others.
             require(preparer.job.landmarks)
         prepared = encode(read)
-        board.end_read.remote(unit.path, ray.get_runtime_context().get_node_id())
+        board.end_read.remote(unit.path, here)
     except GemmaBatchError as err:
         read_elsewhere(board, unit.path, err)
         return [encode_error(err)]

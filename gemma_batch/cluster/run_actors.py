@@ -6,6 +6,7 @@ Workers and reading tasks call the board too, with `answer`.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from typing import Any
@@ -19,6 +20,8 @@ from gemma_batch.errors import GemmaBatchError
 from gemma_batch.planning.pool import READ_CPUS
 from gemma_batch.reporting.metrics import RunMetrics
 
+logger = logging.getLogger(__name__)
+ELSEWHERE = 75  # exit code of a process that ends so that its task runs elsewhere (EX_TEMPFAIL)
 BOARD_SECONDS = 10.0  # the time limit for an answer of the board
 
 
@@ -59,21 +62,20 @@ def answer(call: Any, *, default: Any) -> Any:
         return default
 
 
-class ReadElsewhere(ray.exceptions.RaySystemError):  # type: ignore[misc]  # ray is not typed
-    """Rows could not be read on this node. Ray repeats a task that raises a RaySystemError."""
-
-
 def read_elsewhere(board: Any, unit: str, err: GemmaBatchError) -> None:
-    """In a reading task: raise `ReadElsewhere`, unless enough nodes have tried to read the unit.
+    """In a reading task: end this process, unless enough nodes have tried to read the unit.
 
-    Ray then repeats the task, mostly on another node. `err` is why this node could not read.
+    Ray repeats the task of a process that ended, and places it anew. An exception would not do: Ray
+    gives the repeated task, and the next ones, to the process that raised it. `err` is why this
+    node could not read.
     """
     here = ray.get_runtime_context().get_node_id()
     able = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) >= READ_CPUS]
     call = board.put_back.remote(unit, here, node_name(), str(err), len(able))
     if (pause := answer(call, default=None)) is not None:
+        logger.warning("unit %s is read on another node: %s", unit, err)
         time.sleep(pause)
-        raise ReadElsewhere(str(err))
+        os._exit(ELSEWHERE)
 
 
 def node_name() -> str:

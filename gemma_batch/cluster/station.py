@@ -21,12 +21,11 @@ from ray._private.state import available_resources_per_node
 from gemma_batch.answering.host import Host
 from gemma_batch.cluster.reach import missing_here
 from gemma_batch.cluster.relay import Relay
-from gemma_batch.cluster.run_actors import node_name
+from gemma_batch.cluster.run_actors import ELSEWHERE, node_name
 from gemma_batch.errors import StorageError
 from gemma_batch.units.route_job import RouteJob
 
 logger = logging.getLogger(__name__)
-MOVED = 75  # exit code of a process that ends so that Ray starts it elsewhere (EX_TEMPFAIL)
 NEVER = float("inf")
 
 
@@ -138,7 +137,7 @@ class Station:
         room = nodes_with_room(gpus)
         if room and self._relay.tell("may_move", self._worker, room):
             logger.warning("this worker's process ends, so that Ray starts it on another node")
-            os._exit(MOVED)
+            os._exit(ELSEWHERE)
 
 
 def this_node() -> dict[str, str]:

@@ -7,6 +7,7 @@ machine is touched.
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import signal
 import socket
@@ -28,10 +29,16 @@ WORKER = "MapBatches(Worker)"  # as Ray names the process of a GPU actor
 
 
 def free_port() -> int:
-    """A TCP port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that is free now on every address.
+
+    It is below the ports that the kernel gives to outgoing connections: one of those can be taken
+    before a server has started that wants it.
+    """
+    while True:
+        port = random.randint(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
 
 
 def family(pid: int) -> list[psutil.Process]:

@@ -48,7 +48,7 @@ def disk_not_shared_later(bench: Bench) -> Job:
     with machines(bench, 0) as cluster:
         _, second = (cluster.add_machine(shares=True) for _ in range(2))
         own = dataclasses.replace(bench, folder=cluster.private)
-        job = own.job("later", rows=6000, args={"rows_per_second": 60})
+        job = own.job("later", rows=4000, args={"rows_per_second": 60})
         driver = job.start()
         driver.until_workers(2)
         driver.until_parts(4)

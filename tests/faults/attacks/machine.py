@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import yaml
 
@@ -30,7 +32,7 @@ def machines(bench: Bench, count: int) -> Iterator[SeparateCluster]:
     """
     if (why := refused()) is not None:
         raise Unavailable(f"this drill needs machines of its own: {why}")
-    folder = bench.folder / f"machines-{len(bench.jobs):02d}"
+    folder = Path(tempfile.mkdtemp(prefix="machines-", dir=bench.folder))
     cluster, shared = SeparateCluster(folder), bench.cluster
     store = FaultProxy(bench.proxy.endpoint, address=cluster.network.services)
     bench.cluster = cluster
