@@ -43,8 +43,24 @@ class HubServer:
         self._server.server_close()
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class Answering(http.server.BaseHTTPRequestHandler):
+    """Answers in one piece, on connections that stay open, and logs nothing."""
+
     protocol_version = "HTTP/1.1"
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+class _Handler(Answering):
     hub: HubServer
 
     def do_GET(self) -> None:
@@ -66,17 +82,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(404, {"X-Error-Code": "RepoNotFound"})
 
     do_HEAD = do_GET
-
-    def _answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ class Station:
             if cause is not None:
                 self._unfit = str(cause)
                 self._move()
-                self._again = self._pause()
+                self._rest(self._relay.tell("pause_of", self._worker))
                 return
         self._start()
 
@@ -81,8 +81,7 @@ class Station:
             if engine is not None:
                 self._host, self._was_ready = None, False
         logger.warning("this worker gives its units to other workers: %s", cause)
-        pause = self._relay.tell("unfit", self._worker, cause)
-        self._again = NEVER if pause is None else time.monotonic() + float(pause)
+        self._rest(self._relay.tell("unfit", self._worker, cause))
         if engine is not None:
             threading.Thread(target=engine.close, name="close", daemon=True).start()
         self._move()
@@ -127,9 +126,8 @@ class Station:
         self._unfit, self._again, self._was_ready = None, NEVER, True
         self._relay.tell("ready", self._worker)
 
-    def _pause(self) -> float:
-        pause = self._relay.tell("pause_of", self._worker)
-        return NEVER if pause is None else time.monotonic() + float(pause)
+    def _rest(self, pause: float | None) -> None:
+        self._again = NEVER if pause is None else time.monotonic() + pause
 
     def _move(self) -> None:
         """End this process when another node has room and nothing speaks against that node."""

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub_server import Answering
+
 SHA = "a" * 40
 FILES = {"config.json": b"{}", "tokenizer.json": b"{}", "tokenizer_config.json": b'{"x": 1}'}
 SIBLINGS = [{"rfilename": name, "size": len(data)} for name, data in FILES.items()]
@@ -28,10 +30,8 @@ except ModelError as err:
 """
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
+class Hub(Answering):
     """org/open answers, org/gated shows its page but no file, anything else does not exist."""
-
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         parts = self.path.split("?")[0].strip("/").split("/")
@@ -63,17 +63,6 @@ class Hub(http.server.BaseHTTPRequestHandler):
         else:
             headers = {"ETag": f'"{name}"', "X-Repo-Commit": SHA}
             self._answer(200, headers, FILES[name])
-
-    def _answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture(scope="module")
