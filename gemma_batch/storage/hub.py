@@ -12,7 +12,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from gemma_batch.backoff import pause
 from gemma_batch.errors import ModelError, StorageError
-from gemma_batch.storage.patience import QUICK_SECONDS, patience
+from gemma_batch.storage.patience import QUICK_SECONDS, TELL_AFTER, chain, patience
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -29,7 +29,6 @@ DOWNLOADS = 8
 BUSY_SECONDS = 120.0  # for so long at least, a hub that is asked too often is waited for
 BUSY = 429
 TRANSIENT = {408, BUSY, 500, 502, 503, 504}
-TELL_AFTER = 5.0  # seconds of waiting before a warning is logged
 
 Files = tuple[tuple[str, int], ...]  # name and bytes of each file
 
@@ -163,7 +162,7 @@ def patiently(ask: Callable[[], T]) -> T:
 def _transient(err: BaseException, status: int | None) -> bool:
     if status is not None:
         return status in TRANSIENT
-    names = {kind.__name__ for one in _chain(err) for kind in type(one).__mro__}
+    names = {kind.__name__ for one in chain(err) for kind in type(one).__mro__}
     if names & {"TimeoutException", "Timeout", "TimeoutError"} and "ConnectTimeout" not in names:
         return True
     # A laptop without a network plans from the catalog and should not wait for one. A worker of a
@@ -173,13 +172,13 @@ def _transient(err: BaseException, status: int | None) -> bool:
 
 
 def _status(err: BaseException) -> int | None:
-    found = (getattr(getattr(one, "response", None), "status_code", None) for one in _chain(err))
+    found = (getattr(getattr(one, "response", None), "status_code", None) for one in chain(err))
     return next((int(status) for status in found if status is not None), None)
 
 
 def _retry_after(err: BaseException) -> float:
     """Seconds that the hub asks to wait, as a number or a date; 0 when it asks for nothing."""
-    for one in _chain(err):
+    for one in chain(err):
         text = getattr(getattr(one, "response", None), "headers", {}).get("Retry-After")
         if text is None:
             continue
@@ -190,13 +189,6 @@ def _retry_after(err: BaseException) -> float:
         except ValueError:
             return 0.0
     return 0.0
-
-
-def _chain(err: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = err
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__
 
 
 def _request_errors() -> tuple[type[Exception], ...]:

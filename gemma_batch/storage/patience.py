@@ -118,7 +118,7 @@ def is_transient(err: BaseException) -> bool:
         return not _fixed_credentials()
     if status is not None:
         return status in TRANSIENT_STATUS or code in TRANSIENT_CODES
-    if any(isinstance(e, connection_errors()) for e in _chain(err)):
+    if any(isinstance(e, connection_errors()) for e in chain(err)):
         return True
     if isinstance(err, (TimeoutError, ConnectionError)):
         return True
@@ -132,7 +132,7 @@ class CredentialsUnusable(OSError):
 def wants_credentials(err: BaseException) -> bool:
     """Whether other credentials would mend the error: those in use expired, or none were found."""
     kinds: tuple[type[BaseException], ...] = (CredentialsUnusable, *credential_errors())
-    return s3_code(err) in EXPIRED or any(isinstance(e, kinds) for e in _chain(err))
+    return s3_code(err) in EXPIRED or any(isinstance(e, kinds) for e in chain(err))
 
 
 def _fixed_credentials() -> bool:
@@ -185,14 +185,15 @@ def s3_code(err: BaseException) -> str:
 
 
 def _answer(err: BaseException) -> dict[str, Any] | None:
-    for e in _chain(err):
+    for e in chain(err):
         answer = getattr(e, "response", None)
         if isinstance(answer, dict):
             return answer
     return None
 
 
-def _chain(err: BaseException) -> Iterator[BaseException]:
+def chain(err: BaseException) -> Iterator[BaseException]:
+    """The error and its causes, the error first."""
     seen: BaseException | None = err
     while seen is not None:
         yield seen
@@ -202,7 +203,7 @@ def _chain(err: BaseException) -> Iterator[BaseException]:
 def explain(err: BaseException, url: str) -> StorageError:
     """The error as a `StorageError` with one sentence: what failed, where, and what to do."""
     status, code = http_status(err), s3_code(err)
-    kinds = {type(e).__name__ for e in _chain(err)}
+    kinds = {type(e).__name__ for e in chain(err)}
     bucket = urlsplit(url).netloc
     shown = f"{code} {status}" if code and code != str(status) else str(status)
     if code == "NoSuchBucket":
@@ -225,7 +226,7 @@ def explain(err: BaseException, url: str) -> StorageError:
     elif status in {401, 403} or isinstance(err, PermissionError):
         what = f" ({shown})" if status else ""
         text = f"no permission for {url!r}{what}: check the credentials in use and their rights"
-    elif any(isinstance(e, (CredentialsUnusable, *credential_errors())) for e in _chain(err)):
+    elif any(isinstance(e, (CredentialsUnusable, *credential_errors())) for e in chain(err)):
         text = (
             f"no usable credentials could be fetched for {url!r} ({_tried(err)}): check the "
             "credential_process, role, metadata service or sign-in (`aws sso login`) that provides "
@@ -244,7 +245,7 @@ def explain(err: BaseException, url: str) -> StorageError:
         text = f"{url!r} was replaced while it was being used"
     elif status is not None:
         text = f"the object store kept answering {shown} for {url!r} ({_tried(err)})"
-    elif any(isinstance(e, connection_errors()) for e in _chain(err)):
+    elif any(isinstance(e, connection_errors()) for e in chain(err)):
         text = (
             f"the object store of {url!r} ({_endpoint()}) cannot be reached "
             f"({type(err).__name__}, {_tried(err)}): check {ENDPOINTS[0]} and the network"
@@ -260,7 +261,7 @@ def explain(err: BaseException, url: str) -> StorageError:
 
 
 def _tried(err: BaseException) -> str:
-    seconds = next((e.__dict__[TRIED] for e in _chain(err) if TRIED in e.__dict__), 0.0)
+    seconds = next((e.__dict__[TRIED] for e in chain(err) if TRIED in e.__dict__), 0.0)
     return f"tried for {seconds:.0f} s"
 
 
