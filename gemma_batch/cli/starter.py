@@ -8,7 +8,8 @@ import re
 import pyarrow as pa
 
 from gemma_batch.errors import InputError
-from gemma_batch.storage.inputs import detect_format, expand, reader_for
+from gemma_batch.storage.formats import detect_format, reader_for
+from gemma_batch.storage.listing import expand
 
 PLAIN = re.compile(r"(?:[A-Za-z]|\.{0,2}/)[A-Za-z0-9_./-]*")
 WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}  # YAML reads no text in them

@@ -30,7 +30,7 @@ from gemma_batch.reading.cores import cores
 from gemma_batch.reading.prepare import make_renderer, tokenizer_files
 from gemma_batch.reading.sort_keys import KEY, Chunk, Sorting, describe, read_chunk
 from gemma_batch.storage.fs import open_store
-from gemma_batch.storage.inputs import stat
+from gemma_batch.storage.listing import stat
 from gemma_batch.storage.patience import set_patience
 from gemma_batch.storage.readers.staged import staged_file
 

@@ -13,14 +13,14 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from gemma_batch.engines.base import answer_args
 from gemma_batch.errors import MismatchError, OutputError
 from gemma_batch.spec import Resources
 from gemma_batch.storage.interfaces import Store
-from gemma_batch.units.unit import Shard, Unit, read_units, write_units
+from gemma_batch.units.unit import Shard, Unit, read_units, shard_from, write_units
 
 KEY = "_run/manifest.json"
 # Layout 2 numbers staged copies by themselves (see `units.unit.FIRST_STAGED`). Software that knows
@@ -140,8 +140,8 @@ def load_manifest(store: Store) -> Manifest | None:
         data["spec"].get("sampling", {}).pop(name, None)
     for name, value in _engine_args(data["spec"]):
         data["fields"].setdefault(name, value)
-    shards = tuple(Shard(**shard) for shard in data["shards"])
-    staged = tuple(Shard(**shard) for shard in data.get("staged", ()))
+    shards = tuple(map(shard_from, data["shards"]))
+    staged = tuple(map(shard_from, data.get("staged", ())))
     return Manifest(
         name=data["name"],
         # Parts that this version adds to an older output name the fingerprint.
@@ -197,7 +197,7 @@ def _units_digest(fingerprint: Fingerprint, staged: Sequence[Shard]) -> str:
     # Each start writes staged shards anew. Their units fit only the files of the same start.
     if not staged:
         return fingerprint.digest[:16]
-    text = json.dumps([fingerprint.digest, [asdict(shard) for shard in staged]])
+    text = json.dumps([fingerprint.digest, [shard.plain() for shard in staged]])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -233,8 +233,8 @@ def create_manifest(
         "units": units_key,
         "facts": facts,
         "spec": spec,
-        "shards": [asdict(shard) for shard in shards],
-        "staged": [asdict(shard) for shard in staged],
+        "shards": [shard.plain() for shard in shards],
+        "staged": [shard.plain() for shard in staged],
     }
     store.create(KEY, json.dumps(record, indent=1, default=str).encode())
     manifest = load_manifest(store)

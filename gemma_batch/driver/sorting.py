@@ -31,7 +31,7 @@ from gemma_batch.planning.sample import RouteSample, sample_rows
 from gemma_batch.reading.prepare import make_renderer
 from gemma_batch.reading.sort_keys import Chunk, Sorting, chunks, sort_text
 from gemma_batch.reporting.progress import Progress, Snapshot
-from gemma_batch.storage.inputs import STAGED
+from gemma_batch.storage.formats import STAGED
 from gemma_batch.units.unit import FIRST_STAGED, Shard, Unit
 
 COMPARED_ROWS = 64  # rows of the input that are compared, to find how all prompts begin

@@ -9,7 +9,6 @@ from dataclasses import replace
 from gemma_batch.planning.flight import flight
 from gemma_batch.planning.routing import Router
 from gemma_batch.spec import Policy
-from gemma_batch.storage.inputs import reader_for
 from gemma_batch.storage.readers.reader import Span
 from gemma_batch.units.unit import Shard, Unit, make_mask
 
@@ -52,9 +51,7 @@ def cut(
     with ThreadPoolExecutor(PLANNING_THREADS) as pool:
         spans = list(
             pool.map(
-                lambda shard: reader_for(shard.format).index(
-                    shard.file, max_rows=finest, max_bytes=max_bytes
-                ),
+                lambda shard: shard.reader.index(shard.file, max_rows=finest, max_bytes=max_bytes),
                 shards,
             )
         )
@@ -140,7 +137,7 @@ def _units_of(shard: Shard, span: Span, router: Router) -> Iterator[Unit]:
     if len(router.names) == 1:
         yield whole
         return
-    rows = list(reader_for(shard.format).read(shard.file, span, sorted(router.columns)))
+    rows = list(shard.reader.read(shard.file, span, sorted(router.columns)))
     numbers: dict[str, list[int]] = {}
     for row, name in zip(rows, router.assign(rows), strict=True):
         numbers.setdefault(name, []).append(row.number)

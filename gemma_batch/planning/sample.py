@@ -25,7 +25,6 @@ from gemma_batch.prompts.rendered import TokenPrompt
 from gemma_batch.prompts.template import RowProblem, Template
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.rows import Failure, Prompt, Request, Row
-from gemma_batch.storage.inputs import reader_for
 
 SAMPLE_ROWS, SAMPLE_SHARDS = 512, 16
 CHARACTERS_PER_TOKEN = 4
@@ -103,7 +102,7 @@ def sample_rows(plan: Plan, rows: int) -> list[Row]:
     found: list[Row] = []
     for i in range(count):
         shard = shards[i * len(shards) // count]
-        reader = reader_for(shard.format)
+        reader = shard.reader
         span = reader.head(shard.file, -(-(rows - len(found)) // (count - i)))
         read = reader.read(shard.file, span, list(plan.survey.columns))
         found += [row for row in read if row.values is not None]

@@ -7,28 +7,21 @@ data.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-from gemma_batch.answering.answers import ANSWER_COLUMNS
 from gemma_batch.errors import InputError, SpecError
-from gemma_batch.planning.cut import PLANNING_THREADS
+from gemma_batch.planning.columns import kept_columns, require_column, wanted_columns
 from gemma_batch.planning.routing import Router
-from gemma_batch.prompts.template import Template
+from gemma_batch.planning.schemas import check_each_shard, same_types, schemas_of, union
 from gemma_batch.rows import Row
 from gemma_batch.spec import JobSpec, Prompt
-from gemma_batch.storage.inputs import expand, formats_of, reader_for
-from gemma_batch.storage.parts import ERROR_COLUMNS, RESULT_COLUMNS
+from gemma_batch.storage.formats import formats_of
+from gemma_batch.storage.listing import expand
 from gemma_batch.units.unit import FIRST_STAGED, Shard
 
 SAMPLE_ROWS = 200
-# A kept column may not have the name of a column that the output has anyway.
-RESERVED_COLUMNS = ANSWER_COLUMNS | RESULT_COLUMNS.keys() | ERROR_COLUMNS.keys()
-LOOKED_AT = 32  # files whose first lines are read, in formats without a footer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +57,8 @@ class Survey:
         """
         found: list[Row] = []
         for shard in self.shards:
-            reader = reader_for(shard.format)
-            spans = reader.head(shard.file, rows)
-            for row in reader.read(shard.file, spans, list(self.columns)):
+            span = shard.reader.head(shard.file, rows)
+            for row in shard.reader.read(shard.file, span, list(self.columns)):
                 if row.values is not None:
                     found.append(row)
                 if len(found) >= rows:
@@ -97,16 +89,16 @@ def survey(spec: JobSpec) -> Survey:
     )
     prompt = _effective_prompt(spec, kind)
     id_column = spec.input.id or ("custom_id" if kind == "openai" else None)
-    schemas = _schemas(shards)
-    schema = _union(schemas)
-    wanted = _wanted(spec, prompt, id_column)
+    schemas = schemas_of(shards)
+    schema = union(schemas)
+    wanted = wanted_columns(spec, prompt, id_column)
     for column, where in wanted.items():
-        _require(column, where, schema)
-    keep_schema = _keep_schema(spec, schema)
+        require_column(column, where, schema)
+    keep_schema = kept_columns(spec, schema)
     router = Router(spec.effective_routes, schema)
     used = {*wanted, *router.columns}
     if kind == "parquet":
-        _check_each_shard(shards, schemas, used, schema)
+        check_each_shard(shards, schemas, used, schema)
     return Survey(
         shards=shards,
         schema=schema,
@@ -115,7 +107,7 @@ def survey(spec: JobSpec) -> Survey:
         prompt=prompt,
         id_column=id_column,
         router=router,
-        uniform=kind == "parquet" and _uniform(schemas, used, schema),
+        uniform=kind == "parquet" and same_types(schemas, used, schema),
     )
 
 
@@ -129,106 +121,3 @@ def _effective_prompt(spec: JobSpec, kind: str) -> Prompt:
             "name of a column that holds conversations"
         )
     return prompt
-
-
-def _schemas(shards: Sequence[Shard]) -> list[pa.Schema]:
-    # Parquet: every footer, so that a bad shard is found now. Other formats: the first lines of a
-    # few files.
-    looked = shards if shards[0].format == "parquet" else shards[:LOOKED_AT]
-    with ThreadPoolExecutor(PLANNING_THREADS) as pool:
-        return list(pool.map(lambda s: reader_for(s.format).schema(s.file), looked))
-
-
-def _union(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    fields: dict[str, pa.Field] = {}
-    for schema in schemas:
-        for field in schema:
-            known = fields.get(field.name)
-            if known is None or pa.types.is_null(known.type):
-                fields[field.name] = field.with_nullable(True)
-            elif known.type != field.type and not pa.types.is_null(field.type):
-                fields[field.name] = pa.field(field.name, _wider(known.type, field.type))
-    return pa.schema(
-        [
-            field.with_type(pa.string()) if pa.types.is_null(field.type) else field
-            for field in fields.values()
-        ]
-    ).remove_metadata()
-
-
-def _uniform(schemas: Sequence[pa.Schema], used: Iterable[str], schema: pa.Schema) -> bool:
-    # Columns with maps are not uniform: maps are read as dicts, and cannot be written from dicts.
-    return all(
-        found.field(name).type == schema.field(name).type and not _has_map(found.field(name).type)
-        for found in schemas
-        for name in used
-    )
-
-
-def _has_map(kind: pa.DataType) -> bool:
-    inner = [kind.field(i).type for i in range(kind.num_fields)]
-    return pa.types.is_map(kind) or any(map(_has_map, inner))
-
-
-def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    pair = pa.unify_schemas
-    try:
-        return (
-            pair(
-                [pa.schema([("x", one)]), pa.schema([("x", other)])],
-                promote_options="permissive",
-            )
-            .field("x")
-            .type
-        )
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.string()
-
-
-def _wanted(spec: JobSpec, prompt: Prompt, id_column: str | None) -> dict[str, str]:
-    """The columns that the spec names: column -> the field of the spec that needs the column."""
-    wanted: dict[str, str] = {}
-    for name in ("system", "user"):
-        if (text := getattr(prompt, name)) is not None:
-            for column in sorted(Template(text, field=f"prompt.{name}").columns):
-                wanted.setdefault(column, f"prompt.{name}")
-    for name in ("messages", "params"):
-        if (column := getattr(prompt, name)) is not None:
-            wanted.setdefault(column, f"prompt.{name}")
-    if id_column is not None:
-        wanted.setdefault(id_column, "input.id")
-    for column in spec.output.keep:
-        wanted.setdefault(column, "output.keep")
-    return wanted
-
-
-def _require(column: str, where: str, schema: pa.Schema) -> None:
-    if column not in schema.names:
-        near = difflib.get_close_matches(column, schema.names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise SpecError(
-            f"{where} names the column {column!r}, which the input does not have{hint} "
-            f"(columns: {', '.join(schema.names)})"
-        )
-
-
-def _keep_schema(spec: JobSpec, schema: pa.Schema) -> pa.Schema:
-    for column in spec.output.keep:
-        if column in RESERVED_COLUMNS:
-            raise SpecError(
-                f"output.keep: {column!r} is the name of a column that the output has of its own "
-                f"({', '.join(sorted(RESERVED_COLUMNS))}): rename it in the input"
-            )
-    return pa.schema([schema.field(column) for column in dict.fromkeys(spec.output.keep)])
-
-
-def _check_each_shard(
-    shards: Sequence[Shard], schemas: Sequence[pa.Schema], used: Iterable[str], schema: pa.Schema
-) -> None:
-    for shard, found in zip(shards, schemas, strict=True):
-        lacking = sorted(set(used) - set(found.names))
-        if lacking:
-            raise InputError(
-                f"{shard.url!r} lacks the column(s) {', '.join(map(repr, lacking))} that other "
-                "files have and the job needs: leave it out of input.path or mend it"
-            )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from gemma_batch.errors import FailureCode, InputError
 from gemma_batch.rows import Failure, Row
-from gemma_batch.storage.inputs import reader_for, stat
+from gemma_batch.storage.listing import stat
 from gemma_batch.units.unit import Shard, Unit
 
 
@@ -47,7 +47,7 @@ def _span_rows(shard: Shard, unit: Unit, columns: Sequence[str]) -> list[Row]:
                 f"({shard.size} bytes then, {found.size} now)"
             )
             return _failed(rows, unit, FailureCode.SHARD_CHANGED, text)
-        for row in reader_for(shard.format).read(shard.file, unit.span, list(columns)):
+        for row in shard.reader.read(shard.file, unit.span, list(columns)):
             rows.append(row)
             if len(rows) == unit.rows:
                 break

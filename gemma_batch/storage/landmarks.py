@@ -20,7 +20,7 @@ from pathlib import Path
 
 from gemma_batch.errors import InputError, StorageError
 from gemma_batch.storage.fs import is_s3, open_store
-from gemma_batch.storage.inputs import stat
+from gemma_batch.storage.listing import stat
 from gemma_batch.storage.model_digest import WEIGHTS
 from gemma_batch.storage.models import SMALL_FILES
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from gemma_batch.prompts.rendered import decode_prompt
 from gemma_batch.rows import Failure, Request
 from gemma_batch.spec.sampling import params_from_json
-from gemma_batch.units.unit import Shard, Unit
+from gemma_batch.units.unit import Shard, Unit, shard_from
 
 KEEP = "keep."
 
@@ -127,7 +127,7 @@ def decode(head: str, rows: bytes | memoryview | pa.Buffer) -> Prepared:
 def encode_head(shard: Shard, unit: Unit) -> str:
     """The shard and the unit as JSON; the mask is hexadecimal text."""
     mask = unit.mask.hex() if unit.mask is not None else None
-    return json.dumps({"shard": asdict(shard), "unit": {**asdict(unit), "mask": mask}})
+    return json.dumps({"shard": shard.plain(), "unit": {**asdict(unit), "mask": mask}})
 
 
 def decode_head(head: str) -> tuple[Shard, Unit]:
@@ -135,4 +135,4 @@ def decode_head(head: str) -> tuple[Shard, Unit]:
     data: dict[str, Any] = json.loads(head)
     mask = data["unit"]["mask"]
     unit = Unit(**{**data["unit"], "mask": bytes.fromhex(mask) if mask is not None else None})
-    return Shard(**data["shard"]), unit
+    return shard_from(data["shard"]), unit

@@ -9,17 +9,19 @@ depends on the state of commits.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gemma_batch.errors import OutputError
+from gemma_batch.storage.formats import reader_for
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.parts import PartKey
-from gemma_batch.storage.readers.reader import Span
+from gemma_batch.storage.readers.options import ReadOptions
+from gemma_batch.storage.readers.reader import Reader, Span
 
 Mask: TypeAlias = bytes
 # The number of a shard is part of the names of its parts, for good. Input files count up from 0.
@@ -46,7 +48,7 @@ class Shard:
     """One input file as it was when the run was planned, or a staged copy.
 
     `size` is in bytes. `etag` changes whenever the file does. The `number` of an input file is
-    below `FIRST_STAGED`.
+    below `FIRST_STAGED`. `options` say how the reader of the `format` reads the file.
     """
 
     number: int
@@ -54,11 +56,30 @@ class Shard:
     size: int
     etag: str
     format: str
+    options: ReadOptions = field(default_factory=ReadOptions)
 
     @property
     def file(self) -> InputFile:
         """The shard as the storage room names it."""
         return InputFile(self.url, self.size, self.etag)
+
+    @property
+    def reader(self) -> Reader:
+        """The reader of the shard's rows. Raises `InputError` for an unknown format."""
+        return reader_for(self.format, self.options)
+
+    def plain(self) -> dict[str, Any]:
+        """The shard as JSON can hold it; `shard_from` makes the shard again."""
+        data = asdict(self)
+        if options := self.options.plain():
+            return {**data, "options": options}
+        del data["options"]
+        return data
+
+
+def shard_from(data: Mapping[str, Any]) -> Shard:
+    """The shard that `Shard.plain` made the data of."""
+    return Shard(**{**data, "options": ReadOptions(**data.get("options", {}))})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

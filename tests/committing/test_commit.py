@@ -17,8 +17,8 @@ from gemma_batch.engines.base import EngineConfig
 from gemma_batch.rows import Completion, Failure, Outcome, Row
 from gemma_batch.spec import Prompt
 from gemma_batch.storage.fs import open_store
-from gemma_batch.storage.inputs import stat
 from gemma_batch.storage.interfaces import Store
+from gemma_batch.storage.listing import stat
 from gemma_batch.units.payload import Prepared
 from gemma_batch.units.raw_rows import pack, raw_rows
 from gemma_batch.units.route_job import RouteJob

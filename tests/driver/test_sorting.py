@@ -23,7 +23,7 @@ from gemma_batch.reading.sort_keys import KEY, Chunk, Sorting, describe, read_ch
 from gemma_batch.reading.source import row_id, unit_rows
 from gemma_batch.reporting.progress import Snapshot
 from gemma_batch.spec import JobSpec
-from gemma_batch.storage.inputs import stat
+from gemma_batch.storage.listing import stat
 from gemma_batch.storage.readers.staged import staged_file
 from gemma_batch.units.unit import FIRST_STAGED, Shard, Unit, make_mask
 

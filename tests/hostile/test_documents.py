@@ -23,8 +23,9 @@ from gemma_batch.prompts.template import RowProblem, Template
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.reading.own_params import OwnParams
 from gemma_batch.rows import Failure, Request, Row
-from gemma_batch.storage.inputs import expand, formats_of, reader_for
+from gemma_batch.storage.formats import formats_of, reader_for
 from gemma_batch.storage.keep import check_keep, keep_table
+from gemma_batch.storage.listing import expand
 from gemma_batch.storage.parts import build_errors
 from gemma_batch.units.raw_rows import pack, raw_rows, unpack
 

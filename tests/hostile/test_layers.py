@@ -16,8 +16,9 @@ from gemma_batch.planning.routing import Router, _connect
 from gemma_batch.prompts.template import RowProblem, Template
 from gemma_batch.spec import JobSpec, Route
 from gemma_batch.spec.yaml_text import MAX_CHARS, MAX_DEPTH, apply_overrides, parse_yaml
-from gemma_batch.storage.inputs import reader_for, stat
+from gemma_batch.storage.formats import reader_for
 from gemma_batch.storage.keep import check_keep, keep_column
+from gemma_batch.storage.listing import stat
 
 VALID = {"input": {"path": "in"}, "model": "m", "output": {"path": "out"}}
 

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from gemma_batch.storage.fs import open_store
-from gemma_batch.storage.inputs import stat
 from gemma_batch.storage.interfaces import InputFile
+from gemma_batch.storage.listing import stat
 from gemma_batch.storage.patience import QUICK_SECONDS, set_patience
 from tests.faults.proxy import ANSWERS, aws_answer
 

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from gemma_batch.errors import StorageError
+from gemma_batch.storage.formats import detect_format, reader_for
 from gemma_batch.storage.fs import open_source, open_store
-from gemma_batch.storage.inputs import detect_format, expand, reader_for
+from gemma_batch.storage.listing import expand
 from gemma_batch.storage.patience import QUICK_SECONDS, set_patience
 from tests.faults.proxy import FaultProxy
 

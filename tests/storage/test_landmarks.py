@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from gemma_batch.storage import landmarks as module
-from gemma_batch.storage.inputs import stat
 from gemma_batch.storage.landmarks import (
     MOST_FILES,
     Landmarks,
@@ -19,6 +18,7 @@ from gemma_batch.storage.landmarks import (
     input_landmarks,
     put_stamp,
 )
+from gemma_batch.storage.listing import stat
 
 
 @pytest.fixture(autouse=True)

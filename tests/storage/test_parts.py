@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from gemma_batch.answering.answers import TextShape
 from gemma_batch.errors import OutputError
-from gemma_batch.planning.survey import RESERVED_COLUMNS
+from gemma_batch.planning.columns import RESERVED_COLUMNS
 from gemma_batch.rows import Row
 from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.keep import as_json, as_text, check_keep, keep_column, keep_value

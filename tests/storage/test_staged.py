@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gemma_batch.rows import Failure, Origin, Row
-from gemma_batch.storage.inputs import reader_for
+from gemma_batch.storage.formats import reader_for
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.readers.reader import Span
 from gemma_batch.storage.readers.staged import StagedReader, staged_file, staged_table

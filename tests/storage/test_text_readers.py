@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from gemma_batch.errors import InputError
 from gemma_batch.rows import Row
-from gemma_batch.storage.inputs import detect_format, reader_for, stat
+from gemma_batch.storage.formats import detect_format, reader_for
 from gemma_batch.storage.interfaces import InputFile
+from gemma_batch.storage.listing import stat
 from gemma_batch.storage.readers.csv import CsvReader
 from gemma_batch.storage.readers.jsonl import JsonlReader
 from gemma_batch.storage.readers.openai import OpenAIReader

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gemma_batch.planning.cut import cut
 from gemma_batch.planning.routing import Router
 from gemma_batch.spec import Route
-from gemma_batch.storage.inputs import stat
+from gemma_batch.storage.listing import stat
 from gemma_batch.units.payload import decode_head, encode_head
 from gemma_batch.units.unit import Shard, Unit, make_mask, read_units, write_units
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gemma_batch.errors import InputError
+from gemma_batch.storage.formats import detect_format, formats_of, reader_for
 from gemma_batch.storage.fs import open_store
-from gemma_batch.storage.inputs import detect_format, expand, formats_of, reader_for, stat
 from gemma_batch.storage.interfaces import InputFile
+from gemma_batch.storage.listing import expand, stat
 
 if TYPE_CHECKING:
     from tests.conftest import S3Server
