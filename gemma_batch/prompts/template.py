@@ -10,6 +10,7 @@ and imports are refused, because the noncharacters in their output could get los
 
 from __future__ import annotations
 
+import decimal
 import functools
 import json
 from collections.abc import Iterator, Mapping
@@ -176,6 +177,8 @@ def _plain(value: Any) -> str:
             FailureCode.BAD_VALUE,
             f"a value that the prompt prints is binary ({len(value):,} bytes), not text",
         )
+    if isinstance(value, decimal.Decimal):
+        return f"{value:f}"  # str() may choose an exponent: 0E-10
     return str(value)
 
 
@@ -187,7 +190,17 @@ def to_json(value: Any, **options: Any) -> str:
             return None
         return sorted(item, key=str) if isinstance(item, set | frozenset) else _plain(item)
 
-    return json.dumps(value, ensure_ascii=False, default=other, **options)
+    try:
+        return json.dumps(value, ensure_ascii=False, default=other, **options)
+    except TypeError:  # keys of a map that are neither text nor numbers
+        return json.dumps(_text_keys(value), ensure_ascii=False, default=other, **options)
+
+
+def _text_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        plain = str | int | float | bool | None
+        return {k if isinstance(k, plain) else _plain(k): _text_keys(v) for k, v in value.items()}
+    return [_text_keys(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _filter_tojson(value: Any, indent: int | None = None) -> str:

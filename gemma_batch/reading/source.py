@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from gemma_batch.errors import FailureCode, InputError
 from gemma_batch.rows import Failure, Row
+from gemma_batch.storage.keep import as_text
 from gemma_batch.storage.listing import stat
 from gemma_batch.units.unit import Shard, Unit
 
@@ -66,13 +67,13 @@ def _failed(rows: list[Row], unit: Unit, code: FailureCode, message: str) -> lis
 
 
 def row_id(shard: int, row: Row, column: str | None) -> str:
-    """The row's id: the value of the id column as text.
+    """The row's id: the value of the id column, as the same text that a kept text column has.
 
     Without such a value the id is made of shard number and row number, "00012-0000040960". A row
     of a staged shard gets the numbers of its place in the input.
     """
     if column is not None and row.values is not None and row.values.get(column) is not None:
-        return str(row.values[column])
+        return as_text(row.values[column])
     number = row.number
     if row.origin is not None:
         shard, number = row.origin.shard, row.origin.row

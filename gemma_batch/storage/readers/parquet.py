@@ -2,16 +2,17 @@
 
 Only the requested columns are read. Parquet cannot be read from the middle of a row group: to
 reach a span inside a large row group, the rows before the span are decoded too. Files of one huge
-row group are therefore read correctly but slowly. Times finer than microseconds are cut to
-microseconds, because Python has no finer times.
+row group are therefore read correctly but slowly. Legacy timestamps (INT96, of Spark and Hive) are
+read with microseconds: nanoseconds in 64 bits would not reach beyond the year 2262.
 """
 
 from __future__ import annotations
 
 import math
+import struct
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from gemma_batch.errors import InputError
 from gemma_batch.rows import Row
 from gemma_batch.storage.fs import open_source
+from gemma_batch.storage.readers.plain import UNREADABLE, interval_text, plain_type, plain_values
 from gemma_batch.storage.readers.reader import Span, bad_row
 from gemma_batch.storage.readers.text import reading
 
@@ -29,7 +31,6 @@ BUFFER = 2**20  # bytes per read of a column chunk
 BATCH_BYTES = 16 * 2**20
 BATCH_ROWS = 4096
 ROWS_PER_BYTE = 2**14  # most rows per byte of a file; a column of nulls has about 600
-UNREADABLE = (ValueError, OverflowError, KeyError, pa.ArrowException)  # raised by a single value
 
 
 class ParquetReader:
@@ -40,14 +41,21 @@ class ParquetReader:
 
     def schema(self, file: InputFile) -> pa.Schema:
         with reading(file.url), open_source(file.url) as source:
-            found = pq.ParquetFile(source).schema_arrow
+            parquet = _file(source)
+            found = parquet.schema_arrow
+            intervals = _intervals(parquet)
         twice = [name for name, count in Counter(found.names).items() if count > 1]
         if twice:
             raise InputError(
                 f"the input file {file.url!r} has the column {twice[0]!r} more than once: "
                 "rename one of them"
             )
-        return pa.schema([(field.name, plain_type(field.type)) for field in found])
+        return pa.schema(
+            [
+                (field.name, pa.string() if field.name in intervals else plain_type(field.type))
+                for field in found
+            ]
+        )
 
     def index(self, file: InputFile, *, max_rows: int, max_bytes: int) -> list[Span]:
         with reading(file.url), open_source(file.url) as source:
@@ -71,7 +79,8 @@ class ParquetReader:
 
     def read(self, file: InputFile, span: Span, columns: list[str] | None) -> Iterator[Row]:
         with reading(file.url), open_source(file.url) as source:
-            parquet = pq.ParquetFile(source, buffer_size=BUFFER, pre_buffer=False)
+            parquet = _file(source, buffer_size=BUFFER, pre_buffer=False)
+            intervals = _intervals(parquet)
             names = [n for n in parquet.schema_arrow.names if columns is None or n in columns]
             groups, skip = _locate(parquet.metadata, span)
             number, left = span.first_row, span.rows
@@ -81,7 +90,8 @@ class ParquetReader:
             for batch in batches:
                 wanted = batch.slice(skip, left)  # empty when the whole batch is before the span
                 skip = max(0, skip - batch.num_rows)
-                yield from _rows(wanted, names, number, file.url)
+                read = [_column(wanted, name, intervals) for name in names]
+                yield from _rows(read, names, wanted.num_rows, number, file.url)
                 number, left = number + wanted.num_rows, left - wanted.num_rows
                 if left <= 0:
                     return
@@ -125,15 +135,37 @@ def _batch_rows(footer: pq.FileMetaData, span: Span) -> int:
     return int(min(max(BATCH_BYTES / per_row, 1), BATCH_ROWS, max(span.rows, 1)))
 
 
-def _rows(batch: pa.RecordBatch, names: list[str], number: int, url: str) -> Iterator[Row]:
-    columns = [batch.column(batch.schema.get_field_index(name)) for name in names]
+def _file(source: object, **options: object) -> pq.ParquetFile:
+    return pq.ParquetFile(source, coerce_int96_timestamp_unit="us", **options)
+
+
+def _intervals(parquet: pq.ParquetFile) -> set[str]:
+    """The columns of Parquet's type INTERVAL, which Arrow takes for 12 bytes without a meaning."""
+    leaves = [parquet.schema.column(i) for i in range(len(parquet.schema))]
+    return {leaf.path for leaf in leaves if leaf.converted_type == "INTERVAL"}
+
+
+def _column(batch: pa.RecordBatch, name: str, intervals: set[str]) -> pa.Array:
+    column = batch.column(batch.schema.get_field_index(name))
+    if name not in intervals:
+        return column
+    texts = []
+    for value in column.to_pylist():
+        months, days, millis = (0, 0, 0) if value is None else struct.unpack("<3I", value)
+        texts.append(None if value is None else interval_text(months, days, millis * 10**6))
+    return pa.array(texts, pa.string())
+
+
+def _rows(
+    columns: list[pa.Array], names: list[str], count: int, number: int, url: str
+) -> Iterator[Row]:
     try:
         values = [plain_values(column) for column in columns]
     except UNREADABLE:
-        for i in range(batch.num_rows):
+        for i in range(count):
             yield _row(columns, names, i, number + i, url)
         return
-    for i in range(batch.num_rows):
+    for i in range(count):
         yield Row(number + i, {name: value[i] for name, value in zip(names, values, strict=True)})
 
 
@@ -147,49 +179,3 @@ def _row(columns: list[pa.Array], names: list[str], i: int, number: int, url: st
             reason = f"{type(err).__name__}: {err}"
             return bad_row(number, f"row {number + 1} of {url!r}: column {name!r}: {reason}")
     return Row(number, values)
-
-
-def plain_values(column: pa.Array) -> list[Any]:
-    """Python values: numbers, text, bytes, date, datetime, Decimal, list, dict.
-
-    Raises one of `UNREADABLE` for a value that Python cannot hold.
-    """
-    uuids = isinstance(column.type, pa.UuidType)
-    kind = plain_type(column.type)
-    if isinstance(column, pa.ExtensionArray) and not uuids:
-        column = column.storage
-    if column.type != kind and not uuids:
-        column = column.cast(kind, safe=False)
-    values: list[Any] = column.to_pylist(maps_as_pydicts="strict")
-    return [None if value is None else str(value) for value in values] if uuids else values
-
-
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type of the values after reading.
-
-    Times finer than microseconds, dictionary encodings and extension types become plain types.
-    """
-    types = pa.types
-    if isinstance(kind, pa.UuidType) or types.is_string_view(kind):
-        return pa.string()
-    if isinstance(kind, pa.BaseExtensionType):
-        return plain_type(kind.storage_type)
-    if types.is_dictionary(kind):
-        return plain_type(kind.value_type)
-    if types.is_binary_view(kind):
-        return pa.binary()
-    if types.is_float16(kind):
-        return pa.float32()
-    if types.is_timestamp(kind) and kind.unit == "ns":
-        return pa.timestamp("us", kind.tz)
-    if types.is_duration(kind) and kind.unit == "ns":
-        return pa.duration("us")
-    if types.is_time64(kind) and kind.unit == "ns":
-        return pa.time64("us")
-    if types.is_struct(kind):
-        return pa.struct([(field.name, plain_type(field.type)) for field in kind])
-    if types.is_map(kind):
-        return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type))
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return pa.list_(plain_type(kind.value_type))
-    return kind

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gemma_batch.rows import Failure, Origin, Row
+from gemma_batch.storage.keep import exact_column
 from gemma_batch.storage.readers.parquet import ParquetReader
 from gemma_batch.storage.readers.reader import Span
 
@@ -58,8 +59,9 @@ def staged_table(rows: Sequence[Row], shard: int, url: str, columns: pa.Schema |
             schema=FRAME.append(pa.field(JSON, pa.large_string())),
         )
     schema = FRAME
+    values = [{} if row.failure else row.values or {} for row in rows]
     for field in columns:
-        arrays.append(pa.array([(row.values or {}).get(field.name) for row in rows], field.type))
+        arrays.append(exact_column([found.get(field.name) for found in values], field.type))
         schema = schema.append(pa.field(VALUE + field.name, field.type))
     return pa.table(arrays, schema=schema)
 
