@@ -125,7 +125,7 @@ def test_jsonl_schema_is_guessed(put: Put) -> None:
     schema = JsonlReader().schema(put("x.jsonl", data.encode()))
     assert {field.name: str(field.type) for field in schema} == {
         "i": "int64", "f": "double", "s": "string", "b": "bool", "mix": "string",
-        "l": "string", "o": "string", "none": "null", "big": "string", "ll": "string",
+        "l": "list<item: string>", "o": "string", "none": "null", "big": "string", "ll": "string",
         "ol": "string", "ml": "string", "bi": "string", "fl": "list<item: double>",
     }  # fmt: skip
 

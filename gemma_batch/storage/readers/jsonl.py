@@ -1,21 +1,20 @@
 """The reader of JSON lines, plain or as .gz or .zst: one object per line, each parsed alone.
 
 Blank lines are no rows. A line that is not a JSON object in UTF-8 costs one row. The types of
-columns are guessed from the first rows. A column with values of several types counts as text
-(JSON), so that no value is lost. The same is true for a column of objects, because the keys of
-objects may differ from line to line.
+columns are guessed from the first rows, and can be settled on all rows (see `json_types.py`).
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from gemma_batch.rows import Row
+from gemma_batch.storage.readers.json_types import guess_type, kinds_in
 from gemma_batch.storage.readers.reader import Cutter, Span, bad_row
 from gemma_batch.storage.readers.text import LINE_LIMIT, codec, lines, opened, reading
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 SAMPLED_ROWS = 1000
 SAMPLED_BYTES = 64 * 2**20
 DEEPEST = 100  # nested lists and objects; later code handles values by recursion
-INT64 = range(-(2**63), 2**63)
 
 
 class BadLine(ValueError):
@@ -58,6 +56,20 @@ class JsonlReader:
                 if seen > SAMPLED_BYTES:
                     break
         return pa.schema([(name, guess_type(values)) for name, values in samples.items()])
+
+    def kinds(
+        self, file: InputFile, guesses: Mapping[str, pa.DataType]
+    ) -> dict[str, set[pa.DataType]]:
+        """The kinds of values in the columns of `guesses`, by all rows (see `kinds_in`)."""
+
+        def values(data: bytes) -> dict[str, Any]:
+            try:
+                return self.parse(data)
+            except BadLine:
+                return {}  # the row fails when it is read
+
+        with reading(file.url), opened(file.url) as stream:
+            return kinds_in(lines(stream, limit=self._limit), values, guesses)
 
     def index(self, file: InputFile, *, max_rows: int, max_bytes: int) -> list[Span]:
         cutter = Cutter(max_rows=max_rows, max_bytes=max_bytes, marks=codec(file.url) is None)
@@ -137,29 +149,3 @@ def _encodable(values: Any) -> bool:
     except (UnicodeEncodeError, RecursionError):
         return False
     return True
-
-
-def guess_type(values: Iterable[Any]) -> pa.DataType:
-    """The Arrow type that holds every value unchanged; text when no such type exists."""
-    kinds = {_kind(value) for value in values if value is not None}
-    if not kinds:
-        return pa.null()
-    if kinds == {pa.int64(), pa.float64()}:
-        return pa.float64()
-    return kinds.pop() if len(kinds) == 1 else pa.string()
-
-
-def _kind(value: Any) -> pa.DataType:
-    if isinstance(value, bool):
-        return pa.bool_()
-    if isinstance(value, int) and value in INT64:
-        return pa.int64()
-    if isinstance(value, float):
-        return pa.float64()
-    if isinstance(value, list):
-        inner = guess_type(value)
-        # Lists of objects, of mixed types or of nothing become JSON text.
-        mixed = pa.types.is_string(inner) and not all(isinstance(x, str | None) for x in value)
-        if not (mixed or pa.types.is_null(inner) or pa.types.is_nested(inner)):
-            return pa.list_(inner)
-    return pa.string()
