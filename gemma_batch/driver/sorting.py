@@ -128,6 +128,7 @@ class Stage:
                 size=piece["size"],
                 etag=piece["etag"],
                 format=STAGED,
+                options=survey.shards[0].options,
             )
             for i, piece in enumerate(pieces)
         ]

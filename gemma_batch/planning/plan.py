@@ -123,6 +123,8 @@ class Plan:
             **{f"prompt.{k}": v for k, v in self.survey.prompt.model_dump().items()},
             **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items()},
         }
+        if spec.input.schema:  # older manifests lack the field
+            fields["input.schema"] = dict(spec.input.schema)
         for plan in self.routes:
             where = f"routes.{plan.route.name}" if spec.routes else ""
             fields.update(_route_fields(plan, f"{where}." if where else ""))

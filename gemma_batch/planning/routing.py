@@ -19,6 +19,7 @@ import pyarrow as pa
 from gemma_batch.errors import SpecError
 from gemma_batch.rows import Row
 from gemma_batch.spec import Route
+from gemma_batch.storage.keep import keep_column
 
 # Functions whose value depends on more than the row. DuckDB's list of functions marks some of them
 # as stable, has others without a mark, and lacks the rest.
@@ -27,6 +28,9 @@ UNSTABLE = {
     "current_localtimestamp", "localtime", "localtimestamp", "getenv", "current_setting", "user",
     "current_user", "session_user", "current_role", "current_catalog", "ago", "pg_sleep",
 }  # fmt: skip
+
+
+LARGE = range(-(2**64), 2**64)
 
 
 class Router:
@@ -173,21 +177,11 @@ def _connect() -> Any:
 
 
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
-    try:
-        return pa.array(values, kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return pa.array([_fit(value, kind) for value in values], kind)
-
-
-def _fit(value: Any, kind: pa.DataType) -> Any:
     # In JSON lines, a value may have another type than its column. In a column of text, such a
-    # value becomes JSON text. In any other column, a value that cannot be converted becomes null.
-    if pa.types.is_string(kind) and value is not None and not isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    try:
-        return pa.scalar(value, kind).as_py()
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return None
+    # value becomes JSON text. In any other column, a value that is not of the type becomes null.
+    if pa.types.is_floating(kind):  # SQL compares a large whole number as a float too
+        values = [float(v) if type(v) is int and v in LARGE else v for v in values]
+    return keep_column(values, kind)
 
 
 def _walk(node: Any) -> Iterator[dict[str, Any]]:

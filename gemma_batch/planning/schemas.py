@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
 from gemma_batch.errors import InputError
 from gemma_batch.planning.cut import PLANNING_THREADS
+from gemma_batch.planning.widening import wider_type
+from gemma_batch.spec.column_types import column_type
+from gemma_batch.storage.formats import reader_for
+from gemma_batch.storage.readers.json_types import final_type, wider_kind
 from gemma_batch.units.unit import Shard
 
 LOOKED_AT = 32  # files whose first lines are read, in formats without a footer
@@ -22,50 +26,90 @@ def schemas_of(shards: Sequence[Shard]) -> list[pa.Schema]:
         return list(pool.map(lambda s: s.reader.schema(s.file), looked))
 
 
-def union(schemas: Sequence[pa.Schema]) -> pa.Schema:
+def is_guessed(shard: Shard) -> bool:
+    """Whether the types of the columns are guessed from the first rows, as of JSON lines."""
+    return hasattr(reader_for(shard.format, shard.options), "kinds")
+
+
+def union(schemas: Sequence[pa.Schema], *, guessed: bool = False) -> pa.Schema:
+    """All columns, each of the type that holds its values in every file.
+
+    A column that is null everywhere is text. So is a column of which the files hold different
+    types: in formats with types, `check_types` refuses such a column when the job uses it.
+    """
+    fields = {
+        name: field.with_type(pa.string()) if pa.types.is_null(field.type) else field
+        for name, field in _widest(schemas, guessed=guessed).items()
+    }
+    return pa.schema(list(fields.values())).remove_metadata()
+
+
+def guesses(schemas: Sequence[pa.Schema]) -> dict[str, pa.DataType]:
+    """The guessed type of each column; null where no row that was looked at has a value."""
+    return {name: field.type for name, field in _widest(schemas, guessed=True).items()}
+
+
+def _widest(schemas: Sequence[pa.Schema], *, guessed: bool) -> dict[str, pa.Field]:
     fields: dict[str, pa.Field] = {}
     for schema in schemas:
         for field in schema:
             known = fields.get(field.name)
-            if known is None or pa.types.is_null(known.type):
+            if known is None:
                 fields[field.name] = field.with_nullable(True)
-            elif known.type != field.type and not pa.types.is_null(field.type):
-                fields[field.name] = pa.field(field.name, _wider(known.type, field.type))
-    return pa.schema(
-        [
-            field.with_type(pa.string()) if pa.types.is_null(field.type) else field
-            for field in fields.values()
-        ]
-    ).remove_metadata()
+            elif known.type != field.type:
+                if guessed:
+                    wider = final_type(wider_kind(known.type, field.type))
+                else:
+                    wider = wider_type(known.type, field.type) or pa.string()
+                fields[field.name] = known.with_type(wider)
+    return fields
+
+
+def check_types(shards: Sequence[Shard], schemas: Sequence[pa.Schema], used: Iterable[str]) -> None:
+    """Raise `InputError` when no type holds the values of a used column in all files.
+
+    `schemas` are those of the first of the `shards`.
+    """
+    for column in sorted(used):
+        known, where = pa.null(), ""
+        for shard, schema in zip(shards, schemas, strict=False):
+            index = schema.get_field_index(column)
+            kind = known if index < 0 else schema.field(index).type
+            if kind == known:
+                continue
+            wider = wider_type(known, kind)
+            if wider is None:
+                raise InputError(
+                    f"the column {column!r} is {known} in {where!r} and {kind} in {shard.url!r}, "
+                    f"and no type holds both: declare one, such as `input.schema: {{{column}: "
+                    "string}`, or leave one of the files out"
+                )
+            if wider != known:
+                known, where = wider, shard.url
 
 
 def same_types(schemas: Sequence[pa.Schema], used: Iterable[str], schema: pa.Schema) -> bool:
-    # Columns with maps are not uniform: maps are read as dicts, and cannot be written from dicts.
+    """Whether each file has the type of `schema` in each used column, as far as it has one."""
+    kinds = {name: (schema.field(name).type, pa.null()) for name in used}
     return all(
-        found.field(name).type == schema.field(name).type and not _has_map(found.field(name).type)
+        found.field(name).type in kinds[name]
         for found in schemas
-        for name in used
+        for name in kinds
+        if name in found.names
     )
 
 
-def _has_map(kind: pa.DataType) -> bool:
-    inner = [kind.field(i).type for i in range(kind.num_fields)]
-    return pa.types.is_map(kind) or any(map(_has_map, inner))
+def with_declared(schema: pa.Schema, types: Mapping[str, str]) -> pa.Schema:
+    """The schema, with declared columns that no row which was looked at has."""
+    for column, kind in types.items():
+        if column not in schema.names:
+            schema = schema.append(pa.field(column, column_type(kind)))
+    return schema
 
 
-def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    pair = pa.unify_schemas
-    try:
-        return (
-            pair(
-                [pa.schema([("x", one)]), pa.schema([("x", other)])],
-                promote_options="permissive",
-            )
-            .field("x")
-            .type
-        )
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.string()
+def with_types(schema: pa.Schema, types: Mapping[str, pa.DataType]) -> pa.Schema:
+    """The schema, with other types of some columns."""
+    return pa.schema([field.with_type(types.get(field.name, field.type)) for field in schema])
 
 
 def check_each_shard(

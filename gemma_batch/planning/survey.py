@@ -7,18 +7,29 @@ data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from gemma_batch.errors import InputError, SpecError
 from gemma_batch.planning.columns import kept_columns, require_column, wanted_columns
 from gemma_batch.planning.routing import Router
-from gemma_batch.planning.schemas import check_each_shard, same_types, schemas_of, union
+from gemma_batch.planning.schemas import (
+    check_each_shard,
+    check_types,
+    guesses,
+    is_guessed,
+    same_types,
+    schemas_of,
+    union,
+    with_declared,
+)
 from gemma_batch.rows import Row
 from gemma_batch.spec import JobSpec, Prompt
 from gemma_batch.storage.formats import formats_of
 from gemma_batch.storage.listing import expand
+from gemma_batch.storage.readers.options import ReadOptions
 from gemma_batch.units.unit import FIRST_STAGED, Shard
 
 SAMPLE_ROWS = 200
@@ -30,7 +41,8 @@ class Survey:
 
     `columns` are the columns that the job reads. `prompt` is the spec's prompt, with the defaults
     of the input's format. `uniform` says that all files have the same Arrow types in these columns,
-    so one Parquet file can hold the rows of all files unchanged.
+    so one Parquet file can hold the rows of all files unchanged. `guesses` are types that a look at
+    the first rows gave, where files do not tell them (null: no value was seen).
     """
 
     shards: tuple[Shard, ...]
@@ -41,6 +53,12 @@ class Survey:
     id_column: str | None
     router: Router
     uniform: bool = False
+    guesses: Mapping[str, pa.DataType] = field(default_factory=dict)
+
+    @property
+    def kept_types(self) -> dict[str, pa.DataType]:
+        """The types of the kept columns, by the name in the input."""
+        return {field.name: field.type for field in self.keep_schema}
 
     @property
     def copyable(self) -> bool:
@@ -83,22 +101,30 @@ def survey(spec: JobSpec) -> Survey:
             f"input.path {spec.input.path!r} matches {len(files):,} files; one run takes at most "
             f"{FIRST_STAGED:,}: put small files together, or narrow it"
         )
+    options = ReadOptions(types=tuple(spec.input.schema.items()))
     shards = tuple(
-        Shard(number=i, url=file.url, size=file.size, etag=file.etag, format=kind)
+        Shard(number=i, url=file.url, size=file.size, etag=file.etag, format=kind, options=options)
         for i, file in enumerate(files)
     )
     prompt = _effective_prompt(spec, kind)
     id_column = spec.input.id or ("custom_id" if kind == "openai" else None)
     schemas = schemas_of(shards)
-    schema = union(schemas)
+    guessed = is_guessed(shards[0])
+    schema = union(schemas, guessed=guessed)
+    if guessed:
+        schema = with_declared(schema, spec.input.schema)
     wanted = wanted_columns(spec, prompt, id_column)
     for column, where in wanted.items():
         require_column(column, where, schema)
+    for column in spec.input.schema:
+        require_column(column, "input.schema", schema)
     keep_schema = kept_columns(spec, schema)
     router = Router(spec.effective_routes, schema)
     used = {*wanted, *router.columns}
     if kind == "parquet":
         check_each_shard(shards, schemas, used, schema)
+    if not guessed:
+        check_types(shards, schemas, used)
     return Survey(
         shards=shards,
         schema=schema,
@@ -108,6 +134,11 @@ def survey(spec: JobSpec) -> Survey:
         id_column=id_column,
         router=router,
         uniform=kind == "parquet" and same_types(schemas, used, schema),
+        guesses={
+            name: kind
+            for name, kind in (guesses(schemas) if guessed else {}).items()
+            if name not in spec.input.schema
+        },
     )
 
 

@@ -175,7 +175,8 @@ def _plain(value: Any) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         raise RowProblem(
             FailureCode.BAD_VALUE,
-            f"a value that the prompt prints is binary ({len(value):,} bytes), not text",
+            f"a value that the prompt prints is binary ({len(value):,} bytes), not text; if it is "
+            "text in UTF-8, declare the column in input.schema as string",
         )
     if isinstance(value, decimal.Decimal):
         return f"{value:f}"  # str() may choose an exponent: 0E-10

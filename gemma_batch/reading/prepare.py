@@ -68,7 +68,7 @@ class Preparer:
         )
 
     def _check_keep(self, row: Row) -> Row:
-        if row.values is None:
+        if row.values is None or row.failure is not None:
             return row
         try:
             check_keep(row.values, self.job.keep_schema)

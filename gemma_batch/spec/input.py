@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field, field_validator
+
+from gemma_batch.spec.column_types import column_type
 from gemma_batch.spec.spec_part import SpecPart
 
 
@@ -23,6 +26,21 @@ class Input(SpecPart):
     id: str | None = None
     """The column that names a row in the output. Default: `custom_id` for OpenAI batch files, else
     the number of the input file and the number of the row in it."""
+
+    schema: dict[str, str] = Field(default_factory=dict)
+    """The types of columns, by name: `{price: decimal(10, 2), at: timestamp, tags: list<string>}`.
+    Texts, as all values of CSV are, become values of the type; `string` takes every value. A value
+    that is not of the type fails its row. See [types](inputs.md#types)."""
+
+    @field_validator("schema")
+    @classmethod
+    def _known_types(cls, value: dict[str, str]) -> dict[str, str]:
+        for column, name in value.items():
+            try:
+                column_type(name)
+            except ValueError as err:
+                raise ValueError(f"the column {column!r}: {err}") from None
+        return value
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -11,7 +11,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOptions:
-    """Plain data: every field can be written as JSON. A reader ignores options of other formats."""
+    """Plain data: every field can be written as JSON. A reader ignores options of other formats.
+
+    `types` are the pairs of the spec's `input.schema`: column, name of the type.
+    """
+
+    types: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Lists, which JSON gives, become tuples."""
+        object.__setattr__(self, "types", tuple((name, kind) for name, kind in self.types))
 
     def plain(self) -> dict[str, Any]:
         """The options that are not the default, as JSON can hold them."""

@@ -11,13 +11,13 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gemma_batch.rows import Failure, Origin, Row
-from gemma_batch.storage.keep import exact_column
+from gemma_batch.storage.keep import as_text, exact_column
 from gemma_batch.storage.readers.parquet import ParquetReader
 from gemma_batch.storage.readers.reader import Span
 
@@ -53,7 +53,7 @@ def staged_table(rows: Sequence[Row], shard: int, url: str, columns: pa.Schema |
         pa.array([failure.message if failure else None for failure in failures], pa.string()),
     ]
     if columns is None:
-        texts = [None if row.values is None else json.dumps(row.values) for row in rows]
+        texts = [None if row.failure else _json(row.values) for row in rows]
         return pa.table(
             [*arrays, pa.array(texts, pa.large_string())],
             schema=FRAME.append(pa.field(JSON, pa.large_string())),
@@ -64,6 +64,20 @@ def staged_table(rows: Sequence[Row], shard: int, url: str, columns: pa.Schema |
         arrays.append(exact_column([found.get(field.name) for found in values], field.type))
         schema = schema.append(pa.field(VALUE + field.name, field.type))
     return pa.table(arrays, schema=schema)
+
+
+def _json(values: Any) -> str:
+    # Values of types that the spec declares become text. They are read as declared again.
+    try:
+        return json.dumps(values, default=as_text)
+    except TypeError:
+        return json.dumps(_text_keys(values), default=as_text)
+
+
+def _text_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {as_text(key): _text_keys(item) for key, item in value.items()}
+    return [_text_keys(item) for item in value] if isinstance(value, list) else value
 
 
 def staged_file(table: pa.Table) -> bytes:
