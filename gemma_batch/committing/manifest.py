@@ -83,7 +83,8 @@ class Manifest:
 
     `shards` are the input files. `staged` are copies of input rows in another order, which the
     run itself wrote. `run` is the id of the run, which its parts name. `names_parts` is False for
-    the manifest of an older version, whose parts may name none.
+    the manifest of an older version, whose parts may name none. `kept` are the types of kept
+    columns (see `kept_types.py`), "" in the manifest of an older version.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Manifest:
     spec: dict[str, Any]
     facts: dict[str, Any] = field(default_factory=dict)
     staged: tuple[Shard, ...] = ()
+    kept: str = ""
 
     @property
     def by_number(self) -> dict[int, Shard]:
@@ -155,6 +157,7 @@ def load_manifest(store: Store) -> Manifest | None:
         rows=data["rows"],
         spec=data["spec"],
         facts=data.get("facts", {}),
+        kept=data.get("kept", ""),
     )
 
 
@@ -211,6 +214,7 @@ def create_manifest(
     spec: dict[str, Any],
     facts: dict[str, Any],
     staged: Sequence[Shard] = (),
+    kept: str = "",
 ) -> Manifest:
     """Put the list of units and the manifest, create-only, and return the manifest.
 
@@ -232,6 +236,7 @@ def create_manifest(
         "rows": sum(unit.expected for unit in settled),
         "units": units_key,
         "facts": facts,
+        "kept": kept,
         "spec": spec,
         "shards": [shard.plain() for shard in shards],
         "staged": [shard.plain() for shard in staged],

@@ -15,7 +15,10 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+import pyarrow as pa
+
 from gemma_batch.cluster.address import check_address
+from gemma_batch.committing.kept_types import kept_types, pack_types
 from gemma_batch.committing.ledger import Ledger, Receipt
 from gemma_batch.committing.manifest import Manifest, check_same, create_manifest
 from gemma_batch.committing.origin import check_parts, check_receipts
@@ -38,6 +41,7 @@ from gemma_batch.planning.pool import (
     with_cpu_threads,
 )
 from gemma_batch.planning.sample import sample_routes
+from gemma_batch.planning.settling import settled, with_kept_types
 from gemma_batch.prompts.prefixes import WORTH_SHARE
 from gemma_batch.reporting.accounts import RouteFacts, route_facts
 from gemma_batch.reporting.alerts import load_alerts
@@ -148,6 +152,9 @@ class Session:
 
         samples = sample_routes(self._plan)  # the same samples as in the command `plan`
         hardware = self._place({name: sample.mean_tokens for name, sample in samples.items()})
+        self.show.update(Snapshot(phase="settling the types of columns"))
+        survey = settled(self._plan.survey, self._plan.spec)
+        self._plan = replace(self._plan, survey=survey)
         self.show.update(Snapshot(phase="cutting the input into units"))
         replicas = max(make_pool(route, hardware).most for route in self._plan.routes)
         units = self._plan.units(replicas)
@@ -180,6 +187,7 @@ class Session:
                 "staged": gains,
             },
             staged=staged,
+            kept=pack_types(survey.kept_types),
         )
         # Another driver may have put its manifest first. That manifest counts, so it has to match.
         check_same(manifest, self._plan.fingerprint(), self._plan.spec.output.path)
@@ -195,6 +203,7 @@ class Session:
         """
         ledger = Ledger(self.store)
         done = ledger.committed()
+        self._settle(kept_types(self.store, manifest, done))
         known: Mapping[PartKey, Receipt] | None = check_parts(self.store, manifest, every, done)
         if remaining := ledger.remaining(work, done):
             try:
@@ -226,6 +235,11 @@ class Session:
         save_report(self.store, report)
         self._save_page(manifest, report, receipts)
         return report
+
+    def _settle(self, types: Mapping[str, pa.DataType]) -> None:
+        """Take the types of kept columns that all parts of the output have."""
+        survey = with_kept_types(self._plan.survey, self._plan.spec, types)
+        self._plan = replace(self._plan, survey=survey)
 
     def _report(
         self,

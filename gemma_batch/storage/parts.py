@@ -205,6 +205,15 @@ def read_receipt(source: bytes | BinaryIO | Any) -> tuple[dict[str, Any], list[d
         ) from err
 
 
+def read_schema(source: bytes | BinaryIO | Any) -> pa.Schema:
+    """The columns of a part. Raises `OutputError` when the file is damaged."""
+    try:
+        return pq.read_schema(_file(source))
+    except (ValueError, OSError) as err:
+        where = getattr(source, "name", "a part")
+        raise OutputError(f"{where!r} is no part: move it away and run again") from err
+
+
 def read_errors(source: bytes | BinaryIO | Any) -> tuple[int | None, Callable[[], pa.Table]]:
     """The generation of an errors file, and a function that reads its table.
 

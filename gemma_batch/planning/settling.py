@@ -1,0 +1,83 @@
+"""Settling: the types of JSON columns that are kept or decide a route, by all rows (driver).
+
+The plan guesses these types from the first rows of some files. All parts of an output have one
+schema, and a later row may hold another type: a number with a fraction, or a text. So a run reads
+the columns once more before it starts, and widens the types. A job that declares the columns in
+`input.schema` skips this.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pyarrow as pa
+
+from gemma_batch.errors import InputError
+from gemma_batch.planning.columns import kept_columns
+from gemma_batch.planning.cut import PLANNING_THREADS
+from gemma_batch.planning.routing import Router
+from gemma_batch.planning.schemas import with_types
+from gemma_batch.planning.survey import Survey
+from gemma_batch.spec import JobSpec
+from gemma_batch.storage.formats import reader_for
+from gemma_batch.storage.readers.json_types import comparable_type, final_type, wider_kind
+from gemma_batch.units.unit import Shard
+
+Kinds = dict[str, set[pa.DataType]]
+
+
+def unsettled(survey: Survey) -> dict[str, pa.DataType]:
+    """The guessed types that later rows may contradict, of the columns whose type matters."""
+    matters = {*survey.kept_types, *survey.router.columns}
+    return {
+        name: kind
+        for name, kind in survey.guesses.items()
+        if name in matters and kind != pa.string()
+    }
+
+
+def settled(survey: Survey, spec: JobSpec) -> Survey:
+    """The survey with types that hold every value of the columns. Reads all files, if needed.
+
+    A file that cannot be read has no say: its rows fail. Raises `SpecError` when a `when` cannot
+    work with the settled types, `StorageError` when storage does not answer.
+    """
+    wanted = unsettled(survey)
+    if not wanted:
+        return survey
+
+    def look(shard: Shard) -> Kinds:
+        try:
+            found: Kinds = reader_for(shard.format, shard.options).kinds(shard.file, wanted)  # type: ignore[attr-defined]
+            return found
+        except InputError:
+            return {}
+
+    kinds: Kinds = {name: set() for name in wanted}
+    with ThreadPoolExecutor(PLANNING_THREADS) as pool:
+        for found in pool.map(look, survey.shards):
+            for name, some in found.items():
+                kinds[name] |= some
+    keep = {
+        name: _known(final_type(functools.reduce(wider_kind, sorted(kinds[name], key=str), guess)))
+        for name, guess in wanted.items()
+    }
+    compare = {n: _known(comparable_type(guess, kinds[n])) for n, guess in wanted.items()}
+    return replace(
+        with_kept_types(survey, spec, keep),
+        router=Router(spec.effective_routes, with_types(survey.schema, compare)),
+    )
+
+
+def _known(kind: pa.DataType) -> pa.DataType:
+    return pa.string() if pa.types.is_null(kind) else kind
+
+
+def with_kept_types(survey: Survey, spec: JobSpec, types: Mapping[str, pa.DataType]) -> Survey:
+    """The survey with these types of kept columns, by the name in the input."""
+    known = {name: kind for name, kind in types.items() if name in survey.kept_types}
+    schema = with_types(survey.schema, known)
+    return replace(survey, schema=schema, keep_schema=kept_columns(spec, schema))
