@@ -266,8 +266,8 @@ def make_plan(spec: JobSpec, *, need_files: bool = True) -> Plan:
     change the spec or the input.
     """
     spec = absolute(spec)
-    notes: list[str] = []
     looked = survey(spec)
+    notes = list(looked.notes)
     routes = tuple(
         _plan_route(spec, route, need_files=need_files, notes=notes)
         for route in spec.effective_routes

@@ -13,12 +13,15 @@ import pyarrow as pa
 
 from gemma_batch.errors import InputError, SpecError
 from gemma_batch.planning.columns import kept_columns, require_column, wanted_columns
+from gemma_batch.planning.places import check_places
 from gemma_batch.planning.routing import Router
 from gemma_batch.planning.schemas import check_each_shard, same_types, schemas_of, union
 from gemma_batch.rows import Row
 from gemma_batch.spec import JobSpec, Prompt
 from gemma_batch.storage.formats import formats_of
+from gemma_batch.storage.left_out import LeftOut
 from gemma_batch.storage.listing import expand
+from gemma_batch.storage.table_logs import check_logs
 from gemma_batch.units.unit import FIRST_STAGED, Shard
 
 SAMPLE_ROWS = 200
@@ -30,7 +33,8 @@ class Survey:
 
     `columns` are the columns that the job reads. `prompt` is the spec's prompt, with the defaults
     of the input's format. `uniform` says that all files have the same Arrow types in these columns,
-    so one Parquet file can hold the rows of all files unchanged.
+    so one Parquet file can hold the rows of all files unchanged. `left_out` is what the listing of
+    the input left out. `notes` are sentences for people about that and about the files.
     """
 
     shards: tuple[Shard, ...]
@@ -41,6 +45,8 @@ class Survey:
     id_column: str | None
     router: Router
     uniform: bool = False
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def copyable(self) -> bool:
@@ -70,7 +76,9 @@ class Survey:
 
 def survey(spec: JobSpec) -> Survey:
     """Look at the input. Raises `InputError` or `SpecError`, which say how to mend the job."""
-    files = expand(list(spec.input.paths))
+    files = expand(list(spec.input.paths), output=spec.output.path)
+    check_places(spec, files)
+    notes = (*check_logs(files.logs, spec.input.format), *files.notes)
     formats = formats_of(files, spec.input.format)
     if len(formats) > 1:
         raise InputError(
@@ -108,6 +116,8 @@ def survey(spec: JobSpec) -> Survey:
         id_column=id_column,
         router=router,
         uniform=kind == "parquet" and same_types(schemas, used, schema),
+        left_out=files.left_out,
+        notes=notes,
     )
 
 
