@@ -19,10 +19,11 @@ from gemma_batch.cluster.address import check_address
 from gemma_batch.committing.ledger import Ledger, Receipt
 from gemma_batch.committing.manifest import Manifest, check_same, create_manifest
 from gemma_batch.committing.origin import check_parts, check_receipts
+from gemma_batch.committing.outlook import open_output, settled_run
 from gemma_batch.committing.repair import settle_errors
 from gemma_batch.driver.clean import sweep
 from gemma_batch.driver.follow import Follower, ReceiptLog
-from gemma_batch.driver.guard import interruptible, leased, open_output, settled_run
+from gemma_batch.driver.guard import interruptible, leased
 from gemma_batch.driver.lanes import Lane, LaneThreads
 from gemma_batch.driver.sorting import Stage
 from gemma_batch.errors import GemmaBatchError, LeaseError, OutputError, StoppedError, StorageError
@@ -78,7 +79,7 @@ def run(
     plan = make_plan(spec)
     for note in plan.notes:
         show.say(note)
-    store = open_output(plan.spec.output.path)
+    store = open_output(plan.spec.output.path, writes=True)
     manifest = settled_run(store)
     if manifest is not None:
         check_same(manifest, plan.fingerprint(), store.url)

@@ -130,6 +130,16 @@ class Plan:
             fields["routes"] = [route.name for route in spec.routes]
         return fingerprint(fields, self.survey.shards)
 
+    @property
+    def unknown(self) -> set[str]:
+        """The fields of the fingerprint that are not known without the files of a model."""
+        return {
+            f"routes.{plan.route.name}.{name}" if self.spec.routes else name
+            for plan in self.routes
+            if plan.files is None
+            for name in ("revision", "model files", MODEL_WEIGHTS, "end of turn")
+        }
+
     def job(self, plan: RoutePlan, *, cpu_threads: int | None = None) -> RouteJob:
         """The data that the tasks and actors of one route need. The route must be placed.
 

@@ -140,6 +140,13 @@ def _fixed_credentials() -> bool:
     return bool(os.environ.get("AWS_ACCESS_KEY_ID"))
 
 
+def is_certain(err: BaseException) -> bool:
+    """Whether an error of S3 would be the same with other credentials and from another network."""
+    wrong = {"ParamValidationError", "InvalidBucketName"}
+    kinds = {type(e).__name__ for e in chain(err)}
+    return s3_code(err) in {"NoSuchBucket", *wrong} or bool(kinds & wrong)
+
+
 def credential_errors() -> tuple[type[BaseException], ...]:
     """The exceptions of the S3 client when a source of credentials fails for the moment."""
     if "botocore.exceptions" not in sys.modules:
