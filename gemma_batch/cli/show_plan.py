@@ -34,7 +34,7 @@ def plan_facts(
     from gemma_batch.family.gpus import find_gpu
     from gemma_batch.family.hardware import Hardware
     from gemma_batch.planning.estimate import estimate_routes, sort_facts, totals
-    from gemma_batch.planning.plan import make_plan, rows_by_route
+    from gemma_batch.planning.plan import check_not_empty, make_plan, rows_by_route
     from gemma_batch.planning.pool import make_pool
     from gemma_batch.planning.preview import first_prompt
     from gemma_batch.planning.sample import sample_facts, sample_routes
@@ -56,6 +56,7 @@ def plan_facts(
     if hardware is not None:
         plan = plan.placed(hardware, {name: one.mean_tokens for name, one in samples.items()})
         units = plan.units(max(make_pool(route, hardware).most for route in plan.routes))
+        check_not_empty(units)
     by_route = rows_by_route(units)
     if hardware is not None:
         answer = output_tokens or spec.sampling.max_tokens

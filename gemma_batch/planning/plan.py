@@ -16,7 +16,7 @@ from typing import Any
 from gemma_batch.answering.answers import shape_of
 from gemma_batch.committing.manifest import MODEL_WEIGHTS, Fingerprint, fingerprint
 from gemma_batch.engines.base import EngineConfig, answer_args, engine_class
-from gemma_batch.errors import ModelError, PlacementError, SpecError
+from gemma_batch.errors import InputError, ModelError, PlacementError, SpecError
 from gemma_batch.family.card import ModelCard, card_from_config
 from gemma_batch.family.catalog import find_model, load_catalog
 from gemma_batch.family.hardware import Hardware
@@ -380,6 +380,12 @@ def _is_derivative(model: str) -> bool:
     # Fine-tunes and quantised copies live under other organisations. The plan needs no catalog row
     # for such a model: the model's configuration tells everything.
     return "/" in model and not model.startswith("google/")
+
+
+def check_not_empty(units: Sequence[Unit]) -> None:
+    """Raise `InputError` when there is not a single row to run."""
+    if not units:
+        raise InputError("the input has files but not a single row: nothing was started")
 
 
 def rows_by_route(units: Sequence[Unit]) -> dict[str, int]:

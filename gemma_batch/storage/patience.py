@@ -230,6 +230,11 @@ def explain(err: BaseException, url: str) -> StorageError:
             else f"no new ones were found ({_tried(err)}); renew them, for example with "
             "`aws sso login`, or use a role"
         )
+    elif code == "InvalidObjectState":
+        text = (
+            f"{url!r} is in an archive of S3 and cannot be read ({shown}): restore it first "
+            "(`aws s3api restore-object`)"
+        )
     elif status in {401, 403} or isinstance(err, PermissionError):
         what = f" ({shown})" if status else ""
         text = f"no permission for {url!r}{what}: check the credentials in use and their rights"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import socket
 import tempfile
+import threading
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gemma_batch.errors import InputError
+from gemma_batch.errors import InputError, StorageError
 from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.listing import covers, expand
+from tests.faults.proxy import aws_answer
 
 if TYPE_CHECKING:
     from tests.conftest import S3Server
@@ -201,6 +204,7 @@ def open_folder() -> Iterator[Path]:
 
 def as_nobody(fn: Callable[[], str]) -> str:
     """The answer of a function that a process of a user without rights calls."""
+    fn()  # imports what the function needs: the other user may not read the interpreter's modules
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -340,3 +344,52 @@ def test_archived_objects_are_refused_until_they_are_restored(s3: S3Server, name
     bucket, _, key = f"{place}/a.x".removeprefix("s3://").partition("/")
     s3.client.restore_object(Bucket=bucket, Key=key, RestoreRequest={"Days": 1})
     assert expand([f"{place}/{name}"])
+
+
+def test_to_read_an_archived_object_says_so(s3: S3Server) -> None:
+    """Also one that went into the archive after the plan."""
+    place = s3_place(s3, "archived-later")
+    put(s3, f"{place}/a.x", StorageClass="GLACIER")
+    with pytest.raises(StorageError, match=r"is in an archive of S3 .*restore it first"):
+        open_store(place).read("a.x")
+
+
+class Denies(http.server.BaseHTTPRequestHandler):
+    """An S3 server that answers every listing by a refusal, and knows no object."""
+
+    def do_GET(self) -> None:
+        """A listing."""
+        status, _, headers, body = aws_answer("denied")
+        self.answer(status, headers, body)
+
+    def do_HEAD(self) -> None:
+        """A look at an object."""
+        self.answer(404, {}, b"")
+
+    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        """Send an answer."""
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("path", ["s3://b", "s3://b/in", "s3://b/in/*.x", "s3://b/[2026]/*"])
+def test_a_listing_without_permission_is_refused(
+    s3: S3Server, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no empty folder."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Denies)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    try:
+        with pytest.raises(InputError, match=r"no permission for 's3://b.*AccessDenied 403"):
+            expand([path])
+    finally:
+        server.shutdown()
+        server.server_close()
