@@ -150,7 +150,8 @@ def print_plan(facts: dict[str, Any]) -> None:
     given = facts["input"]
     rows = f"{facts['rows']:,} rows in {facts['units']:,} units" if facts["rows"] else "not counted"
     console.print(f"{facts['name']}: nothing was started", style="bold")
-    console.print(f"  input    {given['files']:,} {given['format']} files, {_size(given['bytes'])}")
+    files = f"{given['files']:,} {given['format']} file{'s' if given['files'] != 1 else ''}"
+    console.print(f"  input    {files}, {_size(given['bytes'])}")
     console.print(f"  columns  {', '.join(f'{k} ({v})' for k, v in given['columns'].items())}")
     console.print(f"  reads    {', '.join(given['reads'])}")
     console.print(f"  work     {rows}")
