@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from gemma_batch.texts import duration, failures_text
 
 if TYPE_CHECKING:
+    from gemma_batch.committing.outlook import Outlook
     from gemma_batch.planning.plan import RoutePlan
     from gemma_batch.spec import JobSpec
 
@@ -27,11 +29,12 @@ def plan_facts(
     `price` is per GPU and hour. `output_tokens` is the mean length of an answer for the estimate
     (None: the longest answer).
     """
+    from gemma_batch.committing.outlook import look
     from gemma_batch.engines.base import engine_class
     from gemma_batch.family.gpus import find_gpu
     from gemma_batch.family.hardware import Hardware
     from gemma_batch.planning.estimate import estimate_routes, sort_facts, totals
-    from gemma_batch.planning.plan import make_plan, rows_by_route
+    from gemma_batch.planning.plan import check_not_empty, make_plan, rows_by_route
     from gemma_batch.planning.pool import make_pool
     from gemma_batch.planning.preview import first_prompt
     from gemma_batch.planning.sample import sample_facts, sample_routes
@@ -47,11 +50,13 @@ def plan_facts(
     elif spec.resources.device == "cpu" or not engine_class(spec.resources.engine).computes:
         hardware = Hardware(gpu=None)
     plan = make_plan(spec, need_files=False)
+    outlook = look(plan.spec.output.path, plan.fingerprint(), plan.unknown)
     samples = sample_routes(plan)
     units, estimates = [], None
     if hardware is not None:
         plan = plan.placed(hardware, {name: one.mean_tokens for name, one in samples.items()})
         units = plan.units(max(make_pool(route, hardware).most for route in plan.routes))
+        check_not_empty(units)
     by_route = rows_by_route(units)
     if hardware is not None:
         answer = output_tokens or spec.sampling.max_tokens
@@ -68,6 +73,7 @@ def plan_facts(
             "bytes": sum(shard.size for shard in plan.survey.shards),
             "columns": {field.name: str(field.type) for field in plan.survey.schema},
             "reads": list(plan.survey.columns),
+            "left_out": [dataclasses.asdict(one) for one in plan.survey.left_out],
         },
         "routes": [
             {
@@ -88,9 +94,11 @@ def plan_facts(
         "units": len(units),
         "rows": sum(by_route.values()) or None,
         "output": spec.output.path,
+        "output_state": dataclasses.asdict(outlook),
         "fingerprint": plan.fingerprint().digest,
         "notes": [
             *plan.notes,
+            *_output_notes(outlook),
             *(
                 []
                 if hardware
@@ -142,7 +150,8 @@ def print_plan(facts: dict[str, Any]) -> None:
     given = facts["input"]
     rows = f"{facts['rows']:,} rows in {facts['units']:,} units" if facts["rows"] else "not counted"
     console.print(f"{facts['name']}: nothing was started", style="bold")
-    console.print(f"  input    {given['files']:,} {given['format']} files, {_size(given['bytes'])}")
+    files = f"{given['files']:,} {given['format']} file{'s' if given['files'] != 1 else ''}"
+    console.print(f"  input    {files}, {_size(given['bytes'])}")
     console.print(f"  columns  {', '.join(f'{k} ({v})' for k, v in given['columns'].items())}")
     console.print(f"  reads    {', '.join(given['reads'])}")
     console.print(f"  work     {rows}")
@@ -164,7 +173,7 @@ def print_plan(facts: dict[str, Any]) -> None:
             console.print(f"           {_sort_line(sort)}")
     for line in _estimate_lines(facts):
         console.print(line)
-    console.print(f"  output   {facts['output']}")
+    console.print(f"  output   {facts['output']}: {_output_line(facts['output_state'])}")
     for note in facts["notes"]:
         console.print(f"  note     {note}", style="yellow")
     prompt = facts["prompt"]
@@ -177,6 +186,40 @@ def print_plan(facts: dict[str, Any]) -> None:
             console.print(f"    {line}", style="cyan")
     if prompt["note"]:
         console.print(f"  note     {prompt['note']}", style="yellow")
+
+
+def _output_line(state: dict[str, Any]) -> str:
+    """What a start finds in the output, for people."""
+    if state["state"] == "new":
+        return "new"
+    if state["state"] == "unknown":
+        return "not looked at"
+    rows, units = f"{state['rows']:,} rows", f"{state['units']:,} units"
+    if state["state"] == "complete":
+        return f"complete, {rows} in {units} are committed: a run writes the report again, no more"
+    return (
+        f"a run goes on where another stopped: {state['rows_done']:,} of {rows} are committed "
+        f"({state['units_done']:,} of {units})"
+    )
+
+
+def _output_notes(outlook: Outlook) -> list[str]:
+    notes = []
+    if outlook.why is not None:
+        notes.append(
+            f"the output could not be looked at from this machine: {outlook.why}. The start of the "
+            "run looks at it"
+        )
+    if outlook.holder is not None:
+        notes.append(
+            f"the output is held by {outlook.holder}: while that driver lives, no other can start"
+        )
+    if outlook.open_retry:
+        notes.append(
+            f"a retry of this output is not finished ({outlook.open_retry:,} rows are left): "
+            "`gemma-batch retry` goes on with it"
+        )
+    return notes
 
 
 def _numbers(route: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from gemma_batch.errors import InputError
 from gemma_batch.storage.formats import detect_format, reader_for
 from gemma_batch.storage.listing import expand
+from gemma_batch.storage.table_logs import check_logs
 
 PLAIN = re.compile(r"(?:[A-Za-z]|\.{0,2}/)[A-Za-z0-9_./-]*")
 WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}  # YAML reads no text in them
@@ -52,6 +53,7 @@ output:
 def starter_spec(path: str, model: str) -> str:
     """A commented spec for the input at `path`. Raises `InputError` when no input can be used."""
     files = expand([path])
+    check_logs(files.logs, "auto")
     kind = detect_format(files[0].url, "auto")
     schema = reader_for(kind).schema(files[0])
     if not schema.names:

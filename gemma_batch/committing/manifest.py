@@ -12,7 +12,7 @@ import datetime
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,10 +51,13 @@ class Fingerprint:
         text = json.dumps([self.fields, self.inputs], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def differences(self, other: Fingerprint) -> list[str]:
-        """One phrase per difference between this one (committed) and `other` (asked for)."""
+    def differences(self, other: Fingerprint, unknown: Collection[str] = ()) -> list[str]:
+        """One phrase per difference between this one (committed) and `other` (asked for).
+
+        `unknown` are names of fields that `other` does not know; they are not compared.
+        """
         phrases = []
-        for name in sorted(self.fields.keys() | other.fields.keys()):
+        for name in sorted((self.fields.keys() | other.fields.keys()) - set(unknown)):
             if name not in self.fields and name.endswith(MODEL_WEIGHTS):
                 continue
             old, new = self.fields.get(name), other.fields.get(name)
@@ -185,9 +188,14 @@ def fingerprint(fields: dict[str, Any], shards: Sequence[Shard]) -> Fingerprint:
     return Fingerprint(fields=json.loads(json.dumps(fields, default=str)), inputs=_inputs(shards))
 
 
-def check_same(manifest: Manifest, asked: Fingerprint, output: str) -> None:
-    """Raise `MismatchError`, with every difference, when the output holds another run."""
-    differences = manifest.fingerprint.differences(asked)
+def check_same(
+    manifest: Manifest, asked: Fingerprint, output: str, unknown: Collection[str] = ()
+) -> None:
+    """Raise `MismatchError`, with every difference, when the output holds another run.
+
+    Fields with a name in `unknown` are not compared.
+    """
+    differences = manifest.fingerprint.differences(asked, unknown)
     if differences:
         raise MismatchError(
             f"{output!r} already holds a run of another configuration or input: "

@@ -45,7 +45,7 @@ def find_run(store: Store) -> Manifest | None:
     manifest = load_manifest(store)
     if manifest is None:
         raise OutputError(
-            f"{store.url!r} holds {len(found):,} data files, for example {found[0]!r}, but no "
+            f"{store.url!r} holds {len(found):,} data file(s), for example {found[0]!r}, but no "
             f"{KEY!r} that tells which run they are of: answers of two runs would be mixed. "
             "Restore _run/ (from a backup, or from older versions of the bucket), move these "
             "files away, or name a new output.path"

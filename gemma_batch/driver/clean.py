@@ -13,7 +13,8 @@ from gemma_batch.committing.lease import describe, read_lease
 from gemma_batch.committing.ledger import Ledger
 from gemma_batch.committing.leftovers import Leftover, copies, leftovers, remove
 from gemma_batch.committing.manifest import Manifest, load_manifest
-from gemma_batch.driver.guard import leased, open_output
+from gemma_batch.committing.outlook import open_output
+from gemma_batch.driver.guard import leased
 from gemma_batch.errors import OutputError, StorageError
 from gemma_batch.reporting.progress import LogProgress, Progress
 from gemma_batch.storage.interfaces import Store

@@ -1,4 +1,4 @@
-"""Guards an output while a driver works on it: opens it, holds its lease, handles signals."""
+"""Guards an output while a driver works on it: holds its lease, handles signals."""
 
 from __future__ import annotations
 
@@ -9,44 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from gemma_batch.committing.lease import Lease
-from gemma_batch.committing.manifest import KEY as MANIFEST
-from gemma_batch.committing.manifest import Manifest
-from gemma_batch.committing.origin import find_run
-from gemma_batch.errors import OutputError, StorageError
+from gemma_batch.committing.outlook import unusable
+from gemma_batch.errors import StorageError
 from gemma_batch.reporting.progress import Progress
-from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.interfaces import Store
 
 _asked_to_stop = threading.Event()
-
-
-def open_output(url: str) -> Store:
-    """The store of an output. Raises `OutputError` when the store cannot be read."""
-    store = open_store(url)
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            store.read(MANIFEST)
-    except StorageError as err:
-        raise _unusable(store, err) from err
-    return store
-
-
-def settled_run(store: Store) -> Manifest | None:
-    """The manifest of an output; None for an empty output.
-
-    Raises `OutputError` when the output cannot be read, or holds data without a manifest.
-    """
-    try:
-        return find_run(store)
-    except StorageError as err:
-        raise _unusable(store, err) from err
-
-
-def _unusable(store: Store, err: StorageError) -> OutputError:
-    return OutputError(
-        f"output.path {store.url!r} cannot be used: {err}. Check the path and the permissions of "
-        "the credentials in use"
-    )
 
 
 @contextlib.contextmanager
@@ -62,7 +30,7 @@ def leased(store: Store, show: Progress) -> Iterator[threading.Event]:
     try:
         lease.acquire(say=show.say)  # the first write, so it shows whether writing is allowed
     except StorageError as err:
-        raise _unusable(store, err) from err
+        raise unusable(store, err) from err
     previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     ours = interruptible()
     try:

@@ -18,8 +18,9 @@ from gemma_batch.committing.ledger import Ledger
 from gemma_batch.committing.leftovers import missing_copies
 from gemma_batch.committing.manifest import Manifest, check_same
 from gemma_batch.committing.origin import check_parts
+from gemma_batch.committing.outlook import open_output, settled_run
 from gemma_batch.driver.clean import sweep
-from gemma_batch.driver.guard import leased, open_output, settled_run
+from gemma_batch.driver.guard import leased
 from gemma_batch.driver.run import Session
 from gemma_batch.errors import FAILURE_MEANING, FailureCode, OutputError, SpecError
 from gemma_batch.planning.passes import Failed, Pick, derive
@@ -69,7 +70,7 @@ def retry(
     """
     check_address(address)
     chosen = _codes(codes)
-    store = open_output(output)
+    store = open_output(output, writes=True)
     manifest, spec = _settled(store, output, overrides)
     show = progress or LogProgress(spec.policy.progress_seconds)
     started = time.time()

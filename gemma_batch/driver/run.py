@@ -22,16 +22,17 @@ from gemma_batch.committing.kept_types import kept_types, pack_types
 from gemma_batch.committing.ledger import Ledger, Receipt
 from gemma_batch.committing.manifest import Manifest, check_same, create_manifest
 from gemma_batch.committing.origin import check_parts, check_receipts
+from gemma_batch.committing.outlook import open_output, settled_run
 from gemma_batch.committing.repair import settle_errors
 from gemma_batch.driver.clean import sweep
 from gemma_batch.driver.follow import Follower, ReceiptLog
-from gemma_batch.driver.guard import interruptible, leased, open_output, settled_run
+from gemma_batch.driver.guard import interruptible, leased
 from gemma_batch.driver.lanes import Lane, LaneThreads
 from gemma_batch.driver.sorting import Stage
-from gemma_batch.errors import GemmaBatchError, LeaseError, OutputError, StoppedError, StorageError
+from gemma_batch.errors import GemmaBatchError, LeaseError, StoppedError, StorageError
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.estimate import estimate_routes, totals
-from gemma_batch.planning.plan import Plan, make_plan, rows_by_route
+from gemma_batch.planning.plan import Plan, check_not_empty, make_plan, rows_by_route
 from gemma_batch.planning.pool import (
     Pool,
     fit_together,
@@ -82,7 +83,7 @@ def run(
     plan = make_plan(spec)
     for note in plan.notes:
         show.say(note)
-    store = open_output(plan.spec.output.path)
+    store = open_output(plan.spec.output.path, writes=True)
     manifest = settled_run(store)
     if manifest is not None:
         check_same(manifest, plan.fingerprint(), store.url)
@@ -146,7 +147,7 @@ class Session:
     def create_manifest(self) -> Manifest:
         """Cut the input into units, sort routes where that pays, and put the manifest.
 
-        Raises `OutputError` when the input has no rows.
+        Raises `InputError` when the input has no rows.
         """
         from gemma_batch.cluster.exchange import exchange
 
@@ -158,8 +159,7 @@ class Session:
         self.show.update(Snapshot(phase="cutting the input into units"))
         replicas = max(make_pool(route, hardware).most for route in self._plan.routes)
         units = self._plan.units(replicas)
-        if not units:
-            raise OutputError("the input has files but not a single row: nothing was started")
+        check_not_empty(units)
         rows = rows_by_route(units)
         answer = self._plan.spec.sampling.max_tokens
         sort = Stage(self._plan, samples, hardware, exchange, self.show)

@@ -16,7 +16,7 @@ from typing import Any
 from gemma_batch.answering.answers import shape_of
 from gemma_batch.committing.manifest import MODEL_WEIGHTS, Fingerprint, fingerprint
 from gemma_batch.engines.base import EngineConfig, answer_args, engine_class
-from gemma_batch.errors import ModelError, PlacementError, SpecError
+from gemma_batch.errors import InputError, ModelError, PlacementError, SpecError
 from gemma_batch.family.card import ModelCard, card_from_config
 from gemma_batch.family.catalog import find_model, load_catalog
 from gemma_batch.family.hardware import Hardware
@@ -131,6 +131,16 @@ class Plan:
         if spec.routes:
             fields["routes"] = [route.name for route in spec.routes]
         return fingerprint(fields, self.survey.shards)
+
+    @property
+    def unknown(self) -> set[str]:
+        """The fields of the fingerprint that are not known without the files of a model."""
+        return {
+            f"routes.{plan.route.name}.{name}" if self.spec.routes else name
+            for plan in self.routes
+            if plan.files is None
+            for name in ("revision", "model files", MODEL_WEIGHTS, "end of turn")
+        }
 
     def job(self, plan: RoutePlan, *, cpu_threads: int | None = None) -> RouteJob:
         """The data that the tasks and actors of one route need. The route must be placed.
@@ -268,8 +278,8 @@ def make_plan(spec: JobSpec, *, need_files: bool = True) -> Plan:
     change the spec or the input.
     """
     spec = absolute(spec)
-    notes: list[str] = []
     looked = survey(spec)
+    notes = list(looked.notes)
     routes = tuple(
         _plan_route(spec, route, need_files=need_files, notes=notes)
         for route in spec.effective_routes
@@ -372,6 +382,12 @@ def _is_derivative(model: str) -> bool:
     # Fine-tunes and quantised copies live under other organisations. The plan needs no catalog row
     # for such a model: the model's configuration tells everything.
     return "/" in model and not model.startswith("google/")
+
+
+def check_not_empty(units: Sequence[Unit]) -> None:
+    """Raise `InputError` when there is not a single row to run."""
+    if not units:
+        raise InputError("the input has files but not a single row: nothing was started")
 
 
 def rows_by_route(units: Sequence[Unit]) -> dict[str, int]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from gemma_batch.errors import InputError, SpecError
 from gemma_batch.planning.columns import kept_columns, require_column, wanted_columns
+from gemma_batch.planning.places import check_places
 from gemma_batch.planning.routing import Router
 from gemma_batch.planning.schemas import (
     check_each_shard,
@@ -28,8 +29,10 @@ from gemma_batch.planning.schemas import (
 from gemma_batch.rows import Row
 from gemma_batch.spec import JobSpec, Prompt
 from gemma_batch.storage.formats import formats_of
+from gemma_batch.storage.left_out import LeftOut
 from gemma_batch.storage.listing import expand
 from gemma_batch.storage.readers.options import ReadOptions
+from gemma_batch.storage.table_logs import check_logs
 from gemma_batch.units.unit import FIRST_STAGED, Shard
 
 SAMPLE_ROWS = 200
@@ -42,7 +45,9 @@ class Survey:
     `columns` are the columns that the job reads. `prompt` is the spec's prompt, with the defaults
     of the input's format. `uniform` says that all files have the same Arrow types in these columns,
     so one Parquet file can hold the rows of all files unchanged. `guesses` are types that a look at
-    the first rows gave, where files do not tell them (null: no value was seen).
+    the first rows gave, where files do not tell them (null: no value was seen). `left_out` is what
+    the listing of the input left out. `notes` are sentences for people about that and about the
+    files.
     """
 
     shards: tuple[Shard, ...]
@@ -54,6 +59,8 @@ class Survey:
     router: Router
     uniform: bool = False
     guesses: Mapping[str, pa.DataType] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def kept_types(self) -> dict[str, pa.DataType]:
@@ -88,7 +95,9 @@ class Survey:
 
 def survey(spec: JobSpec) -> Survey:
     """Look at the input. Raises `InputError` or `SpecError`, which say how to mend the job."""
-    files = expand(list(spec.input.paths))
+    files = expand(list(spec.input.paths), output=spec.output.path)
+    check_places(spec, files)
+    notes = (*check_logs(files.logs, spec.input.format), *files.notes)
     formats = formats_of(files, spec.input.format)
     if len(formats) > 1:
         raise InputError(
@@ -139,6 +148,8 @@ def survey(spec: JobSpec) -> Survey:
             for name, kind in (guesses(schemas) if guessed else {}).items()
             if name not in spec.input.schema
         },
+        left_out=files.left_out,
+        notes=notes,
     )
 
 

@@ -16,7 +16,8 @@ class Input(SpecPart):
     path: str | tuple[str, ...]
     """A file, a folder (with everything below it), a glob such as `s3://tickets/2026/*.parquet`,
     or a list of these. Local or `s3://`. Files and folders whose name starts with `_` or `.` are
-    left out. All files must have the same format."""
+    left out and counted; `_name=value` is a partition and read. All files must have the same
+    format."""
 
     format: Literal["auto", "parquet", "jsonl", "csv", "openai"] = "auto"
     """The format of the files. `auto` goes by the ending of the file name: `.parquet`, `.pq`,

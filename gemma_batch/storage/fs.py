@@ -6,8 +6,10 @@ one more subclass of `Store` and one more branch here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
+from urllib.parse import unquote
 
 from gemma_batch.errors import OutputError
 from gemma_batch.storage.interfaces import Source, Store
@@ -22,11 +24,34 @@ def is_s3(url: str) -> bool:
 
 def local_path(url: str) -> str:
     """The absolute path of a local location. Raises ValueError for an unknown scheme."""
-    if url.startswith("file://"):
-        url = url.removeprefix("file://")
+    if url.startswith("file:/"):
+        url = _path_of_url(url)
+    elif url.startswith(("s3a://", "s3n://")):
+        raise ValueError(f"{url!r} is Hadoop's spelling: write s3://{url.split('://', 1)[1]}")
     elif "://" in url:
         raise ValueError(f"{url!r} has a scheme that is not supported: use {SCHEMES}")
-    return os.path.abspath(Path(url).expanduser())
+    elif url.startswith("~"):
+        with contextlib.suppress(RuntimeError):  # there is no such user, so it is a name
+            url = str(Path(url).expanduser())
+    path = os.path.abspath(url)
+    if ".." in url.split("/"):
+        # Behind a link, `..` is the folder above the link's target, not the folder of the link.
+        above, _, last = url.rpartition("..")
+        real = os.path.realpath(f"{above}..")
+        if real != os.path.realpath(os.path.abspath(f"{above}..")):
+            path = os.path.abspath(f"{real}/{last}")
+    return path
+
+
+def _path_of_url(url: str) -> str:
+    """The path in a file URL, where a character may be written as % and its code."""
+    host, slash, path = url.removeprefix("file:").removeprefix("//").partition("/")
+    if url.startswith("file://") and host not in {"", "localhost"}:
+        if not os.path.lexists(f"{host}{slash}{path}"):
+            raise ValueError(f"{url!r} names the host {host!r}: write file:///{path} or a path")
+        return f"{host}{slash}{path}"
+    path = f"/{path}"
+    return path if "%" not in path or os.path.lexists(path) else unquote(path)
 
 
 def open_store(url: str) -> Store:

@@ -73,6 +73,13 @@ class Store(ABC):
     def etag(self, key: str) -> str:
         """A text that changes whenever the object changes. Raises FileNotFoundError."""
 
+    def check_writable(self) -> None:
+        """Raise `StorageError` where it is certain, without a write, that no object can be put.
+
+        For most stores nothing is certain before the first write.
+        """
+        return
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.url,)
 

@@ -151,6 +151,22 @@ class LocalStore(Store):
         with contextlib.suppress(OSError):
             os.rmdir(os.path.dirname(path))
 
+    def check_writable(self) -> None:
+        folders = [self.url, *(self._path(name) for name in ("results", "errors", "_run", TEMP))]
+        there = [folder for folder in folders if os.path.lexists(folder)]
+        above = self.url
+        while not os.path.lexists(above):
+            above = os.path.dirname(above)
+        for folder in there or [above]:
+            if not os.path.isdir(folder):
+                what = "a link that leads nowhere" if os.path.islink(folder) else "not a folder"
+                raise StorageError(f"{folder!r} is {what}")
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise StorageError(
+                    f"nothing can be written into {folder!r}: no permission, or its file system "
+                    "is read-only"
+                )
+
     def etag(self, key: str) -> str:
         path = self._path(key)
         return local_etag(_call(path, lambda: os.stat(path)))

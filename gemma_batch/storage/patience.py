@@ -140,6 +140,13 @@ def _fixed_credentials() -> bool:
     return bool(os.environ.get("AWS_ACCESS_KEY_ID"))
 
 
+def is_certain(err: BaseException) -> bool:
+    """Whether an error of S3 would be the same with other credentials and from another network."""
+    wrong = {"ParamValidationError", "InvalidBucketName"}
+    kinds = {type(e).__name__ for e in chain(err)}
+    return s3_code(err) in {"NoSuchBucket", *wrong} or bool(kinds & wrong)
+
+
 def credential_errors() -> tuple[type[BaseException], ...]:
     """The exceptions of the S3 client when a source of credentials fails for the moment."""
     if "botocore.exceptions" not in sys.modules:
@@ -222,6 +229,11 @@ def explain(err: BaseException, url: str) -> StorageError:
             if _fixed_credentials()
             else f"no new ones were found ({_tried(err)}); renew them, for example with "
             "`aws sso login`, or use a role"
+        )
+    elif code == "InvalidObjectState":
+        text = (
+            f"{url!r} is in an archive of S3 and cannot be read ({shown}): restore it first "
+            "(`aws s3api restore-object`)"
         )
     elif status in {401, 403} or isinstance(err, PermissionError):
         what = f" ({shown})" if status else ""

@@ -11,10 +11,11 @@ the key exists already. The token tells whether this create or another caller pu
 from __future__ import annotations
 
 import errno
+import functools
+import itertools
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from gemma_batch.errors import StorageError
 from gemma_batch.storage.interfaces import Source, Store
@@ -106,11 +107,12 @@ def _told(err: Exception, url: str, fs: Any) -> Exception:
 
 def head(url: str) -> tuple[int, str]:
     """Size in bytes and ETag of an object. Raises FileNotFoundError, `StorageError`."""
-    found = _head(url)
-    return int(found["ContentLength"]), str(found.get("ETag", "")).strip('"')
+    found = facts_of(url)
+    return int(found["ContentLength"]), etag_of(found)
 
 
-def _head(url: str) -> dict[str, Any]:
+def facts_of(url: str) -> dict[str, Any]:
+    """The answer of S3 to a HEAD of an object. Raises the errors of `head`."""
     bucket, key = split(url)
     if not key:
         raise FileNotFoundError(f"{url!r} is a bucket, not an object")
@@ -173,7 +175,7 @@ class S3Store(Store):
             else:
                 return True
             try:
-                found = _head(url)
+                found = facts_of(url)
             except FileNotFoundError:
                 # With its cause: the status in it decides whether there is another attempt.
                 raise refused from refused.__cause__
@@ -214,16 +216,40 @@ def list_below(folder: str) -> list[tuple[str, int, str]]:
 
     Raises `StorageError`, also when the bucket does not exist.
     """
-    bucket = urlsplit(folder).netloc
-    try:
-        found = call(folder, lambda: file_system().find(folder, detail=True))
-    except FileNotFoundError:
-        raise StorageError(f"the bucket {bucket!r} does not exist: correct {folder!r}") from None
+    bucket = split(folder)[0]
     return [
-        (f"s3://{name}", int(info["size"]), str(info.get("ETag", "")).strip('"'))
-        for name, info in found.items()
-        if f"s3://{name}".startswith(f"{folder}/") and not name.endswith("/")
+        (f"s3://{bucket}/{one['Key']}", int(one["Size"]), etag_of(one))
+        for one in objects(f"{folder}/")
+        if not one["Key"].endswith("/")
     ]
+
+
+def objects(prefix: str, *, most: int = 1000) -> Iterator[dict[str, Any]]:
+    """What S3 says of each object whose URL begins with `prefix`, sorted by key.
+
+    `most` is the number of objects per request. Raises `StorageError`, also when the bucket does
+    not exist.
+    """
+    # s3fs's own listing changes keys that begin with a slash, and keeps the whole listing twice.
+    bucket, key = split(prefix)
+    fs = file_system()
+    asked = {"Bucket": bucket, "Prefix": key, "MaxKeys": most}
+    while True:
+        page = call(prefix, functools.partial(fs.call_s3, "list_objects_v2", **asked), fs)
+        yield from page.get("Contents", ())
+        if not page.get("IsTruncated"):
+            return
+        asked["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def first_keys(folder: str, most: int = 1000) -> list[str]:
+    """The first keys below `folder`, for the price of one request. Raises `StorageError`."""
+    return [one["Key"] for one in itertools.islice(objects(f"{folder}/", most=most), most)]
+
+
+def etag_of(answer: Mapping[str, Any]) -> str:
+    """The ETag in an answer of S3, without its quotes."""
+    return str(answer.get("ETag", "")).strip('"')
 
 
 def s3_source(url: str) -> Source:

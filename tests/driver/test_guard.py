@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from gemma_batch.driver.guard import check_not_interrupted, leased, open_output
+from gemma_batch.committing.outlook import open_output
+from gemma_batch.driver.guard import check_not_interrupted, leased
 from gemma_batch.reporting.progress import LogProgress
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)

@@ -48,7 +48,7 @@ def test_expand(tree: str, pattern: str, expected: list[str]) -> None:
     """Sorted, without hidden names unless one is named, each with what stat says of it."""
     found = expand([f"{tree}/{pattern}"])
     assert [file.url for file in found] == [f"{tree}/data/{name}" for name in expected]
-    assert [stat(file.url) for file in found] == found
+    assert [stat(file.url) for file in found] == list(found)
     assert all(file.size == len(file.url) - len(tree) - 1 for file in found)
 
 

@@ -185,7 +185,7 @@ def test_a_bad_record_costs_one_row(put: Put, line: bytes, reason: str) -> None:
     assert (rows[0].values, rows[-1].values) == ({"a": "0", "b": "0"}, {"a": "2", "b": "2"})
     assert rows[1].failure is not None
     assert reason in rows[1].failure.message
-    assert "record 2 of" in rows[1].failure.message
+    assert "record at line 3 of" in rows[1].failure.message
     if b"\n" not in line:
         assert len(rows) == 3
 

@@ -19,19 +19,23 @@ import pyarrow as pa
 from gemma_batch.errors import InputError
 from gemma_batch.rows import Row
 from gemma_batch.storage.readers.reader import Cutter, Span, bad_row
-from gemma_batch.storage.readers.text import LINE_LIMIT, codec, lines, opened, reading
+from gemma_batch.storage.readers.text import LINE_LIMIT, Place, codec, lines, opened, reading
 
 if TYPE_CHECKING:
     from gemma_batch.storage.interfaces import InputFile
 
 
 class Record(NamedTuple):
-    """One record: its place and length in bytes, and its `values` or the `problem` with them."""
+    """One record: its place and length in bytes, and its `values` or the `problem` with them.
+
+    `line` is the line at which the record begins (see `text.Line`).
+    """
 
     offset: int
     length: int
     values: list[str] | None
     problem: str = ""
+    line: int = 0
 
 
 class CsvReader:
@@ -69,11 +73,13 @@ class CsvReader:
             wanted = [
                 (i, name) for i, name in enumerate(header) if columns is None or name in columns
             ]
+            place = Place(file.url, span.mark)
             for i, record in enumerate(itertools.islice(records, skip, skip + span.rows)):
                 number = span.first_row + i
                 problem = record.problem or _problem(record.values, len(header))
                 if problem:
-                    yield bad_row(number, f"record {number + 1} of {file.url!r} {problem}")
+                    where = place.of(record.line, number + 1, record.offset)
+                    yield bad_row(number, f"the record at {where} {problem}")
                 elif record.values is not None:
                     yield Row(number, {name: record.values[i] for i, name in wanted})
 
@@ -105,12 +111,14 @@ class CsvReader:
             except StopIteration:
                 return
             except (csv.Error, _TooLong) as err:
-                yield Record(feed.offset, feed.taken, None, f"is not valid CSV: {err}")
+                problem = f"is not valid CSV: {err}"
+                yield Record(feed.offset, feed.taken, None, problem, feed.first)
                 continue
             if feed.ended:
-                yield Record(feed.offset, feed.taken, None, "has a quote that is never closed")
+                problem = "has a quote that is never closed"
+                yield Record(feed.offset, feed.taken, None, problem, feed.first)
             elif values:
-                yield Record(feed.offset, feed.taken, values)
+                yield Record(feed.offset, feed.taken, values, line=feed.first)
 
 
 class _TooLong(Exception):
@@ -127,12 +135,12 @@ class _Feed:
         self._lines = lines(stream, offset, limit, blank=True)
         self._limit = limit
         self.offset = self._next = offset
-        self.taken = 0
+        self.taken = self.first = self._line = 0
         self.ended = False
 
     def start(self) -> None:
         """Begin a new record."""
-        self.offset, self.taken = self._next, 0
+        self.offset, self.taken, self.first = self._next, 0, self._line + 1
 
     def __iter__(self) -> _Feed:
         return self
@@ -142,7 +150,7 @@ class _Feed:
         if line is None:
             self.ended = True
             raise StopIteration
-        self._next = line.offset + line.length
+        self._next, self._line = line.offset + line.length, line.number
         self.taken += line.length
         if line.data is None or self.taken > self._limit:
             raise _TooLong(f"a record is longer than {self._limit} bytes")

@@ -16,7 +16,7 @@ import pyarrow as pa
 from gemma_batch.rows import Row
 from gemma_batch.storage.readers.json_types import guess_type, kinds_in
 from gemma_batch.storage.readers.reader import Cutter, Span, bad_row
-from gemma_batch.storage.readers.text import LINE_LIMIT, codec, lines, opened, reading
+from gemma_batch.storage.readers.text import LINE_LIMIT, Place, codec, lines, opened, reading
 
 if TYPE_CHECKING:
     from gemma_batch.storage.interfaces import InputFile
@@ -89,12 +89,14 @@ class JsonlReader:
             else:
                 skip = span.first_row
             found = lines(stream, span.mark, self._limit)
+            place = Place(file.url, span.mark)
             for i, line in enumerate(itertools.islice(found, skip, skip + span.rows)):
                 number = span.first_row + i
                 try:
                     values = self.parse(line.data)
                 except BadLine as err:
-                    yield bad_row(number, f"line {number + 1} of {file.url!r} {err}")
+                    where = place.of(line.number, number + 1, line.offset)
+                    yield bad_row(number, f"{where} {err}")
                 else:
                     yield Row(number, project(values, columns))
 

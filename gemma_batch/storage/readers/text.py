@@ -20,6 +20,7 @@ from gemma_batch.storage.fs import open_source
 LINE_LIMIT = 128 * 2**20  # bytes
 BLOCK = 4 * 2**20  # bytes per request
 SMALL_BLOCK = 2**18
+COUNTED = 4 * 2**20  # bytes before a mark that are read to know the number of a line
 BOM = b"\xef\xbb\xbf"
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 
@@ -27,12 +28,35 @@ CODECS = {".gz": "gzip", ".zst": "zstd"}
 class Line(NamedTuple):
     """A line, its byte offset and its length in bytes.
 
-    `data` includes the line end. It is None when the line is too long.
+    `data` includes the line end. It is None when the line is too long. `number` counts the lines
+    from where the reading began, blank lines too, from 1.
     """
 
     offset: int
     length: int
     data: bytes | None
+    number: int = 0
+
+
+class Place:
+    """Says where a row is in a file that is read from byte `mark` on, as people look for it.
+
+    Editors count lines from the start of the file. The number of lines before a mark is known only
+    when these lines are read, so far into a large file the row and its byte are named in its place.
+    """
+
+    def __init__(self, url: str, mark: int) -> None:
+        self._url, self._mark = url, mark
+        self._before: int | None = None if mark else 0
+
+    def of(self, line: int, row: int, offset: int) -> str:
+        """`line` counts from the mark and `row` from the start of the file, both from 1."""
+        if self._before is None and self._mark <= COUNTED:
+            with reading(self._url), open_source(self._url) as source:
+                self._before = source.read(self._mark).count(b"\n")
+        if self._before is None:
+            return f"row {row:,} (at byte {offset:,}) of {self._url!r}"
+        return f"line {self._before + line:,} of {self._url!r}"
 
 
 @contextlib.contextmanager
@@ -95,7 +119,9 @@ def lines(
     A line ends at a line feed. Lines longer than `limit` bytes have no data. Blank lines are left
     out unless `blank` is set. A byte order mark at the start of the file is dropped.
     """
+    number = 0
     while data := stream.readline(limit):
+        number += 1
         length, complete = len(data), data.endswith(b"\n") or len(data) < limit
         while not complete and (more := stream.readline(SMALL_BLOCK)):
             length += len(more)
@@ -106,5 +132,5 @@ def lines(
         if length > limit:
             text = None
         if blank or text is None or (text and not text.isspace()):
-            yield Line(offset, length, text)
+            yield Line(offset, length, text, number)
         offset += length

@@ -1,0 +1,123 @@
+"""Outlook: opens an output for a start, and says what the start finds there (driver, laptop).
+
+A run and the command `plan` open an output by the same code, so `plan` refuses an output that a run
+would refuse. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from gemma_batch.committing.generations import retry_summary
+from gemma_batch.committing.lease import describe, read_lease
+from gemma_batch.committing.ledger import Ledger
+from gemma_batch.committing.manifest import KEY as MANIFEST
+from gemma_batch.committing.manifest import Fingerprint, Manifest, check_same
+from gemma_batch.committing.origin import check_parts, find_run
+from gemma_batch.errors import OutputError, StorageError
+from gemma_batch.storage.fs import is_s3, open_store
+from gemma_batch.storage.interfaces import Store
+from gemma_batch.storage.patience import is_certain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What a start finds in an output.
+
+    `state` is new (no run is there), resumes (units are left), complete, or unknown: this machine
+    cannot reach the output, and `why` says so. `rows` and `units` are planned, `rows_done` and
+    `units_done` committed. `open_retry` is the number of rows of a retry that was not finished.
+    `holder` is the driver that holds the lease, alive or not.
+    """
+
+    state: Literal["new", "resumes", "complete", "unknown"]
+    rows: int = 0
+    rows_done: int = 0
+    units: int = 0
+    units_done: int = 0
+    open_retry: int = 0
+    holder: str | None = None
+    why: str | None = None
+
+
+def open_output(url: str, *, writes: bool = False) -> Store:
+    """The store of an output.
+
+    `writes` says that the caller is going to write. Raises `OutputError` when the store cannot be
+    read or, as far as that is seen without a write, cannot be written.
+    """
+    store = open_store(url)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            store.read(MANIFEST)
+        if writes:
+            store.check_writable()
+    except StorageError as err:
+        raise unusable(store, err) from err
+    return store
+
+
+def settled_run(store: Store) -> Manifest | None:
+    """The manifest of an output; None for an empty output.
+
+    Raises `OutputError` when the output cannot be read, or holds data without a manifest.
+    """
+    try:
+        return find_run(store)
+    except StorageError as err:
+        raise unusable(store, err) from err
+
+
+def unusable(store: Store, err: StorageError) -> OutputError:
+    """The error for people when the storage of an output fails."""
+    return OutputError(
+        f"output.path {store.url!r} cannot be used: {err}. Check the path and the permissions of "
+        "the credentials in use"
+    )
+
+
+def look(url: str, asked: Fingerprint, unknown: Collection[str] = ()) -> Outlook:
+    """What a start of a job with the fingerprint `asked` would find in the output at `url`.
+
+    `unknown` are fields of the fingerprint that this machine does not know. Raises `OutputError`
+    and `MismatchError` as a run would. When an output in s3:// cannot be reached from here, the
+    credentials for it may be on the cluster alone, so the state is unknown.
+    """
+    try:
+        store = open_output(url, writes=True)
+        manifest = settled_run(store)
+        if manifest is None:
+            return Outlook(state="new", holder=_holder(store))
+        check_same(manifest, asked, store.url, unknown)
+        return _standing(store, manifest)
+    except (OutputError, StorageError) as err:
+        failed = err if isinstance(err, StorageError) else err.__cause__
+        if is_s3(url) and isinstance(failed, StorageError) and not is_certain(failed):
+            return Outlook(state="unknown", why=str(failed))
+        if isinstance(err, StorageError):
+            raise unusable(open_store(url), err) from err
+        raise
+
+
+def _standing(store: Store, manifest: Manifest) -> Outlook:
+    units, done = manifest.units(store), Ledger(store).committed()
+    check_parts(store, manifest, units, done)
+    left = Ledger(store).remaining(units, done)
+    rows = sum(unit.expected for unit in units)
+    return Outlook(
+        state="resumes" if left else "complete",
+        rows=rows,
+        rows_done=rows - sum(unit.expected for unit in left),
+        units=len(units),
+        units_done=len(units) - len(left),
+        open_retry=retry_summary(store, done).get("rows", 0),
+        holder=_holder(store),
+    )
+
+
+def _holder(store: Store) -> str | None:
+    lease = read_lease(store)
+    return describe(lease) if lease and not lease.get("released") else None
