@@ -6,6 +6,7 @@ failure of the row before the engine is asked.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,11 @@ from typing import Any
 import pydantic
 
 from gemma_batch.engines.base import engine_class
+from gemma_batch.prompts.messages import CONTINUE
+from gemma_batch.reading.row_fields import renamed, without_neutral
 from gemma_batch.spec import Sampling
+
+OWN_FIELDS = Sampling.model_fields.keys() - {"n"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +39,15 @@ class OwnParams:
 
         Raises `ValueError` with the name of the parameter that is wrong.
         """
-        params = self._renamed(params)
-        if unknown := sorted(params.keys() - (Sampling.model_fields.keys() - {"n"})):
-            raise ValueError(f"{unknown[0]!r} cannot be set by a row")
+        params = self._translated(params)
+        if unknown := sorted(params.keys() - OWN_FIELDS):
+            near = difflib.get_close_matches(unknown[0], OWN_FIELDS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{unknown[0]!r} cannot be set by a row{hint}")
         if "logprobs" in params and self.job.get("logprobs") is None:
             raise ValueError(
                 "'logprobs' cannot be set by a row in a job without sampling.logprobs, which makes "
-                "the column for them"
+                f"the column for them: set sampling.logprobs to at least {params['logprobs']!r}"
             )
         job = {name: value for name, value in self.job.items() if name in Sampling.model_fields}
         try:
@@ -54,19 +61,36 @@ class OwnParams:
         )
         return {name: value for name, value in together.items() if name in params}
 
-    def _renamed(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The parameters with OpenAI's newer names and its way to ask for log probabilities."""
-        params = {
-            ("max_tokens" if name == "max_completion_tokens" else name): value
-            for name, value in params.items()
-        }
-        wanted = params.get("logprobs")
-        if isinstance(wanted, bool):
+    def _translated(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The parameters of a row under the names and in the forms of `sampling`.
+
+        Raises `ValueError` with the name of a parameter that cannot be translated.
+        """
+        params = renamed(without_neutral(given))
+        continued = params.pop(CONTINUE, False)  # the renderer looks at it
+        if not isinstance(continued, bool):
+            text = f"{CONTINUE}: {continued!r} is neither true nor false"
+            raise ValueError(text)  # noqa: TRY004  (bad data, not bad code)
+        # OpenAI has a switch and a number; `sampling` has one number. A row without the switch
+        # has no log probabilities beyond those of the job.
+        most = params.pop("top_logprobs", 0)
+        if params.get("logprobs") is True:
+            params["logprobs"] = most
+        elif most != 0:
+            raise ValueError("'top_logprobs' cannot be set by a row without 'logprobs': true")
+        elif params.get("logprobs") is False:
             del params["logprobs"]
-            most = params.pop("top_logprobs", 0) if wanted else None
-            if most is not None:
-                params["logprobs"] = most
         # `n` decides the type of the output column, so a row can only say it again.
         if type(params.get("n")) is int and params["n"] == self.job.get("n", 1):
             del params["n"]
+        # A Parquet struct has every token id in every row, a Parquet map is a list of pairs.
+        if isinstance(bias := params.get("logit_bias"), dict | list | tuple):
+            params["logit_bias"] = _without_nulls(bias)
         return params
+
+
+def _without_nulls(bias: Any) -> Any:
+    try:
+        return {token: value for token, value in dict(bias).items() if value is not None}
+    except (TypeError, ValueError):
+        return bias
