@@ -28,6 +28,7 @@ from gemma_batch.driver.sorting import Stage
 from gemma_batch.errors import GemmaBatchError, LeaseError, OutputError, StoppedError, StorageError
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.estimate import estimate_routes, totals
+from gemma_batch.planning.foresight import check_usable, warnings
 from gemma_batch.planning.plan import Plan, make_plan, rows_by_route
 from gemma_batch.planning.pool import (
     Pool,
@@ -142,11 +143,12 @@ class Session:
     def create_manifest(self) -> Manifest:
         """Cut the input into units, sort routes where that pays, and put the manifest.
 
-        Raises `OutputError` when the input has no rows.
+        Raises `OutputError` when the input has no rows, `InputError` when every sampled row fails.
         """
+        samples = sample_routes(self._plan)  # the same samples as in the command `plan`
+        check_usable(samples, self._plan.spec.policy)
         from gemma_batch.cluster.exchange import exchange
 
-        samples = sample_routes(self._plan)  # the same samples as in the command `plan`
         hardware = self._place({name: sample.mean_tokens for name, sample in samples.items()})
         self.show.update(Snapshot(phase="cutting the input into units"))
         replicas = max(make_pool(route, hardware).most for route in self._plan.routes)
@@ -154,6 +156,8 @@ class Session:
         if not units:
             raise OutputError("the input has files but not a single row: nothing was started")
         rows = rows_by_route(units)
+        for warning in warnings(samples, self._plan.spec.policy, sum(rows.values())):
+            self.show.say(warning)
         answer = self._plan.spec.sampling.max_tokens
         sort = Stage(self._plan, samples, hardware, exchange, self.show)
         units, staged, gains = sort.routes(units)

@@ -13,15 +13,13 @@ import pyarrow as pa
 
 from gemma_batch.errors import InputError, SpecError
 from gemma_batch.planning.columns import kept_columns, require_column, wanted_columns
+from gemma_batch.planning.recognise import advice, first_rows, why_no_columns
 from gemma_batch.planning.routing import Router
 from gemma_batch.planning.schemas import check_each_shard, same_types, schemas_of, union
-from gemma_batch.rows import Row
 from gemma_batch.spec import JobSpec, Prompt
 from gemma_batch.storage.formats import formats_of
 from gemma_batch.storage.listing import expand
 from gemma_batch.units.unit import FIRST_STAGED, Shard
-
-SAMPLE_ROWS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,23 +48,6 @@ class Survey:
         """
         return self.uniform or self.shards[0].format != "parquet"
 
-    def sample(self, rows: int = SAMPLE_ROWS) -> list[Row]:
-        """Up to `rows` readable rows, from the start of the first shard with a readable row.
-
-        Raises `InputError` when the shard is corrupt.
-        """
-        found: list[Row] = []
-        for shard in self.shards:
-            span = shard.reader.head(shard.file, rows)
-            for row in shard.reader.read(shard.file, span, list(self.columns)):
-                if row.values is not None:
-                    found.append(row)
-                if len(found) >= rows:
-                    return found
-            if found:
-                return found
-        return found
-
 
 def survey(spec: JobSpec) -> Survey:
     """Look at the input. Raises `InputError` or `SpecError`, which say how to mend the job."""
@@ -87,10 +68,12 @@ def survey(spec: JobSpec) -> Survey:
         Shard(number=i, url=file.url, size=file.size, etag=file.etag, format=kind)
         for i, file in enumerate(files)
     )
-    prompt = _effective_prompt(spec, kind)
     id_column = spec.input.id or ("custom_id" if kind == "openai" else None)
     schemas = schemas_of(shards)
     schema = union(schemas)
+    if not schema.names:
+        raise InputError(why_no_columns(shards))
+    prompt = _effective_prompt(spec, kind, shards)
     wanted = wanted_columns(spec, prompt, id_column)
     for column, where in wanted.items():
         require_column(column, where, schema)
@@ -111,13 +94,18 @@ def survey(spec: JobSpec) -> Survey:
     )
 
 
-def _effective_prompt(spec: JobSpec, kind: str) -> Prompt:
+def _effective_prompt(spec: JobSpec, kind: str, shards: tuple[Shard, ...]) -> Prompt:
     prompt = spec.prompt
-    if kind == "openai" and prompt.user is None and prompt.messages is None:
-        return prompt.model_copy(update={"messages": "messages", "params": "params"})
+    if kind == "openai":
+        # A row's parameters count whatever the prompt is made of: they are never left out unseen.
+        defaults = {"params": prompt.params or "params"}
+        if prompt.user is None:
+            defaults["messages"] = prompt.messages or "messages"
+        return prompt.model_copy(update=defaults)
     if prompt.user is None and prompt.messages is None:
+        hint = advice(first_rows(shards))
         raise SpecError(
             "prompt: give `user`, a Jinja template over the input's columns, or `messages`, the "
-            "name of a column that holds conversations"
+            "name of a column that holds conversations" + (f". {hint}" if hint else "")
         )
     return prompt
