@@ -161,6 +161,11 @@ class Renderer:
     def _conversation(self, values: dict[str, Any]) -> Conversation:
         system = () if self._system is None else tuple(self._system.render(values).segments)
         if self._user is not None:
+            if self._continues(values):
+                raise _bad_params(
+                    f"{CONTINUE}: the prompt comes from prompt.user, so it does not end with a "
+                    "message of the assistant"
+                )
             user = Turn("user", tuple(self._user.render(values).segments))
             turns = [user]
         else:

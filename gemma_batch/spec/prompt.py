@@ -50,4 +50,9 @@ class Prompt(SpecPart):
     def _one_source(self) -> Prompt:
         if self.user is not None and self.messages is not None:
             raise ValueError("`user` and `messages` exclude each other: keep one of them")
+        if self.user is not None and self.continue_final_message:
+            raise ValueError(
+                "`continue_final_message` is about conversations, and `user` makes none: take "
+                "`messages`, or leave it out"
+            )
         return self

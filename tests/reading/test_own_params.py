@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,6 +141,15 @@ def test_fields_that_a_job_cannot_follow(field: str, nothing: Any, something: An
         checked({field: something})
     assert repr(something)[:50] in str(caught.value)
     assert REFUSED[field] in str(caught.value)
+
+
+def test_the_docs_name_each_field() -> None:
+    """Ignored and refused fields each have a line in the table of docs/inputs.md."""
+    page = Path(__file__).parents[2].joinpath("docs", "inputs.md").read_text(encoding="utf-8")
+    table = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
+    for word, wanted in (("ignored: they", IGNORED), ("the value asks for nothing", REFUSED)):
+        (fields,) = (fields for fields, becomes in table if word in becomes)
+        assert re.findall(r"`(\w+)`", fields) == list(wanted)
 
 
 TAKEN: dict[str, Any] = {
