@@ -101,8 +101,9 @@ def check_usable(samples: Mapping[str, Sampled], policy: Policy) -> None:
     every = _together(samples)
     examples = "; ".join(f"{one.code}: {one.example}" for one in every)
     raise InputError(
-        f"not one of {rows:,} sampled rows can be answered ({failures_text(_counts(every))}), so "
-        f"nothing was started. The first of each code: {examples}. Mend the input or the spec; "
+        f"not one of {rows:,} sampled rows, from the start of the files, can be answered "
+        f"({failures_text(_counts(every))}), so nothing was started. The "
+        f"first of each code: {examples}. Mend the input or the spec; "
         "policy.max_failed: 100% runs the job all the same"
     )
 

@@ -16,14 +16,15 @@ from gemma_batch.units.unit import Shard
 
 LOOKED_ROWS, LOOKED_SHARDS = 8, 16
 USUAL_NAMES = ("messages", "conversations", "conversation", "chat", "dialogue", "dialog")
-OTHER_BATCHES = {
-    ("custom_id", "params"): "lines for Anthropic's batches: rename 'params' to 'body' in each, "
-    "and put 'system' into the messages",
-    ("request",): "lines for Gemini's batches: prompt: {messages: ...} reads a column that holds "
-    "the list which stands under request.contents",
-    ("recordId", "modelInput"): "lines for Bedrock's batches: prompt: {messages: ...} reads a "
-    "column that holds the list which stands under modelInput.messages",
-}
+# Batches of other services: the column that holds an object, a field of it, and the advice.
+OTHER_BATCHES = (
+    ("params", "messages", "Anthropic's batches: rename 'params' to 'body' in each line, and put "
+     "'system' into the messages"),
+    ("request", "contents", "Gemini's batches: prompt: {messages: ...} reads a column that holds "
+     "the list which stands under request.contents"),
+    ("modelInput", "messages", "Bedrock's batches: prompt: {messages: ...} reads a column that "
+     "holds the list which stands under modelInput.messages"),
+)  # fmt: skip
 
 
 def first_rows(shards: Sequence[Shard]) -> list[Row]:
@@ -70,11 +71,9 @@ def advice(rows: Sequence[Row]) -> str:
         return f"The input holds lines of an OpenAI batch file, and the first {why}"
     if (column := conversation_column(rows)) is not None:
         return f"The column {column!r} holds conversations: prompt: {{messages: {column}}}"
-    for names, kind in OTHER_BATCHES.items():
-        if all(name in columns for name in names) and all(
-            isinstance(value, Mapping) for name in names[-1:] for value in _values(rows, name)
-        ):
-            return f"The input looks like {kind}"
+    for name, inner, kind in OTHER_BATCHES:
+        if any(isinstance(one, Mapping) and inner in one for one in _values(rows, name)):
+            return f"The input looks like that of {kind}"
     if "instruction" in columns:
         more = "\\n\\n{{ input or '' }}" if "input" in columns else ""
         return f'The input looks like Alpaca\'s: prompt: {{user: "{{{{ instruction }}}}{more}"}}'

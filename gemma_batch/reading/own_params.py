@@ -15,7 +15,7 @@ import pydantic
 
 from gemma_batch.engines.base import engine_class
 from gemma_batch.prompts.messages import CONTINUE
-from gemma_batch.reading.row_fields import renamed, without_neutral
+from gemma_batch.reading.row_fields import renamed, without_neutral, without_nulls
 from gemma_batch.spec import Sampling
 
 OWN_FIELDS = Sampling.model_fields.keys() - {"n"}
@@ -43,6 +43,8 @@ class OwnParams:
         if unknown := sorted(params.keys() - OWN_FIELDS):
             near = difflib.get_close_matches(unknown[0], OWN_FIELDS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
+            if unknown[0] == "n":
+                hint = f": each row has {self.job.get('n', 1)} answers, as sampling.n says"
             raise ValueError(f"{unknown[0]!r} cannot be set by a row{hint}")
         if "logprobs" in params and self.job.get("logprobs") is None:
             raise ValueError(
@@ -83,14 +85,15 @@ class OwnParams:
         # `n` decides the type of the output column, so a row can only say it again.
         if type(params.get("n")) is int and params["n"] == self.job.get("n", 1):
             del params["n"]
-        # A Parquet struct has every token id in every row, a Parquet map is a list of pairs.
-        if isinstance(bias := params.get("logit_bias"), dict | list | tuple):
-            params["logit_bias"] = _without_nulls(bias)
+        for name in ("logit_bias", "repetition_detection"):
+            if name in params:
+                params[name] = without_nulls(_pairs(params[name]))
         return params
 
 
-def _without_nulls(bias: Any) -> Any:
+def _pairs(value: Any) -> Any:
+    """A Parquet map, which is a list of pairs, as an object; another value as it is."""
     try:
-        return {token: value for token, value in dict(bias).items() if value is not None}
+        return dict(value) if isinstance(value, list | tuple) else value
     except (TypeError, ValueError):
-        return bias
+        return value

@@ -122,11 +122,22 @@ def _asks_nothing(name: str, value: Any, params: dict[str, Any]) -> bool:
         return params.get("continue_final_message") is True
     if value is False or (isinstance(value, str | list | tuple | dict) and not value):
         return True
+    value = without_nulls(value)
     # In Python True == 1, and here the two differ.
     return any(
         value == one and (type(value) is bool) == (type(one) is bool)
         for one in NEUTRAL.get(name, ())
     )
+
+
+def without_nulls(value: Any) -> Any:
+    """An object without its nulls: a Parquet struct has every field in every row.
+
+    Another value comes back as it is.
+    """
+    if not isinstance(value, dict):
+        return value
+    return {name: one for name, one in value.items() if one is not None}
 
 
 def renamed(params: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import re
@@ -9,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gemma_batch.reading.own_params import OwnParams
 from gemma_batch.reading.row_fields import IGNORED, REFUSED
 from gemma_batch.spec import Sampling
 from gemma_batch.spec.sampling import params_from_json
+from tests.examples import examples
 
 VOCAB = 600
+DETECTION = {"max_pattern_size": 3, "min_count": 2}
 
 
 def checked(params: dict[str, Any], engine: str = "vllm", **job: Any) -> dict[str, Any]:
@@ -39,7 +44,7 @@ def checked(params: dict[str, Any], engine: str = "vllm", **job: Any) -> dict[st
         ({"logprobs": 51}, {"logprobs": 50}, "at most 50, by sampling.logprobs"),
         ({"max_tokens": 5}, {"min_tokens": 9}, "min_tokens=9 is above max_tokens=5"),
         ({"temperature": 0}, {"n": 2}, "n=2 with temperature 0"),
-        ({"n": 2}, {}, "'n' cannot be set by a row"),
+        ({"n": 2}, {}, "'n' cannot be set by a row: each row has 1 answers, as sampling.n says"),
         ({"temperature": 2.5}, {}, "temperature"),
         ({"extra_args": {"x": [{"y": 2**64}]}}, {}, "extra_args: holds a number"),
         ({"extra_args": {"x": json.loads("[" * 900 + "]" * 900)}}, {}, "extra_args: .*50 levels"),
@@ -79,6 +84,10 @@ def test_what_the_engine_would_refuse_is_refused_before_it_is_asked(
         ({"logprobs": False, "top_logprobs": 0}, {}, {}),
         ({"logit_bias": {"5": 1, "7": None}}, {}, {"logit_bias": {5: 1.0}}),  # a Parquet struct
         ({"logit_bias": [("5", 1)]}, {}, {"logit_bias": {5: 1.0}}),  # a Parquet map
+        ({"repetition_detection": {**DETECTION, "min_pattern_size": None}}, {},
+         {"repetition_detection": {**DETECTION, "min_pattern_size": 0}}),
+        ({"response_format": {"type": "text", "json_schema": None}}, {}, {}),
+        ({"max_tokens": 5.0, "top_k": 4.0}, {}, {"max_tokens": 5, "top_k": 4}),
         ({"vllm_xargs": {"a": 1}}, {}, {"extra_args": {"a": 1}}),
         ({"continue_final_message": True, "add_generation_prompt": False}, {}, {}),
         ({"thinking_token_budget": 3}, {"args": {"reasoning_parser": "x"}},
@@ -141,6 +150,26 @@ def test_fields_that_a_job_cannot_follow(field: str, nothing: Any, something: An
         checked({field: something})
     assert repr(something)[:50] in str(caught.value)
     assert REFUSED[field] in str(caught.value)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+NAMES = st.sampled_from(
+    [*Sampling.model_fields, *IGNORED, *REFUSED, "max_completion_tokens", "top_logprobs",
+     "vllm_xargs", "continue_final_message"]
+) | st.text(max_size=9)  # fmt: skip
+
+
+@settings(max_examples=examples(150))
+@given(params=st.dictionaries(NAMES, VALUES, max_size=4))
+def test_any_parameters_are_taken_or_refused(params: dict[str, Any]) -> None:
+    """A row brings what it likes: fields of sampling come out, or one sentence."""
+    with contextlib.suppress(ValueError):
+        taken = checked(params, engine="echo", logprobs=5)
+        assert taken.keys() <= Sampling.model_fields.keys() - {"n"}
 
 
 def test_the_docs_name_each_field() -> None:
