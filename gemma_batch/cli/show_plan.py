@@ -33,6 +33,7 @@ def plan_facts(
     from gemma_batch.engines.base import engine_class
     from gemma_batch.family.gpus import find_gpu
     from gemma_batch.family.hardware import Hardware
+    from gemma_batch.planning import foresight
     from gemma_batch.planning.estimate import estimate_routes, sort_facts, totals
     from gemma_batch.planning.plan import check_not_empty, make_plan, rows_by_route
     from gemma_batch.planning.pool import make_pool
@@ -52,6 +53,7 @@ def plan_facts(
     plan = make_plan(spec, need_files=False)
     outlook = look(plan.spec.output.path, plan.fingerprint(), plan.unknown)
     samples = sample_routes(plan)
+    foresight.check_usable(samples, spec.policy)
     units, estimates = [], None
     if hardware is not None:
         plan = plan.placed(hardware, {name: one.mean_tokens for name, one in samples.items()})
@@ -99,6 +101,7 @@ def plan_facts(
         "notes": [
             *plan.notes,
             *_output_notes(outlook),
+            *foresight.warnings(samples, spec.policy, sum(by_route.values()) or None),
             *(
                 []
                 if hardware
@@ -241,12 +244,18 @@ def _sample_lines(sample: dict[str, Any]) -> list[str]:
     if sample["failures"]:
         share = 100 * sum(sample["failures"].values()) / sample["rows"]
         lines.append(f"{share:.1f}% of them will fail: {failures_text(sample['failures'])}")
+        lines += [
+            f"  {one['code']} ({100 * one['share']:.1f}%), first: {one['example']}"
+            for one in sample["foreseen"]
+        ]
     if sample["shared"] >= 0.05:
         sorting = f", {100 * sample['gain']:.0f}% thanks to ordering" if sample["gain"] > 0 else ""
         lines.append(
             f"{100 * sample['shared']:.0f}% of prompt tokens or more can come from the prefix "
             f"cache{sorting}"
         )
+    if sample["doubled"]:
+        lines.append(f"note: {sample['doubled']}")
     if sample["hint"]:
         lines.append(f"hint: {sample['hint']}")
     return lines

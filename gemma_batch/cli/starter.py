@@ -8,7 +8,9 @@ import re
 import pyarrow as pa
 
 from gemma_batch.errors import InputError
+from gemma_batch.planning.recognise import LOOKED_ROWS, conversation_column
 from gemma_batch.storage.formats import detect_format, reader_for
+from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.listing import expand
 from gemma_batch.storage.table_logs import check_logs
 
@@ -62,8 +64,8 @@ def starter_spec(path: str, model: str) -> str:
     text = "body"
     if kind == "openai":
         prompt, key = "# The input holds whole conversations (OpenAI batch lines).", None
-    elif "messages" in schema.names:
-        prompt = "prompt:\n  messages: messages        # a column of ready conversations"
+    elif (talk := _conversations(files[0], kind, schema)) is not None:
+        prompt = f"prompt:\n  messages: {_quoted(talk)}        # a column of ready conversations"
     else:
         text = _text_column(schema)
         prompt = (
@@ -86,6 +88,13 @@ def starter_spec(path: str, model: str) -> str:
         ),
         keep=_quoted(key) if key else "",
     )
+
+
+def _conversations(file: InputFile, kind: str, schema: pa.Schema) -> str | None:
+    if "messages" in schema.names:
+        return "messages"
+    reader = reader_for(kind)
+    return conversation_column(list(reader.read(file, reader.head(file, LOOKED_ROWS), None)))
 
 
 def _text_column(schema: pa.Schema) -> str:

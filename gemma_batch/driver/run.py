@@ -32,6 +32,7 @@ from gemma_batch.driver.sorting import Stage
 from gemma_batch.errors import GemmaBatchError, LeaseError, StoppedError, StorageError
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.estimate import estimate_routes, totals
+from gemma_batch.planning.foresight import check_usable, warnings
 from gemma_batch.planning.plan import Plan, check_not_empty, make_plan, rows_by_route
 from gemma_batch.planning.pool import (
     Pool,
@@ -147,11 +148,12 @@ class Session:
     def create_manifest(self) -> Manifest:
         """Cut the input into units, sort routes where that pays, and put the manifest.
 
-        Raises `InputError` when the input has no rows.
+        Raises `InputError` when the input has no rows, or when every sampled row fails.
         """
+        samples = sample_routes(self._plan)  # the same samples as in the command `plan`
+        check_usable(samples, self._plan.spec.policy)
         from gemma_batch.cluster.exchange import exchange
 
-        samples = sample_routes(self._plan)  # the same samples as in the command `plan`
         hardware = self._place({name: sample.mean_tokens for name, sample in samples.items()})
         self.show.update(Snapshot(phase="settling the types of columns"))
         survey = settled(self._plan.survey, self._plan.spec)
@@ -161,6 +163,8 @@ class Session:
         units = self._plan.units(replicas)
         check_not_empty(units)
         rows = rows_by_route(units)
+        for warning in warnings(samples, self._plan.spec.policy, sum(rows.values())):
+            self.show.say(warning)
         answer = self._plan.spec.sampling.max_tokens
         sort = Stage(self._plan, samples, hardware, exchange, self.show)
         units, staged, gains = sort.routes(units)

@@ -23,6 +23,7 @@ class ModelCard:
     `kv_heads` and `head_dim` are of sliding layers, `global_*` of full-attention layers.
     `kv_layers_*` do not count layers that reuse the KV of another layer; `layers_full` counts them.
     `params` includes vision and audio towers; `text_params` is the language model alone.
+    `chat_template` is False for a known model without one: it was not trained on conversations.
     """
 
     id: str
@@ -56,6 +57,7 @@ class ModelCard:
     min_vllm: str | None = None
     min_vram_gib: float | None = None
     variant_of: str | None = None
+    chat_template: bool = True
     note: str = ""
 
     @property

@@ -120,7 +120,12 @@ class Plan:
         fields: dict[str, Any] = {
             "input.id": self.survey.id_column,
             "output.keep": list(spec.output.keep),
-            **{f"prompt.{k}": v for k, v in self.survey.prompt.model_dump().items()},
+            # A field of older outputs that is false by default is left out, as they left it out.
+            **{
+                f"prompt.{k}": v
+                for k, v in self.survey.prompt.model_dump().items()
+                if v is not False
+            },
             **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items()},
         }
         if spec.input.schema:  # older manifests lack the field

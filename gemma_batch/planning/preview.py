@@ -1,7 +1,7 @@
 """Preview: prompts of some rows as the model will see them (driver, laptop).
 
-`plan` shows the first prompt, and the sample measures prompts. Without the model's files, the
-preview uses the chat template of the model's generation.
+`plan` shows the first prompt, and the sample measures prompts. Without the model's files, a guess
+stands in for the model's tokenizer; everything else is the same code.
 """
 
 from __future__ import annotations
@@ -9,42 +9,87 @@ from __future__ import annotations
 from typing import Any
 
 from gemma_batch.planning.plan import Plan, RoutePlan
-from gemma_batch.prompts.chat import default_chat_template
+from gemma_batch.prompts.guess import GuessedTokenizer
 from gemma_batch.prompts.render import Renderer
-from gemma_batch.prompts.template import RowProblem, Template
-from gemma_batch.prompts.tokens import Tokenizer
+from gemma_batch.prompts.template import RowProblem
+from gemma_batch.prompts.tokens import TextTokenizer, Tokenizer
 from gemma_batch.reading.own_params import OwnParams
 from gemma_batch.reading.prepare import renderer_of
 from gemma_batch.rows import Row
+from gemma_batch.units.unit import Shard
+
+TRIED_ROWS = 16  # rows of which the first that can be rendered is shown
 
 
 def first_prompt(plan: Plan) -> dict[str, Any]:
-    """`text` and `tokens` (a number) of the first readable row's prompt, and a `note` for people.
+    """The prompt of the first row that has one: its `text` and `tokens` (a number).
 
-    Each of the three may be None.
+    `note` is a sentence for people. Each of the three may be None. Raises `InputError` when a file
+    is corrupt.
     """
-    rows = plan.survey.sample(1)
+    rows = [row for _, row in some_rows(plan, TRIED_ROWS)]
     if not rows:
-        return _answer(None, None, "the first input file holds no readable row")
-    (name,) = plan.survey.router.assign(rows)
-    route = next(route for route in plan.routes if route.route.name == name)
-    try:
+        return _answer(None, None, "the input has no rows")
+    routes = {route.route.name: route for route in plan.routes}
+    notes: list[str] = []
+    for row, name in zip(rows, plan.survey.router.assign(rows), strict=True):
+        route = routes[name]
+        tokenizer = tokenizer_for(route)
+        try:
+            text = renderer_for(plan, route, tokenizer).preview(row)
+        except RowProblem as problem:
+            if not notes and row is rows[0]:
+                notes.append(f"the first row will fail: {problem.code}: {problem.message}")
+            continue
         if route.files is None:
-            return _answer(
-                offline_prompt(plan, route, rows[0]), None, "rendered without the model's files"
-            )
-        tokenizer = Tokenizer.from_folder(route.files.path)
-        text = renderer_for(plan, route, tokenizer).preview(rows[0])
-        return _answer(text, len(tokenizer.encode(text)), None)
-    except RowProblem as problem:
-        return _answer(None, None, f"the first row will fail: {problem.code}: {problem.message}")
+            return _answer(text, None, *notes, "rendered without the model's files")
+        return _answer(text, len(tokenizer.encode(text)), *notes)
+    return _answer(None, None, *notes)
 
 
-def _answer(text: str | None, tokens: int | None, note: str | None) -> dict[str, Any]:
-    return {"text": text, "tokens": tokens, "note": note}
+def _answer(text: str | None, tokens: int | None, *notes: str | None) -> dict[str, Any]:
+    said = [note for note in notes if note]
+    return {"text": text, "tokens": tokens, "note": "; ".join(said) or None}
 
 
-def renderer_for(plan: Plan, route: RoutePlan, tokenizer: Tokenizer) -> Renderer:
+def some_rows(plan: Plan, rows: int, shards: int = 1) -> list[tuple[Shard, Row]]:
+    """About `rows` rows with their shards, from the start of up to `shards` evenly spread shards.
+
+    Rows that cannot be read are among them. A shard without rows is passed over. Raises
+    `InputError` when one of the files is corrupt.
+    """
+    every = plan.survey.shards
+    count = min(len(every), shards)
+    found: list[tuple[Shard, Row]] = []
+    left = count
+    for shard in (every[i * len(every) // count] for i in range(count)):
+        found += _head(plan, shard, -(-(rows - len(found)) // left))
+        left -= 1
+    if found:
+        return found
+    return next((head for shard in every if (head := _head(plan, shard, rows))), [])
+
+
+def _head(plan: Plan, shard: Shard, rows: int) -> list[tuple[Shard, Row]]:
+    if rows < 1:
+        return []
+    reader = shard.reader
+    span = reader.head(shard.file, rows)
+    read = reader.read(shard.file, span, list(plan.survey.columns))
+    return [(shard, row) for row in read]
+
+
+def tokenizer_for(route: RoutePlan) -> TextTokenizer:
+    """The tokenizer of a route's model; a guess when the model's files are not at hand.
+
+    Raises `ModelError` when the files are broken.
+    """
+    if route.files is not None:
+        return Tokenizer.from_folder(route.files.path)
+    return GuessedTokenizer(route.card.generation, chat_template=route.card.chat_template)
+
+
+def renderer_for(plan: Plan, route: RoutePlan, tokenizer: TextTokenizer) -> Renderer:
     """The renderer of a route. The route need not be placed."""
     return renderer_of(
         plan.survey.prompt,
@@ -62,21 +107,3 @@ def own_params(plan: Plan, route: RoutePlan) -> OwnParams:
         args=route.resources.engine_args,
         vocab=route.card.vocab,
     )
-
-
-def offline_prompt(plan: Plan, route: RoutePlan, row: Row) -> str:
-    """A row's prompt by the chat template of the model's generation, without the model's files.
-
-    Raises `RowProblem` when the row cannot be rendered.
-    """
-    prompt, values = plan.survey.prompt, row.values or {}
-    messages = []
-    if prompt.system is not None:
-        rendered = Template(prompt.system, field="prompt.system").render(values)
-        messages.append({"role": "system", "content": rendered.text})
-    if prompt.user is not None:
-        rendered = Template(prompt.user, field="prompt.user").render(values)
-        messages.append({"role": "user", "content": rendered.text})
-    else:
-        messages += values.get(prompt.messages or "") or []
-    return default_chat_template(route.card.generation).render(messages)

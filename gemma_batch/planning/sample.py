@@ -3,31 +3,31 @@
 The rows come from the start of shards that are spread over the whole input. So the sample is cheap
 for every format, and it is wrong if rows at the start of shards differ from later rows. Token
 counts are exact when the model's files are at hand. Otherwise four characters count as one token.
+All else is the code that prepares rows in a run, so the sample shows the failures of a run.
 """
 
 from __future__ import annotations
 
 import re
 import statistics
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gemma_batch.errors import FailureCode
+from gemma_batch.planning.foresight import Foreseen, foresee, foreseen_facts, same_ids
 from gemma_batch.planning.plan import Plan, RoutePlan
-from gemma_batch.planning.preview import offline_prompt, own_params, renderer_for
+from gemma_batch.planning.preview import renderer_for, some_rows, tokenizer_for
 from gemma_batch.planning.sharing import Sharing, measure
+from gemma_batch.prompts.guess import CHARACTERS_PER_TOKEN
 from gemma_batch.prompts.prefixes import CACHE_BLOCK, prefix_gain, shared_share
-from gemma_batch.prompts.render import read_params
-from gemma_batch.prompts.rendered import TokenPrompt
-from gemma_batch.prompts.template import RowProblem, Template
-from gemma_batch.prompts.tokens import Tokenizer
-from gemma_batch.rows import Failure, Prompt, Request, Row
+from gemma_batch.prompts.template import Template
+from gemma_batch.reading.prepare import rendered
+from gemma_batch.rows import Failure, Prompt, Row
+from gemma_batch.units.unit import Shard
 
 SAMPLE_ROWS, SAMPLE_SHARDS = 512, 16
-CHARACTERS_PER_TOKEN = 4
 REPEATS = 4  # a column repeats when it has at most one distinct value per so many rows
 WORTH_A_HINT = 0.10  # the least share of the prompt's characters that a hint saves
 
@@ -36,22 +36,29 @@ WORTH_A_HINT = 0.10  # the least share of the prompt's characters that a hint sa
 class RouteSample:
     """Lengths and prefixes of the sampled rows of one route.
 
-    `prompt_tokens` is ascending and has one number per row that renders. `failures` counts the
-    other rows by code. `shared` is the share of prompt tokens, from 0 to 1, that a row has in
-    common with the row before it when the sample is sorted by prefix; the whole input has at least
-    this share. `gain` is `shared` minus the same share in the given order. `sharing` is a model of
-    the share for any number of rows. `hint` is a sentence for people, or None. `exact` is False
-    when there was no tokenizer.
+    `rows` is the number of sampled rows. `prompt_tokens` is ascending and has one number per row
+    that renders. `foreseen` are the failures of the other rows. `shared` is the share of prompt
+    tokens, from 0 to 1, that a row has in common with the row before it when the sample is sorted
+    by prefix; the whole input has at least this share. `gain` is `shared` minus the same share in
+    the given order. `sharing` is a model of the share for any number of rows. `hint` and `doubled`
+    are sentences for people, or None: how to share more, and which ids stand in several rows.
+    `exact` is False when there was no tokenizer.
     """
 
     rows: int
     prompt_tokens: tuple[int, ...] = ()
-    failures: dict[str, int] = field(default_factory=dict)
+    foreseen: tuple[Foreseen, ...] = ()
     shared: float = 0.0
     gain: float = 0.0
     sharing: Sharing = field(default_factory=Sharing)
     hint: str | None = None
+    doubled: str | None = None
     exact: bool = True
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """The number of rows that will fail, by code."""
+        return {one.code: one.rows for one in self.foreseen}
 
     @property
     def mean_tokens(self) -> float:
@@ -85,10 +92,11 @@ def sample_routes(plan: Plan, rows: int = SAMPLE_ROWS) -> dict[str, RouteSample]
 
     Raises `InputError` when one of the sampled files is corrupt.
     """
-    found = sample_rows(plan, rows)
-    mine: dict[str, list[Row]] = {route.route.name: [] for route in plan.routes}
-    for row, name in zip(found, plan.survey.router.assign(found), strict=True):
-        mine[name].append(row)
+    found = some_rows(plan, rows, SAMPLE_SHARDS)
+    mine: dict[str, list[tuple[Shard, Row]]] = {route.route.name: [] for route in plan.routes}
+    names = plan.survey.router.assign([row for _, row in found])
+    for one, name in zip(found, names, strict=True):
+        mine[name].append(one)
     return {route.route.name: _sample(plan, route, mine[route.route.name]) for route in plan.routes}
 
 
@@ -97,65 +105,33 @@ def sample_rows(plan: Plan, rows: int) -> list[Row]:
 
     Raises `InputError` when one of the sampled files is corrupt.
     """
-    shards = plan.survey.shards
-    count = min(len(shards), SAMPLE_SHARDS)
-    found: list[Row] = []
-    for i in range(count):
-        shard = shards[i * len(shards) // count]
-        reader = shard.reader
-        span = reader.head(shard.file, -(-(rows - len(found)) // (count - i)))
-        read = reader.read(shard.file, span, list(plan.survey.columns))
-        found += [row for row in read if row.values is not None]
-    return found
+    return [row for _, row in some_rows(plan, rows, SAMPLE_SHARDS) if row.values is not None]
 
 
-def _sample(plan: Plan, route: RoutePlan, rows: list[Row]) -> RouteSample:
-    prompts, failures = _prompts(plan, route, rows)
-    tokens = sorted(prompt.tokens for prompt in prompts)
+def _sample(plan: Plan, route: RoutePlan, found: list[tuple[Shard, Row]]) -> RouteSample:
+    rows = [row for _, row in found]
+    renderer = renderer_for(plan, route, tokenizer_for(route))
+    prompts: list[Prompt] = []
+    failed: list[tuple[Shard, Row, Failure]] = []
+    answers = rendered(rows, renderer, plan.survey.keep_schema)
+    for (shard, row), answer in zip(found, answers, strict=True):
+        if isinstance(answer, Failure):
+            failed.append((shard, row, answer))
+        else:
+            prompts.append(answer.prompt)
     keys = [prompt.sort_key() for prompt in prompts]
     shared = shared_share(keys, in_order=False)
     return RouteSample(
         rows=len(rows),
-        prompt_tokens=tuple(tokens),
-        failures=dict(failures),
+        prompt_tokens=tuple(sorted(prompt.tokens for prompt in prompts)),
+        foreseen=foresee(failed, plan.survey.id_column),
         shared=shared,
         gain=prefix_gain(keys),
         sharing=measure(keys),
-        hint=_hint(plan, rows, shared),
+        hint=_hint(plan, [row for row in rows if row.values is not None], shared),
+        doubled=same_ids(found, plan.survey.id_column),
         exact=route.files is not None,
     )
-
-
-def _prompts(plan: Plan, route: RoutePlan, rows: list[Row]) -> tuple[list[Prompt], Counter[str]]:
-    failures: Counter[str] = Counter()
-    prompts: list[Prompt] = []
-    if route.files is not None:
-        tokenizer = Tokenizer.from_folder(route.files.path)
-        for answer in renderer_for(plan, route, tokenizer).render_rows(rows):
-            if isinstance(answer, Failure):
-                failures[answer.code] += 1
-            elif isinstance(answer, Request):
-                prompts.append(answer.prompt)
-        return prompts, failures
-    check = own_params(plan, route)
-    for row in rows:
-        try:
-            own = read_params(row.values or {}, plan.survey.prompt.params, check)
-            ids = _pseudo_tokens(offline_prompt(plan, route, row))
-        except RowProblem as problem:
-            failures[problem.code] += 1
-            continue
-        room = route.max_model_len - own.get("max_tokens", check.job["max_tokens"])
-        if room < 1 or (len(ids) > room and plan.survey.prompt.overlong == "fail"):
-            failures[FailureCode.PROMPT_TOO_LONG.value] += 1
-        else:
-            prompts.append(TokenPrompt(ids[:room]))
-    return prompts, failures
-
-
-def _pseudo_tokens(text: str) -> list[int]:
-    step = CHARACTERS_PER_TOKEN
-    return [zlib.crc32(text[i : i + step].encode()) for i in range(0, len(text), step)]
 
 
 def _hint(plan: Plan, rows: Sequence[Row], shared: float) -> str | None:
@@ -212,7 +188,9 @@ def sample_facts(sample: RouteSample) -> dict[str, Any]:
         "histogram": sample.histogram(),
         "over_context": round(sample.over_context, 4),
         "failures": sample.failures,
+        "foreseen": foreseen_facts(sample),
         "shared": round(sample.shared, 3),
         "gain": round(sample.gain, 3),
         "hint": sample.hint,
+        "doubled": sample.doubled,
     }

@@ -15,6 +15,7 @@ import pyarrow as pa
 from gemma_batch.errors import InputError, SpecError
 from gemma_batch.planning.columns import kept_columns, require_column, wanted_columns
 from gemma_batch.planning.places import check_places
+from gemma_batch.planning.recognise import advice, first_rows, why_no_columns
 from gemma_batch.planning.routing import Router
 from gemma_batch.planning.schemas import (
     check_each_shard,
@@ -26,7 +27,6 @@ from gemma_batch.planning.schemas import (
     union,
     with_declared,
 )
-from gemma_batch.rows import Row
 from gemma_batch.spec import JobSpec, Prompt
 from gemma_batch.storage.formats import formats_of
 from gemma_batch.storage.left_out import LeftOut
@@ -34,8 +34,6 @@ from gemma_batch.storage.listing import expand
 from gemma_batch.storage.readers.options import ReadOptions
 from gemma_batch.storage.table_logs import check_logs
 from gemma_batch.units.unit import FIRST_STAGED, Shard
-
-SAMPLE_ROWS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,23 +73,6 @@ class Survey:
         """
         return self.uniform or self.shards[0].format != "parquet"
 
-    def sample(self, rows: int = SAMPLE_ROWS) -> list[Row]:
-        """Up to `rows` readable rows, from the start of the first shard with a readable row.
-
-        Raises `InputError` when the shard is corrupt.
-        """
-        found: list[Row] = []
-        for shard in self.shards:
-            span = shard.reader.head(shard.file, rows)
-            for row in shard.reader.read(shard.file, span, list(self.columns)):
-                if row.values is not None:
-                    found.append(row)
-                if len(found) >= rows:
-                    return found
-            if found:
-                return found
-        return found
-
 
 def survey(spec: JobSpec) -> Survey:
     """Look at the input. Raises `InputError` or `SpecError`, which say how to mend the job."""
@@ -115,13 +96,15 @@ def survey(spec: JobSpec) -> Survey:
         Shard(number=i, url=file.url, size=file.size, etag=file.etag, format=kind, options=options)
         for i, file in enumerate(files)
     )
-    prompt = _effective_prompt(spec, kind)
     id_column = spec.input.id or ("custom_id" if kind == "openai" else None)
     schemas = schemas_of(shards)
     guessed = is_guessed(shards[0])
     schema = union(schemas, guessed=guessed)
     if guessed:
         schema = with_declared(schema, spec.input.schema)
+    if not schema.names:
+        raise InputError(why_no_columns(shards))
+    prompt = _effective_prompt(spec, kind, shards)
     wanted = wanted_columns(spec, prompt, id_column)
     for column, where in wanted.items():
         require_column(column, where, schema)
@@ -153,13 +136,18 @@ def survey(spec: JobSpec) -> Survey:
     )
 
 
-def _effective_prompt(spec: JobSpec, kind: str) -> Prompt:
+def _effective_prompt(spec: JobSpec, kind: str, shards: tuple[Shard, ...]) -> Prompt:
     prompt = spec.prompt
-    if kind == "openai" and prompt.user is None and prompt.messages is None:
-        return prompt.model_copy(update={"messages": "messages", "params": "params"})
+    if kind == "openai":
+        # A row's parameters count whatever the prompt is made of: they are never left out unseen.
+        defaults = {"params": prompt.params or "params"}
+        if prompt.user is None:
+            defaults["messages"] = prompt.messages or "messages"
+        return prompt.model_copy(update=defaults)
     if prompt.user is None and prompt.messages is None:
+        hint = advice(first_rows(shards))
         raise SpecError(
             "prompt: give `user`, a Jinja template over the input's columns, or `messages`, the "
-            "name of a column that holds conversations"
+            "name of a column that holds conversations" + (f". {hint}" if hint else "")
         )
     return prompt

@@ -28,13 +28,6 @@ from gemma_batch.prompts.template import RowProblem
 Message = dict[str, str]
 BOS, EOS = "<bos>", "<eos>"
 SEPARATOR = "\n\n"
-_ROLES = {
-    "user": "user",
-    "assistant": "assistant",
-    "model": "assistant",
-    "system": "system",
-    "developer": "system",
-}
 _PROBE_SYSTEM, _PROBE_USER = "7d1f-system-probe", "7d1f-user-probe"
 _PROBE_ANSWER = "7d1f-answer-probe"
 
@@ -105,12 +98,19 @@ class ChatTemplate:
     def __reduce__(self) -> tuple[Any, ...]:
         return ChatTemplate, (self.source, self.bos_token, self.eos_token)
 
-    def render(self, messages: list[Message], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: list[Message],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final: bool = False,
+    ) -> str:
         """The prompt text, with BOS if the template writes one.
 
         Neighbouring messages of the same role become one message; the list `messages` itself is
-        not changed. Raises `RowProblem` with `bad_messages` when the template refuses the
-        conversation.
+        not changed. With `continue_final` the text ends where the last message ends, so that the
+        model writes on in this message. Raises `RowProblem` with `bad_messages` when the template
+        refuses the conversation.
         """
         turns = merge(messages)
         if self._compiled is None:
@@ -118,11 +118,25 @@ class ChatTemplate:
         if not self.system_role:
             turns = fold_system(turns)
         try:
+            if continue_final:
+                return self._open(turns)
             return self._apply(turns, add_generation_prompt)
         except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError) as err:
             raise RowProblem(
                 FailureCode.BAD_MESSAGES, f"the model's chat template refuses it: {err}"
             ) from None
+
+    def _open(self, turns: list[Message]) -> str:
+        """The prompt text up to the end of the last message, without the end of its turn.
+
+        Spaces around the last message are left out, as Gemma's templates leave them out.
+        """
+        *before, last = turns
+        probe = {"role": last["role"], "content": _PROBE_ANSWER}
+        start, found, _ = self._apply([*before, probe], False).rpartition(_PROBE_ANSWER)
+        if not found:
+            raise ValueError("it does not show the last message")
+        return start + last["content"].strip()
 
     def after_answer(self) -> str:
         """The text that the template writes behind an answer; "" when it takes no answers."""
@@ -194,60 +208,3 @@ def fold_system(messages: list[Message]) -> list[Message]:
     system, user, *rest = messages
     folded = system["content"] + SEPARATOR + user["content"]
     return [{"role": "user", "content": folded}, *rest]
-
-
-def read_conversation(value: Any) -> list[Message]:
-    """Validate a row's conversation: a list of {"role", "content"}, or such a list as JSON.
-
-    Returns the messages with the roles system (only first), user and assistant. Neighbouring
-    messages of the same role are joined. Raises `RowProblem` with `bad_messages`.
-    """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as err:
-            raise _bad(f"the conversation is not valid JSON: {err}") from None
-    if not isinstance(value, list | tuple):
-        raise _bad(f"a conversation is a list of messages, not {type(value).__name__}")
-    messages = merge(_message(item, i) for i, item in enumerate(value))
-    if not messages:
-        raise _bad("the conversation is empty")
-    for i, message in enumerate(messages):
-        if message["role"] == "system" and i > 0:
-            raise _bad("a system message can only stand first")
-    if messages[-1]["role"] != "user":
-        raise _bad(
-            f"the last message is by {messages[-1]['role']!r}; it has to be by the user, so that "
-            "there is something to answer"
-        )
-    return messages
-
-
-def _message(item: Any, index: int) -> Message:
-    where = f"message {index}"
-    if not isinstance(item, dict):
-        raise _bad(f"{where} is {type(item).__name__}, not an object with role and content")
-    role = item.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise _bad(f"{where} has the role {role!r}; known are {', '.join(_ROLES)}"[:300])
-    if item.get("tool_calls"):
-        raise _bad(f"{where} has tool calls, which a conversation cannot hold here")
-    return {"role": _ROLES[role], "content": _content(item.get("content"), where)}
-
-
-def _content(content: Any, where: str) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list | tuple) or not content:
-        raise _bad(f"{where} has no text: its content is {type(content).__name__}")
-    texts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise _bad(f"{where} holds a part of type {kind!r}; only text parts can be used"[:300])
-        texts.append(part["text"])
-    return "\n".join(texts)
-
-
-def _bad(message: str) -> RowProblem:
-    return RowProblem(FailureCode.BAD_MESSAGES, message)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from gemma_batch.prompts.chat import Message
 from gemma_batch.prompts.control import neutralise
 from gemma_batch.prompts.template import Segment
-from gemma_batch.prompts.tokens import Tokenizer
+from gemma_batch.prompts.tokens import TextTokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,10 @@ class Conversation:
 
     turns: tuple[Turn, ...]
 
-    def text(self, tokenizer: Tokenizer) -> str:
+    def text(self, tokenizer: TextTokenizer) -> str:
         """The prompt text in the model's format, with broken control tokens in document text.
 
+        A conversation that ends with the assistant is left open at its end: the model writes on.
         Raises `RowProblem` when the chat template refuses the conversation.
         """
         messages: list[Message] = []
@@ -48,7 +49,8 @@ class Conversation:
             segments = neutralise(turn.segments, tokenizer.control_pattern)
             content = "".join(segment.text for segment in segments)
             messages.append({"role": turn.role, "content": content})
-        return tokenizer.chat.render(messages)
+        ends_open = bool(messages) and messages[-1]["role"] == "assistant"
+        return tokenizer.chat.render(messages, continue_final=ends_open)
 
     def documents(self) -> list[Place]:
         """The place of every document segment that may be cut."""

@@ -15,16 +15,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gemma_batch.errors import FailureCode
-from gemma_batch.prompts.chat import SEPARATOR, read_conversation
+from gemma_batch.prompts.chat import SEPARATOR
 from gemma_batch.prompts.conversation import Conversation, Turn, document, joined
+from gemma_batch.prompts.messages import CONTINUE, read_conversation
 from gemma_batch.prompts.rendered import TokenPrompt
 from gemma_batch.prompts.template import RowProblem, Segment, Template, check_text
-from gemma_batch.prompts.tokens import Tokenizer
+from gemma_batch.prompts.tokens import TextTokenizer
 from gemma_batch.prompts.truncate import Side, precut, shorten
 from gemma_batch.rows import Failure, Request, Row
 
 Overlong = Literal["fail", "truncate_start", "truncate_end"]
 AllowedParams = Callable[[dict[str, Any]], dict[str, Any]]
+EXTRA = "extra_body"
 BATCH_ROWS = 256  # rows that are tokenized at once
 _SIDES: dict[Overlong, Side] = {"truncate_start": "start", "truncate_end": "end"}
 
@@ -43,6 +45,8 @@ class Renderer:
 
     `system` and `user` are templates. `messages` names a column of ready conversations. `params`
     names a column of sampling overrides; `allowed_params` validates them and raises ValueError.
+    `continue_final` says whether a conversation may end with the assistant, whose message the
+    model then writes on; a row's own `continue_final_message` overrides it.
     Lengths are in tokens: prompt and answer (`max_tokens`) together have to fit `max_model_len`.
     Raises `SpecError` for a template that does not compile.
     """
@@ -55,10 +59,11 @@ class Renderer:
         messages: str | None,
         params: str | None,
         overlong: Overlong,
-        tokenizer: Tokenizer,
+        tokenizer: TextTokenizer,
         max_model_len: int,
         max_tokens: int,
         allowed_params: AllowedParams | None = None,
+        continue_final: bool = False,
     ) -> None:
         if (user is None) == (messages is None):
             raise ValueError("give exactly one of `user` and `messages`")
@@ -67,7 +72,7 @@ class Renderer:
         self._messages, self._params, self._overlong = messages, params, overlong
         self._tokenizer = tokenizer
         self._max_model_len, self._max_tokens = max_model_len, max_tokens
-        self._allowed = allowed_params
+        self._allowed, self._continue = allowed_params, continue_final
 
     def render_rows(self, rows: list[Row]) -> list[Request | Failure]:
         """A request or a failure for each row, in order."""
@@ -156,6 +161,11 @@ class Renderer:
     def _conversation(self, values: dict[str, Any]) -> Conversation:
         system = () if self._system is None else tuple(self._system.render(values).segments)
         if self._user is not None:
+            if self._continues(values):
+                raise _bad_params(
+                    f"{CONTINUE}: the prompt comes from prompt.user, so it does not end with a "
+                    "message of the assistant"
+                )
             user = Turn("user", tuple(self._user.render(values).segments))
             turns = [user]
         else:
@@ -170,11 +180,15 @@ class Renderer:
         assert self._messages is not None
         value = _column(values, self._messages, "prompt.messages")
         turns = []
-        for message in read_conversation(value):
+        for message in read_conversation(value, continued=self._continues(values)):
             check_text(message["content"])
             segments: tuple[Segment, ...] = (document(message["content"]),)
             turns.append(Turn(message["role"], segments, cuttable=message["role"] == "user"))
         return turns
+
+    def _continues(self, values: dict[str, Any]) -> bool:
+        own = given_params(values, self._params)
+        return own.get(CONTINUE, self._continue) is True
 
 
 def read_params(
@@ -183,6 +197,18 @@ def read_params(
     """The sampling parameters in a row's `column`, checked by `allowed`; {} without a column.
 
     Raises `RowProblem` when they are no object, or `allowed` raises ValueError.
+    """
+    given = given_params(values, column)
+    try:
+        return allowed(given) if allowed is not None and given else given
+    except ValueError as err:
+        raise _bad_params(f"{column!r}: {err}"[:500]) from None
+
+
+def given_params(values: dict[str, Any], column: str | None) -> dict[str, Any]:
+    """The parameters in a row's `column` as the row gives them, without nulls, not checked.
+
+    Raises `RowProblem` when they are no object, or give a parameter twice.
     """
     given = None if column is None else values.get(column)
     if given is None:
@@ -196,10 +222,14 @@ def read_params(
         raise _bad_params(f"{column!r} is {type(given).__name__}, not an object")
     # A Parquet struct has every field in every row. A field that was not given is null.
     given = {name: value for name, value in given.items() if value is not None}
-    try:
-        return allowed(given) if allowed is not None else given
-    except ValueError as err:
-        raise _bad_params(f"{column!r}: {err}"[:500]) from None
+    # OpenAI's Python client puts the fields of `extra_body` beside the others. So does this.
+    extra = given.pop(EXTRA, {})
+    if not isinstance(extra, dict):
+        raise _bad_params(f"{column!r}: {EXTRA!r} is {type(extra).__name__}, not an object")
+    extra = {name: value for name, value in extra.items() if value is not None}
+    if twice := sorted(name for name in extra.keys() & given.keys() if extra[name] != given[name]):
+        raise _bad_params(f"{column!r}: {twice[0]!r} has another value in {EXTRA!r}"[:500])
+    return {**given, **extra}
 
 
 def _column(values: dict[str, Any], name: str, field: str) -> Any:

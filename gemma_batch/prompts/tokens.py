@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tokenizers
 
@@ -25,6 +25,29 @@ from gemma_batch.prompts.chat import BOS, EOS, ChatTemplate
 from gemma_batch.prompts.control import NAMED, control_pattern, control_tokens
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
+
+
+class TextTokenizer(Protocol):
+    """Everything that a renderer asks of a tokenizer.
+
+    `Tokenizer` is the one of a model, `GuessedTokenizer` stands in for it in a plan.
+    """
+
+    chat: ChatTemplate
+    control_pattern: re.Pattern[str]
+    longest_token: int
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt text."""
+        ...
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """The same as `encode` for many texts."""
+        ...
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """The start and the end of each token of `text`, in characters, without BOS."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from gemma_batch.prompts.control import neutralise
 from gemma_batch.prompts.conversation import Conversation, Place, document
-from gemma_batch.prompts.tokens import Tokenizer
+from gemma_batch.prompts.tokens import TextTokenizer
 
 Side = Literal["start", "end"]
 TRIES = 12
@@ -41,7 +41,7 @@ class _Piece:
 
 
 def shorten(
-    conversation: Conversation, *, limit: int, side: Side, tokenizer: Tokenizer
+    conversation: Conversation, *, limit: int, side: Side, tokenizer: TextTokenizer
 ) -> list[int] | None:
     """The token ids of the shortened prompt, at most `limit`; None when it cannot fit.
 
@@ -95,7 +95,7 @@ def share(total: int, sizes: Sequence[int]) -> list[int]:
 
 
 def precut(
-    conversation: Conversation, *, limit: int, side: Side, tokenizer: Tokenizer
+    conversation: Conversation, *, limit: int, side: Side, tokenizer: TextTokenizer
 ) -> Conversation:
     """Drop document text that cannot fit in any case: more characters than `limit` tokens hold.
 

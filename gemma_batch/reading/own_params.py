@@ -6,6 +6,7 @@ failure of the row before the engine is asked.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,11 @@ from typing import Any
 import pydantic
 
 from gemma_batch.engines.base import engine_class
+from gemma_batch.prompts.messages import CONTINUE
+from gemma_batch.reading.row_fields import renamed, without_neutral, without_nulls
 from gemma_batch.spec import Sampling
+
+OWN_FIELDS = Sampling.model_fields.keys() - {"n"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +39,17 @@ class OwnParams:
 
         Raises `ValueError` with the name of the parameter that is wrong.
         """
-        params = self._renamed(params)
-        if unknown := sorted(params.keys() - (Sampling.model_fields.keys() - {"n"})):
-            raise ValueError(f"{unknown[0]!r} cannot be set by a row")
+        params = self._translated(params)
+        if unknown := sorted(params.keys() - OWN_FIELDS):
+            near = difflib.get_close_matches(unknown[0], OWN_FIELDS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            if unknown[0] == "n":
+                hint = f": each row has {self.job.get('n', 1)} answers, as sampling.n says"
+            raise ValueError(f"{unknown[0]!r} cannot be set by a row{hint}")
         if "logprobs" in params and self.job.get("logprobs") is None:
             raise ValueError(
                 "'logprobs' cannot be set by a row in a job without sampling.logprobs, which makes "
-                "the column for them"
+                f"the column for them: set sampling.logprobs to at least {params['logprobs']!r}"
             )
         job = {name: value for name, value in self.job.items() if name in Sampling.model_fields}
         try:
@@ -54,19 +63,37 @@ class OwnParams:
         )
         return {name: value for name, value in together.items() if name in params}
 
-    def _renamed(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The parameters with OpenAI's newer names and its way to ask for log probabilities."""
-        params = {
-            ("max_tokens" if name == "max_completion_tokens" else name): value
-            for name, value in params.items()
-        }
-        wanted = params.get("logprobs")
-        if isinstance(wanted, bool):
+    def _translated(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The parameters of a row under the names and in the forms of `sampling`.
+
+        Raises `ValueError` with the name of a parameter that cannot be translated.
+        """
+        params = renamed(without_neutral(given))
+        continued = params.pop(CONTINUE, False)  # the renderer looks at it
+        if not isinstance(continued, bool):
+            text = f"{CONTINUE}: {continued!r} is neither true nor false"
+            raise ValueError(text)  # noqa: TRY004  (bad data, not bad code)
+        # OpenAI has a switch and a number; `sampling` has one number. A row without the switch
+        # has no log probabilities beyond those of the job.
+        most = params.pop("top_logprobs", 0)
+        if params.get("logprobs") is True:
+            params["logprobs"] = most
+        elif most != 0:
+            raise ValueError("'top_logprobs' cannot be set by a row without 'logprobs': true")
+        elif params.get("logprobs") is False:
             del params["logprobs"]
-            most = params.pop("top_logprobs", 0) if wanted else None
-            if most is not None:
-                params["logprobs"] = most
         # `n` decides the type of the output column, so a row can only say it again.
         if type(params.get("n")) is int and params["n"] == self.job.get("n", 1):
             del params["n"]
+        for name in ("logit_bias", "repetition_detection"):
+            if name in params:
+                params[name] = without_nulls(_pairs(params[name]))
         return params
+
+
+def _pairs(value: Any) -> Any:
+    """A Parquet map, which is a list of pairs, as an object; another value as it is."""
+    try:
+        return dict(value) if isinstance(value, list | tuple) else value
+    except (TypeError, ValueError):
+        return value

@@ -7,11 +7,14 @@ here. This module does not know Ray. The driver uses `make_renderer` to sort pro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+
+import pyarrow as pa
 
 from gemma_batch.errors import FailureCode, ModelError
 from gemma_batch.prompts.render import Renderer
-from gemma_batch.prompts.tokens import Tokenizer, TokenizerFiles, read_files
+from gemma_batch.prompts.tokens import TextTokenizer, Tokenizer, TokenizerFiles, read_files
 from gemma_batch.reading.own_params import OwnParams
 from gemma_batch.reading.source import given_up, row_id, unit_rows
 from gemma_batch.rows import Failure, Request, Row
@@ -48,10 +51,10 @@ class Preparer:
 
     def _prepared(self, shard: Shard, unit: Unit, read: list[Row]) -> Prepared:
         job = self.job
-        rows = [self._check_keep(row) for row in read]
         requests: list[Request] = []
         failures: dict[int, Failure] = {}
-        for row, answer in zip(rows, self._renderer.render_rows(rows), strict=True):
+        answers = rendered(read, self._renderer, job.keep_schema)
+        for row, answer in zip(read, answers, strict=True):
             if isinstance(answer, Failure):
                 failures[row.number] = answer
             else:
@@ -59,23 +62,34 @@ class Preparer:
         return Prepared(
             shard=shard,
             unit=unit,
-            numbers=[row.number for row in rows],
-            ids=[row_id(shard.number, row, job.id_column) for row in rows],
+            numbers=[row.number for row in read],
+            ids=[row_id(shard.number, row, job.id_column) for row in read],
             keep=keep_table(read, job.keep_schema),
             raw=pack(raw_rows(read, shard.url)),
             requests=requests,
             failures=failures,
         )
 
-    def _check_keep(self, row: Row) -> Row:
-        if row.values is None or row.failure is not None:
-            return row
-        try:
-            check_keep(row.values, self.job.keep_schema)
-        except ValueError as err:
-            failure = Failure(FailureCode.BAD_VALUE.value, str(err))
-            return replace(row, values=None, failure=failure)
+
+def rendered(
+    rows: Sequence[Row], renderer: Renderer, keep_schema: pa.Schema
+) -> list[Request | Failure]:
+    """A request or a failure for each row, in order.
+
+    The plan judges its sample by this function too, so that it foresees the failures of a run.
+    """
+    return renderer.render_rows([_check_keep(row, keep_schema) for row in rows])
+
+
+def _check_keep(row: Row, keep_schema: pa.Schema) -> Row:
+    if row.values is None or row.failure is not None:
         return row
+    try:
+        check_keep(row.values, keep_schema)
+    except ValueError as err:
+        failure = Failure(FailureCode.BAD_VALUE.value, str(err))
+        return replace(row, values=None, failure=failure)
+    return row
 
 
 def tokenizer_files(job: RouteJob) -> TokenizerFiles:
@@ -114,7 +128,7 @@ def _planned(job: RouteJob) -> ModelFiles:
 
 
 def renderer_of(
-    prompt: Prompt, tokenizer: Tokenizer, *, max_model_len: int, own_params: OwnParams
+    prompt: Prompt, tokenizer: TextTokenizer, *, max_model_len: int, own_params: OwnParams
 ) -> Renderer:
     """The renderer of a spec's prompt. Planning uses it too, so a plan sees the rows as a run does.
 
@@ -131,4 +145,5 @@ def renderer_of(
         max_model_len=max_model_len,
         max_tokens=int(own_params.job["max_tokens"]),
         allowed_params=own_params,
+        continue_final=prompt.continue_final_message,
     )

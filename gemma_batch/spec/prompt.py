@@ -24,14 +24,20 @@ class Prompt(SpecPart):
     template runs in a sandbox; the value of a column is never run as a template."""
 
     messages: str | None = None
-    """The column that holds ready conversations, instead of `user`: lists of `{role, content}`, or
-    the JSON text of such a list. The last message must be the user's. Default for OpenAI batch
-    files: their messages."""
+    """The column that holds ready conversations, instead of `user`: lists of `{role, content}` or
+    of `{from, value}`, or the JSON text of such a list. The last message must be the user's (see
+    `continue_final_message`). Default for OpenAI batch files: their messages."""
+
+    continue_final_message: bool = False
+    """Whether a conversation may end with a message of the assistant. The model then writes on
+    where this message ends, and `output` holds only the new text. Otherwise such a row fails with
+    the code `bad_messages`. A row may set it among its own parameters."""
 
     params: str | None = None
     """The column that holds the row's own sampling parameters: an object with fields of `sampling`
-    (all but `n`), or its JSON text. They override the job's. A row whose parameters the engine
-    would refuse fails with the code `bad_params`. Default for OpenAI batch files: their
+    (all but `n`), or its JSON text. They override the job's. OpenAI's names are taken too; fields
+    that change no answer, such as `user`, are ignored. A row with a parameter that the job or the
+    engine cannot follow fails with the code `bad_params`. Default for OpenAI batch files: their
     parameters."""
 
     overlong: Literal["fail", "truncate_start", "truncate_end"] = "fail"
@@ -44,4 +50,9 @@ class Prompt(SpecPart):
     def _one_source(self) -> Prompt:
         if self.user is not None and self.messages is not None:
             raise ValueError("`user` and `messages` exclude each other: keep one of them")
+        if self.user is not None and self.continue_final_message:
+            raise ValueError(
+                "`continue_final_message` is about conversations, and `user` makes none: take "
+                "`messages`, or leave it out"
+            )
         return self

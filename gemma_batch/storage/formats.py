@@ -66,6 +66,7 @@ def _by_suffix(url: str) -> Format:
 
 
 def _is_openai(url: str) -> bool:
+    from gemma_batch.storage.readers.openai import is_batch_line
     from gemma_batch.storage.readers.text import lines, opened, reading
 
     with reading(url), opened(url) as stream:
@@ -74,12 +75,7 @@ def _is_openai(url: str) -> bool:
                 data = json.loads((line.data or b"").decode("utf-8"))
             except (ValueError, RecursionError):
                 continue  # a bad line fails only its row, and says nothing about the format
-            return (
-                isinstance(data, dict)
-                and "custom_id" in data
-                and isinstance(data.get("body"), dict)
-                and "messages" in data["body"]
-            )
+            return is_batch_line(data)
     return False
 
 

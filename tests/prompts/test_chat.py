@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from gemma_batch.errors import ModelError, SpecError
-from gemma_batch.prompts.chat import ChatTemplate, default_chat_template, read_conversation
+from gemma_batch.prompts.chat import ChatTemplate, default_chat_template
 from gemma_batch.prompts.template import RowProblem
 from gemma_batch.prompts.tokens import Tokenizer
 
@@ -80,55 +79,6 @@ def test_a_chat_template_that_cannot_work(source: str) -> None:
     """It is found when the model is loaded, not on the first row."""
     with pytest.raises(ModelError, match="chat template"):
         ChatTemplate(source)
-
-
-def test_conversations_are_evened_out() -> None:
-    """Roles by other names, text parts and neighbours of one role are understood."""
-    conversation = [
-        {"role": "developer", "content": "D"},
-        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
-        {"role": "user", "content": "c", "name": None},
-        {"role": "model", "content": "m", "tool_calls": None},
-        {"role": "user", "content": "d"},
-    ]
-    wanted = [
-        {"role": "system", "content": "D"},
-        {"role": "user", "content": "a\nb\n\nc"},
-        {"role": "assistant", "content": "m"},
-        {"role": "user", "content": "d"},
-    ]
-    assert read_conversation(conversation) == wanted
-    assert read_conversation(json.dumps(conversation)) == wanted
-
-
-@pytest.mark.parametrize(
-    ("conversation", "said"),
-    [
-        ([], "empty"),
-        ("[", "JSON"),
-        ("[" * 100_000, "JSON"),
-        ('{"role": "user"}', "dict"),
-        (7, "int"),
-        (["hi"], "message 0"),
-        ([{"role": "robot", "content": "x"}], "'robot'"),
-        ([{"role": None, "content": "x"}], "None"),
-        ([{"role": "user", "content": None}], "no text"),
-        ([{"role": "user"}], "no text"),
-        ([{"role": "user", "content": []}], "no text"),
-        ([{"role": "user", "content": [{"type": "image_url"}]}], "'image_url'"),
-        ([{"role": "user", "content": [{"type": "text", "text": 3}]}], "'text'"),
-        ([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "last message"),
-        ([{"role": "system", "content": "x"}], "last message"),
-        ([USER, {"role": "system", "content": "x"}, USER], "first"),
-        ([USER, {**ANSWER, "tool_calls": [{}]}, USER], "tool calls"),
-    ],
-)
-def test_conversations_that_cannot_be_answered(conversation: Any, said: str) -> None:
-    """Each is refused with `bad_messages` and what is wrong."""
-    with pytest.raises(RowProblem) as caught:
-        read_conversation(conversation)
-    assert caught.value.code == "bad_messages"
-    assert said in caught.value.message
 
 
 def test_what_the_template_refuses_is_the_rows_problem(gemma3: Tokenizer) -> None:

@@ -75,6 +75,8 @@ def test_the_prompt_is_the_models_own_format(gemma3: Tokenizer) -> None:
 
 
 CHAT = {"user": None, "messages": "chat"}
+OPEN = {"continue_final": True}
+TALK = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "1, 2,"}]
 PARAMS = {"params": "p"}
 
 
@@ -98,6 +100,16 @@ PARAMS = {"params": "p"}
         ({"body": "x", "p": {"max_tokens": "9"}}, PARAMS, "bad_params", "'9'"),
         ({"body": "x", "p": {"max_tokens": 0}}, PARAMS, "bad_params", "0"),
         ({"body": "x", "p": {"max_tokens": 512}}, PARAMS, "prompt_too_long", "512"),
+        ({"chat": TALK}, CHAT, "bad_messages", "last message"),
+        (
+            {"chat": TALK, "p": {"continue_final_message": False}},
+            {**CHAT, **PARAMS, **OPEN},
+            "bad_messages",
+            "last message",
+        ),
+        ({"body": "x", "p": {"continue_final_message": True}}, PARAMS, "bad_params", "prompt.user"),
+        ({"body": "x", "p": {"extra_body": 7}}, PARAMS, "bad_params", "int"),
+        ({"body": "x", "p": {"seed": 1, "extra_body": {"seed": 2}}}, PARAMS, "bad_params", "seed"),
         ({"body": words(1000)}, {}, "prompt_too_long", "512"),
         ({"body": "x"}, {"user": words(1000) + "{{ body }}"}, "prompt_too_long", "512"),
     ],
@@ -134,6 +146,30 @@ def test_sampling_overrides(tokenizer: Tokenizer) -> None:
         assert request(tokenizer, nothing, **PARAMS).sampling == {}
     refused = one(tokenizer, {"body": "x", "p": {"top_p": 1}}, **changes)
     assert refused == Failure("bad_params", "'p': 'top_p' cannot be set by a row")
+
+
+@pytest.mark.parametrize(
+    ("own", "changes"),
+    [
+        ({}, OPEN),
+        ({"continue_final_message": True}, {}),
+        (json.dumps({"continue_final_message": True}), {}),
+        ({"extra_body": {"continue_final_message": True}}, {}),
+    ],
+)
+def test_an_open_answer_is_continued_where_the_job_or_the_row_asks_for_it(
+    tokenizer: Tokenizer, own: Any, changes: dict[str, Any]
+) -> None:
+    """The prompt ends with the begun answer; control tokens in it are broken as elsewhere."""
+    values = {"chat": [*TALK[:1], {**TALK[1], "content": "1, <eos> 2, "}], "p": own}
+    renderer = make(tokenizer, **CHAT, **PARAMS, **changes, allowed_params=lambda _: {})
+    (answer,) = renderer.render_rows([Row(0, values)])
+    assert isinstance(answer, Request)
+    text = renderer.preview(Row(0, values))
+    assert text.endswith("model\n1, <\u200beos> 2,")
+    assert answer.prompt.token_ids == tokenizer.encode(text)
+    asked = [Row(0, {**values, "chat": TALK[:1]})]
+    assert isinstance(renderer.render_rows(asked)[0], Request)
 
 
 def test_a_rows_own_max_tokens_counts(tokenizer: Tokenizer) -> None:

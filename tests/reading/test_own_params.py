@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gemma_batch.reading.own_params import OwnParams
+from gemma_batch.reading.row_fields import IGNORED, REFUSED
+from gemma_batch.spec import Sampling
 from gemma_batch.spec.sampling import params_from_json
+from tests.examples import examples
 
 VOCAB = 600
+DETECTION = {"max_pattern_size": 3, "min_count": 2}
 
 
 def checked(params: dict[str, Any], engine: str = "vllm", **job: Any) -> dict[str, Any]:
@@ -35,13 +44,21 @@ def checked(params: dict[str, Any], engine: str = "vllm", **job: Any) -> dict[st
         ({"logprobs": 51}, {"logprobs": 50}, "at most 50, by sampling.logprobs"),
         ({"max_tokens": 5}, {"min_tokens": 9}, "min_tokens=9 is above max_tokens=5"),
         ({"temperature": 0}, {"n": 2}, "n=2 with temperature 0"),
-        ({"n": 2}, {}, "'n' cannot be set by a row"),
+        ({"n": 2}, {}, "'n' cannot be set by a row: each row has 1 answers, as sampling.n says"),
         ({"temperature": 2.5}, {}, "temperature"),
         ({"extra_args": {"x": [{"y": 2**64}]}}, {}, "extra_args: holds a number"),
         ({"extra_args": {"x": json.loads("[" * 900 + "]" * 900)}}, {}, "extra_args: .*50 levels"),
         ({"top_logprobs": 3}, {"logprobs": 3}, "'top_logprobs' cannot be set by a row"),
+        ({"top_logprobs": 3, "logprobs": False}, {"logprobs": 3}, "'top_logprobs' cannot be set"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, {},
+         "'max_completion_tokens' and 'max_tokens' mean the same and differ"),
+        ({"continue_final_message": 1}, {}, "continue_final_message: 1 is neither"),
+        ({"temprature": 0}, {}, "'temprature' cannot be set by a row; did you mean 'temperature'"),
+        ({"prompt_logprobs": 0}, {}, "'prompt_logprobs' cannot be set by a row"),
+        ({"system": "Be brief."}, {}, "'system' cannot be set by a row: put it first"),
+        ({"stop_sequences": ["x"]}, {}, "'stop_sequences' cannot be set by a row: .*'stop'"),
     ],
-)
+)  # fmt: skip
 def test_what_the_engine_would_refuse_is_refused_before_it_is_asked(
     params: dict[str, Any], job: dict[str, Any], sentence: str
 ) -> None:
@@ -62,6 +79,17 @@ def test_what_the_engine_would_refuse_is_refused_before_it_is_asked(
         ({"logprobs": False}, {}, {}),
         ({"n": 1, "top_p": 0.5}, {}, {"top_p": 0.5}),
         ({"max_completion_tokens": 9}, {}, {"max_tokens": 9}),
+        ({"max_completion_tokens": 9, "max_tokens": 9}, {}, {"max_tokens": 9}),
+        ({"logprobs": True}, {"logprobs": 5}, {"logprobs": 0}),
+        ({"logprobs": False, "top_logprobs": 0}, {}, {}),
+        ({"logit_bias": {"5": 1, "7": None}}, {}, {"logit_bias": {5: 1.0}}),  # a Parquet struct
+        ({"logit_bias": [("5", 1)]}, {}, {"logit_bias": {5: 1.0}}),  # a Parquet map
+        ({"repetition_detection": {**DETECTION, "min_pattern_size": None}}, {},
+         {"repetition_detection": {**DETECTION, "min_pattern_size": 0}}),
+        ({"response_format": {"type": "text", "json_schema": None}}, {}, {}),
+        ({"max_tokens": 5.0, "top_k": 4.0}, {}, {"max_tokens": 5, "top_k": 4}),
+        ({"vllm_xargs": {"a": 1}}, {}, {"extra_args": {"a": 1}}),
+        ({"continue_final_message": True, "add_generation_prompt": False}, {}, {}),
         ({"thinking_token_budget": 3}, {"args": {"reasoning_parser": "x"}},
          {"thinking_token_budget": 3}),
     ],
@@ -71,6 +99,105 @@ def test_what_is_taken_reaches_the_engine(
 ) -> None:
     """A value that a row writes down wins, also where it is the default."""
     assert checked(params, **job) == taken
+
+
+# Fields of OpenAI's and vLLM's chats, and what becomes of them: taken, ignored, or refused unless
+# the value asks for nothing. A report of another field is one more line.
+@pytest.mark.parametrize("field", sorted(IGNORED))
+def test_fields_that_change_no_answer_are_ignored(field: str) -> None:
+    """Whatever their value; the table says why."""
+    for value in ("x", True, 7, {"a": [1]}):
+        assert checked({field: value, "top_p": 0.5}) == {"top_p": 0.5}
+    assert IGNORED[field]
+    assert field not in REFUSED
+
+
+@pytest.mark.parametrize(
+    ("field", "nothing", "something"),
+    [
+        ("response_format", {"type": "text"}, {"type": "json_object"}),
+        ("response_format", {"type": "text"}, {"type": "json_schema", "json_schema": {}}),
+        ("guided_json", {}, {"type": "object"}),
+        ("guided_choice", [], ["a", "b"]),
+        ("guided_regex", "", "a+"),
+        ("structured_outputs", {}, {"json": {}}),
+        ("tools", [], [{"type": "function"}]),
+        ("functions", [], [{"name": "f"}]),
+        ("tool_choice", "none", "required"),
+        ("tool_choice", "auto", {"type": "function"}),
+        ("function_call", "auto", {"name": "f"}),
+        ("modalities", ["text"], ["text", "audio"]),
+        ("audio", {}, {"voice": "alloy"}),
+        ("web_search_options", {}, {"search_context_size": "low"}),
+        ("reasoning_effort", "none", "high"),
+        ("reasoning", {}, {"effort": "low"}),
+        ("verbosity", "medium", "low"),
+        ("chat_template_kwargs", {"enable_thinking": False}, {"enable_thinking": True}),
+        ("chat_template", "", "{{ messages }}"),
+        ("documents", [], [{"text": "x"}]),
+        ("add_generation_prompt", True, False),
+        ("use_beam_search", False, True),
+        ("best_of", 1, 2),
+        ("length_penalty", 1.0, 0.5),
+        ("return_token_ids", False, True),
+        ("truncate_prompt_tokens", False, 100),
+    ],
+)
+def test_fields_that_a_job_cannot_follow(field: str, nothing: Any, something: Any) -> None:
+    """Refused by name, unless the value asks for nothing."""
+    assert checked({field: nothing, "top_p": 0.5}) == {"top_p": 0.5}
+    with pytest.raises(ValueError, match=f"^'{field}' cannot be set by a row: ") as caught:
+        checked({field: something})
+    assert repr(something)[:50] in str(caught.value)
+    assert REFUSED[field] in str(caught.value)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+NAMES = st.sampled_from(
+    [*Sampling.model_fields, *IGNORED, *REFUSED, "max_completion_tokens", "top_logprobs",
+     "vllm_xargs", "continue_final_message"]
+) | st.text(max_size=9)  # fmt: skip
+
+
+@settings(max_examples=examples(150))
+@given(params=st.dictionaries(NAMES, VALUES, max_size=4))
+def test_any_parameters_are_taken_or_refused(params: dict[str, Any]) -> None:
+    """A row brings what it likes: fields of sampling come out, or one sentence."""
+    with contextlib.suppress(ValueError):
+        taken = checked(params, engine="echo", logprobs=5)
+        assert taken.keys() <= Sampling.model_fields.keys() - {"n"}
+
+
+def test_the_docs_name_each_field() -> None:
+    """Ignored and refused fields each have a line in the table of docs/inputs.md."""
+    page = Path(__file__).parents[2].joinpath("docs", "inputs.md").read_text(encoding="utf-8")
+    table = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
+    for word, wanted in (("ignored: they", IGNORED), ("the value asks for nothing", REFUSED)):
+        (fields,) = (fields for fields, becomes in table if word in becomes)
+        assert re.findall(r"`(\w+)`", fields) == list(wanted)
+
+
+TAKEN: dict[str, Any] = {
+    "max_tokens": 5, "min_tokens": 2, "temperature": 0.5, "top_p": 0.5, "top_k": 5, "min_p": 0.1,
+    "seed": 4, "stop": ["a"], "stop_token_ids": [5], "ignore_eos": True,
+    "include_stop_str_in_output": True, "presence_penalty": 1.0, "frequency_penalty": 1.0,
+    "repetition_penalty": 1.5, "logprobs": 2, "logit_bias": {5: 1.0}, "allowed_token_ids": [5],
+    "bad_words": ["x"], "skip_special_tokens": False, "spaces_between_special_tokens": False,
+    "repetition_detection": {"max_pattern_size": 3, "min_pattern_size": 0, "min_count": 2},
+    "thinking_token_budget": 3, "extra_args": {"a": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", sorted(Sampling.model_fields.keys() - {"n"}))
+def test_each_field_of_sampling_reaches_the_engine(field: str) -> None:
+    """Every parameter that a row may set comes out as it went in (a new field needs a value)."""
+    own = {field: TAKEN[field]}
+    assert checked(own, engine="echo", logprobs=5) == own
+    assert params_from_json(json.loads(json.dumps(own))) == own
 
 
 def test_token_ids_stay_numbers_on_their_way_through_json() -> None:

@@ -225,7 +225,7 @@ def test_a_bad_header_is_an_input_error(put: Put, data: bytes, reason: str) -> N
 
 
 def test_openai(put_anywhere: Put) -> None:
-    """Parameters are what the body has besides what the job decides on; nulls are unset."""
+    """Parameters are what the body has besides messages and model; nulls are unset."""
     message = {"role": "user", "content": [{"type": "text", "text": "hi"}]}
     good = {
         "custom_id": "r1",
@@ -240,7 +240,10 @@ def test_openai(put_anywhere: Put) -> None:
         ({**good, "custom_id": None}, "'custom_id'"),
         ({**good, "body": []}, "'body'"),
         ({**good, "body": {}}, "'messages'"),
-        ({**good, "url": "/v1/embeddings"}, "'/v1/embeddings'"),
+        ({**good, "url": "/v1/embeddings"}, "'/v1/embeddings'; only '/chat/completions' can"),
+        ({**good, "url": "/v1/responses", "body": {"input": "x"}}, "{{ body.input }}"),
+        ({**good, "url": "/v1/completions", "body": {"prompt": "x"}}, "{{ body.prompt }}"),
+        ({"custom_id": "a", "params": {"messages": []}}, "rename"),
         ([], "not a JSON object"),
     ]
     lines = [good, *(line for line, _ in bad)]
@@ -252,7 +255,7 @@ def test_openai(put_anywhere: Put) -> None:
     assert first.values == {
         "custom_id": "r1",
         "messages": [message],
-        "params": {"max_tokens": 5, "odd": {"x": 1}},
+        "params": {"stream": False, "max_tokens": 5, "odd": {"x": 1}},
     }
     for row, (_, reason) in zip(rest, bad, strict=True):
         assert row.failure is not None
