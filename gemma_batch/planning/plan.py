@@ -7,32 +7,28 @@ no output and needs neither Ray nor vLLM. The caller tells the plan which hardwa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from gemma_batch.answering.answers import shape_of
 from gemma_batch.committing.manifest import MODEL_WEIGHTS, Fingerprint, fingerprint
 from gemma_batch.engines.base import EngineConfig, answer_args, engine_class
-from gemma_batch.errors import InputError, ModelError, PlacementError, SpecError
-from gemma_batch.family.card import ModelCard, card_from_config
-from gemma_batch.family.catalog import find_model, load_catalog
+from gemma_batch.errors import InputError, PlacementError, SpecError
+from gemma_batch.family.card import ModelCard
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.placement import Placement
 from gemma_batch.family.speed import rows_per_second
 from gemma_batch.planning.absolute import absolute
 from gemma_batch.planning.cut import cut, rows_per_unit
+from gemma_batch.planning.model_look import end_of_turn, model_of
 from gemma_batch.planning.neutral import NEUTRAL_RESOURCES
 from gemma_batch.planning.survey import Survey, survey
-from gemma_batch.prompts.ending import missing_end
 from gemma_batch.prompts.rendered import kinds_of
-from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.spec import JobSpec, Resources, Route
 from gemma_batch.storage.fs import is_s3
 from gemma_batch.storage.landmarks import Landmarks, folder_digest, input_landmarks
-from gemma_batch.storage.models import ModelFiles, is_hub_id, model_files
+from gemma_batch.storage.models import ModelFiles, is_hub_id
 from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.row_policy import RowPolicy
 from gemma_batch.units.unit import Unit
@@ -301,7 +297,7 @@ def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[st
             f"resources.engine: {resources.engine!r} takes no prompts of the kind {unknown[0]!r}, "
             f"which `prompt` asks for (it takes {', '.join(sorted(engine.takes))})"
         )
-    card, files = _model(route, need_files=need_files, notes=notes)
+    card, files = model_of(route, need_files=need_files, notes=notes)
     sampling = spec.sampling.engine_params()
     try:
         engine.check_sampling(sampling, job=sampling, args=resources.engine_args, vocab=card.vocab)
@@ -325,27 +321,8 @@ def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[st
         card=card,
         files=files,
         max_model_len=max_model_len,
-        end_of_turn=_end_of_turn(route.model, files, notes) if files else None,
+        end_of_turn=end_of_turn(route.model, files, notes) if files else None,
     )
-
-
-def _end_of_turn(model: str, files: ModelFiles, notes: list[str]) -> tuple[str, int] | None:
-    """The stop token that the model's files forget; notes what is missing from the files."""
-    tokenizer = Tokenizer.from_folder(files.path)
-    if tokenizer.chat.source is None:
-        notes.append(
-            f"the model {model!r} has no chat template: prompts go to it as plain text. This "
-            "suits a pretrained model. For a model that was trained on conversations, put its "
-            "chat_template.jinja beside config.json"
-        )
-    missing = missing_end(tokenizer, files.path)
-    if missing is not None:
-        notes.append(
-            f"the model {model!r} does not name {missing[0]!r} as an end, though its chat template "
-            "ends a turn with it (is generation_config.json missing?): the run adds it to the stop "
-            "tokens"
-        )
-    return missing
 
 
 def _placed(
@@ -364,29 +341,6 @@ def _placed(
         engines_per_gpu=placement.engines_per_gpu,
     )
     return replace(plan, placement=placement, rows_per_second=speed)
-
-
-def _model(
-    route: Route, *, need_files: bool, notes: list[str]
-) -> tuple[ModelCard, ModelFiles | None]:
-    known = load_catalog().get(route.model)
-    if known is None and is_hub_id(route.model) and not _is_derivative(route.model):
-        known = find_model(route.model)  # raises with the nearest real ids
-    try:
-        files = model_files(route.model, route.revision)
-    except ModelError as err:
-        if need_files or known is None:
-            raise
-        notes.append(f"planned {route.model!r} from the catalog alone: {err}")
-        return known, None
-    config = json.loads((Path(files.path) / "config.json").read_text(encoding="utf-8"))
-    return card_from_config(route.model, config, weight_bytes=files.weight_bytes), files
-
-
-def _is_derivative(model: str) -> bool:
-    # Fine-tunes and quantised copies live under other organisations. The plan needs no catalog row
-    # for such a model: the model's configuration tells everything.
-    return "/" in model and not model.startswith("google/")
 
 
 def check_not_empty(units: Sequence[Unit]) -> None:
