@@ -8,6 +8,7 @@ conversation cannot be answered. It knows no chat template.
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -121,9 +122,9 @@ def _text(part: Any, where: str) -> str:
         # The parts of Gemini have no type: a part of text has the field `text` alone.
         only = [name for name, value in part.items() if value is not None]
         kind = part.get("type") or ("text" if only == ["text"] else "/".join(map(str, only)))
-        if kind in TEXT_PARTS and isinstance(part.get("text"), str):
+        if isinstance(kind, str) and kind in TEXT_PARTS and isinstance(part.get("text"), str):
             return str(part["text"])
-    raise _bad(f"{where} holds a part of type {kind!r}; only text parts can be used"[:300])
+    raise _bad(f"{where} holds a part of type {reprlib.repr(kind)}; only text parts can be used")
 
 
 def _bad(message: str) -> RowProblem:

@@ -103,7 +103,7 @@ def test_the_actor_does_not_read_the_input_again(
         ("null", "null_value", 1, None, 1000),
         ("late", "deadline", 2, "the döner", 1001),
         ("00000-0000001002", "bad_row", None, None, 1002),
-        ("00000-0000001003", "bad_value", None, "a quick dog", 1003),
+        ("four", "bad_value", None, "a quick dog", 1003),
     ]
     assert [row["row"] and json.loads(row["row"]) for row in found] == [
         {"key": "null", "text": None, "n": 1},
