@@ -8,7 +8,8 @@ import re
 import pyarrow as pa
 
 from gemma_batch.errors import InputError
-from gemma_batch.planning.recognise import LOOKED_ROWS, conversation_column
+from gemma_batch.planning.recognise import LOOKED_ROWS, conversation_column, ends_answered
+from gemma_batch.rows import Row
 from gemma_batch.storage.formats import detect_format, reader_for
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.listing import expand
@@ -64,8 +65,12 @@ def starter_spec(path: str, model: str) -> str:
     text = "body"
     if kind == "openai":
         prompt, key = "# The input holds whole conversations (OpenAI batch lines).", None
-    elif (talk := _conversations(files[0], kind, schema)) is not None:
+    elif (talk := conversation_column(rows := _first(files[0], kind))) is not None:
         prompt = f"prompt:\n  messages: {_quoted(talk)}        # a column of ready conversations"
+        if ends_answered(rows, talk):
+            prompt += "\n  last_answer: drop         # the answer at their end is asked for anew"
+    elif "messages" in schema.names:
+        prompt = "prompt:\n  messages: messages        # a column of ready conversations"
     else:
         text = _text_column(schema)
         prompt = (
@@ -90,11 +95,9 @@ def starter_spec(path: str, model: str) -> str:
     )
 
 
-def _conversations(file: InputFile, kind: str, schema: pa.Schema) -> str | None:
-    if "messages" in schema.names:
-        return "messages"
+def _first(file: InputFile, kind: str) -> list[Row]:
     reader = reader_for(kind)
-    return conversation_column(list(reader.read(file, reader.head(file, LOOKED_ROWS), None)))
+    return list(reader.read(file, reader.head(file, LOOKED_ROWS), None))
 
 
 def _text_column(schema: pa.Schema) -> str:

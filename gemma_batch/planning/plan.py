@@ -116,11 +116,11 @@ class Plan:
         fields: dict[str, Any] = {
             "input.id": self.survey.id_column,
             "output.keep": list(spec.output.keep),
-            # A field of older outputs that is false by default is left out, as they left it out.
+            # Older outputs do not have the field `last_answer`, and did what "fail" does.
             **{
                 f"prompt.{k}": v
                 for k, v in self.survey.prompt.model_dump().items()
-                if v is not False
+                if (k, v) != ("last_answer", "fail")
             },
             **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items()},
         }

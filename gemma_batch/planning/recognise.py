@@ -9,7 +9,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gemma_batch.prompts.messages import ROLE_FIELDS
+from gemma_batch.prompts.messages import ROLE_FIELDS, read_conversation
+from gemma_batch.prompts.template import RowProblem
 from gemma_batch.rows import Row
 from gemma_batch.storage.readers.openai import other_endpoint
 from gemma_batch.units.unit import Shard
@@ -62,6 +63,18 @@ def conversation_column(rows: Sequence[Row]) -> str | None:
     return next(iter(usual or found), None)
 
 
+def ends_answered(rows: Sequence[Row], column: str) -> bool:
+    """Whether a conversation in `column` ends with an answer, as those for training do."""
+    for value in _values(rows, column):
+        try:
+            turns = read_conversation(value, last_answer="continue")
+        except RowProblem:
+            continue
+        if turns[-1]["role"] == "assistant":
+            return True
+    return False
+
+
 def advice(rows: Sequence[Row]) -> str:
     """A sentence about how to read these rows, "" when they are of no known kind."""
     columns = dict.fromkeys(name for row in rows for name in row.values or ())
@@ -70,7 +83,11 @@ def advice(rows: Sequence[Row]) -> str:
         why = other_endpoint(url) or "has no 'messages' in its 'body'"
         return f"The input holds lines of an OpenAI batch file, and the first {why}"
     if (column := conversation_column(rows)) is not None:
-        return f"The column {column!r} holds conversations: prompt: {{messages: {column}}}"
+        shown = column if column.isidentifier() else json.dumps(column)
+        text = f"The column {column!r} holds conversations: prompt: {{messages: {shown}"
+        if ends_answered(rows, column):
+            return f"{text}, last_answer: drop}} leaves out the answer at their end, which is there"
+        return f"{text}}}"
     for name, inner, kind in OTHER_BATCHES:
         if any(isinstance(one, Mapping) and inner in one for one in _values(rows, name)):
             return f"The input looks like that of {kind}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from gemma_batch.errors import FailureCode
 from gemma_batch.prompts.chat import Message, merge
@@ -36,31 +36,35 @@ TOOL_ROLES = frozenset(
 TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 ROLE_FIELDS, TEXT_FIELDS = ("role", "from"), ("content", "value", "parts")
 CALLS = ("tool_calls", "function_call")
-CONTINUE = "continue_final_message"
+CONTINUE = "continue_final_message"  # vLLM's name, for a row that asks for `continue`
+LastAnswer = Literal["fail", "continue", "drop"]
 
 
-def read_conversation(value: Any, *, continued: bool = False) -> list[Message]:
+def read_conversation(value: Any, *, last_answer: LastAnswer = "fail") -> list[Message]:
     """Validate a row's conversation: a list of messages, or such a list as JSON text.
 
     Returns the messages with the roles system (only first), user and assistant. Neighbouring
-    messages of the same role are joined. With `continued` the last message may be the assistant's:
-    the answer goes on where that message ends. Raises `RowProblem` with `bad_messages`.
+    messages of the same role are joined. `last_answer` is about a conversation that ends with the
+    assistant: "continue" lets it end so, and "drop" leaves its last message out. Raises
+    `RowProblem` with `bad_messages`.
     """
     if isinstance(value, str):
         value = _parsed(value)
     if not isinstance(value, list | tuple):
         raise _bad(f"a conversation is a list of messages, not {type(value).__name__}")
     messages = merge(_message(item, i) for i, item in enumerate(value))
+    if last_answer == "drop" and messages and messages[-1]["role"] == "assistant":
+        messages.pop()
     if not messages:
         raise _bad("the conversation is empty")
     for i, message in enumerate(messages):
         if message["role"] == "system" and i > 0:
             raise _bad("a system message can only stand first")
     last = messages[-1]["role"]
-    if last == "assistant" and not continued:
+    if last == "assistant" and last_answer != "continue":
         raise _bad(
-            "the last message is by 'assistant', so that nothing is asked: leave it out, or set "
-            f"prompt.{CONTINUE} to have the model write on where it ends"
+            "the last message is by 'assistant', so that nothing is asked: prompt.last_answer: "
+            "drop leaves it out, and continue has the model write on where it ends"
         )
     if last == "system":
         raise _bad("the last message is by 'system'; a message by the user has to follow")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from gemma_batch.errors import FailureCode
 from gemma_batch.prompts.chat import SEPARATOR
 from gemma_batch.prompts.conversation import Conversation, Turn, document, joined
-from gemma_batch.prompts.messages import CONTINUE, read_conversation
+from gemma_batch.prompts.messages import CONTINUE, LastAnswer, read_conversation
 from gemma_batch.prompts.rendered import TokenPrompt
 from gemma_batch.prompts.template import RowProblem, Segment, Template, check_text
 from gemma_batch.prompts.tokens import TextTokenizer
@@ -45,8 +45,8 @@ class Renderer:
 
     `system` and `user` are templates. `messages` names a column of ready conversations. `params`
     names a column of sampling overrides; `allowed_params` validates them and raises ValueError.
-    `continue_final` says whether a conversation may end with the assistant, whose message the
-    model then writes on; a row's own `continue_final_message` overrides it.
+    `last_answer` says what is done with a conversation that ends with the assistant (see
+    `read_conversation`); a row's own `continue_final_message` overrides it.
     Lengths are in tokens: prompt and answer (`max_tokens`) together have to fit `max_model_len`.
     Raises `SpecError` for a template that does not compile.
     """
@@ -63,7 +63,7 @@ class Renderer:
         max_model_len: int,
         max_tokens: int,
         allowed_params: AllowedParams | None = None,
-        continue_final: bool = False,
+        last_answer: LastAnswer = "fail",
     ) -> None:
         if (user is None) == (messages is None):
             raise ValueError("give exactly one of `user` and `messages`")
@@ -72,7 +72,7 @@ class Renderer:
         self._messages, self._params, self._overlong = messages, params, overlong
         self._tokenizer = tokenizer
         self._max_model_len, self._max_tokens = max_model_len, max_tokens
-        self._allowed, self._continue = allowed_params, continue_final
+        self._allowed, self._last_answer = allowed_params, last_answer
 
     def render_rows(self, rows: list[Row]) -> list[Request | Failure]:
         """A request or a failure for each row, in order."""
@@ -161,7 +161,7 @@ class Renderer:
     def _conversation(self, values: dict[str, Any]) -> Conversation:
         system = () if self._system is None else tuple(self._system.render(values).segments)
         if self._user is not None:
-            if self._continues(values):
+            if self._last(values) == "continue":
                 raise _bad_params(
                     f"{CONTINUE}: the prompt comes from prompt.user, so it does not end with a "
                     "message of the assistant"
@@ -180,15 +180,18 @@ class Renderer:
         assert self._messages is not None
         value = _column(values, self._messages, "prompt.messages")
         turns = []
-        for message in read_conversation(value, continued=self._continues(values)):
+        for message in read_conversation(value, last_answer=self._last(values)):
             check_text(message["content"])
             segments: tuple[Segment, ...] = (document(message["content"]),)
             turns.append(Turn(message["role"], segments, cuttable=message["role"] == "user"))
         return turns
 
-    def _continues(self, values: dict[str, Any]) -> bool:
+    def _last(self, values: dict[str, Any]) -> LastAnswer:
         own = given_params(values, self._params)
-        return own.get(CONTINUE, self._continue) is True
+        if own.get(CONTINUE) is True:
+            return "continue"
+        refused = own.get(CONTINUE) is False and self._last_answer == "continue"
+        return "fail" if refused else self._last_answer
 
 
 def read_params(

@@ -145,5 +145,5 @@ def renderer_of(
         max_model_len=max_model_len,
         max_tokens=int(own_params.job["max_tokens"]),
         allowed_params=own_params,
-        continue_final=prompt.continue_final_message,
+        last_answer=prompt.last_answer,
     )

@@ -26,12 +26,13 @@ class Prompt(SpecPart):
     messages: str | None = None
     """The column that holds ready conversations, instead of `user`: lists of `{role, content}` or
     of `{from, value}`, or the JSON text of such a list. The last message must be the user's (see
-    `continue_final_message`). Default for OpenAI batch files: their messages."""
+    `last_answer`). Default for OpenAI batch files: their messages."""
 
-    continue_final_message: bool = False
-    """Whether a conversation may end with a message of the assistant. The model then writes on
-    where this message ends, and `output` holds only the new text. Otherwise such a row fails with
-    the code `bad_messages`. A row may set it among its own parameters."""
+    last_answer: Literal["fail", "continue", "drop"] = "fail"
+    """What is done with a conversation that ends with a message of the assistant. `fail`: the row
+    fails with the code `bad_messages`. `continue`: the model writes on where this message ends, and
+    `output` holds only the new text; a row asks for this with `continue_final_message: true` among
+    its own parameters. `drop`: the message is left out, and the model answers anew."""
 
     params: str | None = None
     """The column that holds the row's own sampling parameters: an object with fields of `sampling`
@@ -50,9 +51,9 @@ class Prompt(SpecPart):
     def _one_source(self) -> Prompt:
         if self.user is not None and self.messages is not None:
             raise ValueError("`user` and `messages` exclude each other: keep one of them")
-        if self.user is not None and self.continue_final_message:
+        if self.user is not None and self.last_answer != "fail":
             raise ValueError(
-                "`continue_final_message` is about conversations, and `user` makes none: take "
+                "`last_answer` is about conversations, and `user` makes none: take "
                 "`messages`, or leave it out"
             )
         return self

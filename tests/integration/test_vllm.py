@@ -265,6 +265,7 @@ def test_what_rows_and_spec_ask_for_is_what_they_get(
     rows[2]["own"] = {"stop_token_ids": [10**6]}
     rows[3]["own"] = {"repetition_detection": {"max_pattern_size": 2, "min_count": 2}}
     rows[3]["own"]["logit_bias"] = {"9": 100}
+    rows[5]["own"] = {"logprobs": True, "top_logprobs": 2, "max_completion_tokens": 3, "user": "u"}
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     job = write_spec(
         tmp_path / "job.yaml",
@@ -284,5 +285,7 @@ def test_what_rows_and_spec_ask_for_is_what_they_get(
     assert [step[0]["id"] for step in steps["r0"]] == [9] * 6
     assert {len(step) for step in steps["r4"]} <= {50, 51}
     assert {len(step) for step in steps["r1"]} <= {30, 31}
+    assert {len(step) for step in steps["r5"]} <= {2, 3}
+    assert answers["r5"]["completion_tokens"] == 3
     assert answers["r3"]["finish_reason"] == "repetition"
     assert answers["r3"]["completion_tokens"] < 6

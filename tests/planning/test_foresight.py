@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from gemma_batch.cli.show_plan import plan_facts, print_plan
 from gemma_batch.cli.starter import starter_spec
@@ -88,7 +89,7 @@ TALKS: list[tuple[Any, str | None, str]] = [
     (batch(temperature=-1), "bad_params", "temperature"),
     (batch(top_k=1, extra_body={"top_k": 2}), "bad_params", "'top_k' has another value"),
     (batch(extra_body=[1]), "bad_params", "'extra_body' is list"),
-    (batch([USER, ANSWER]), "bad_messages", "continue_final_message"),
+    (batch([USER, ANSWER]), "bad_messages", "prompt.last_answer: drop"),
     (batch([{"role": "tool", "content": "7"}]), "bad_messages", "'tool'"),
     (batch([{"role": "user", "content": [{"type": "image_url"}]}]), "bad_messages", "'image_url'"),
     (batch([ANSWER, USER]), "bad_messages", "alternate"),
@@ -312,10 +313,12 @@ def test_the_first_prompt_is_that_of_a_row_that_has_one(tmp_path: Path, model: s
     assert "line 1" in first_prompt(plan)["note"]
 
 
+SHAREGPT = [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]
 SHAPES: list[tuple[dict[str, Any], str, str | None]] = [
     ({"messages": [USER]}, "prompt: {messages: messages}", "messages"),
-    ({"id": 1, "conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]},
-     "prompt: {messages: conversations}", "conversations"),
+    ({"source": "x", "conversations": SHAREGPT},
+     "prompt: {messages: conversations, last_answer: drop}", "conversations"),
+    ({"my talk": [USER]}, 'prompt: {messages: "my talk"}', "my talk"),
     ({"prompt": [USER]}, "prompt: {messages: prompt}", "prompt"),
     ({"talk": json.dumps([USER])}, "prompt: {messages: talk}", "talk"),
     ({"instruction": "x", "input": "", "output": "y"}, "{{ instruction }}", None),
@@ -348,10 +351,11 @@ def test_an_input_without_a_prompt_is_recognised(
         make_plan(spec)
     assert said in str(caught.value)
     if column is not None:
-        assert f"messages: {column} " in starter_spec(str(path), model)
-        prompt = spec.prompt.model_copy(update={"messages": column, "continue_final_message": True})
-        (sample,) = sample_routes(make_plan(spec.model_copy(update={"prompt": prompt}))).values()
-        assert sample.failures == {}
+        begun = JobSpec.from_dict(yaml.safe_load(starter_spec(str(path), model)))
+        assert begun.prompt.messages == column
+        short = begun.resources.model_copy(update={"engine": "echo"})
+        (sample,) = sample_routes(make_plan(begun.model_copy(update={"resources": short}))).values()
+        assert (sample.rows, sample.failures) == (1, {})
 
 
 @pytest.mark.parametrize(
@@ -378,9 +382,9 @@ def test_a_pretrained_model_takes_plain_text_offline_too(tmp_path: Path) -> None
 def test_a_field_that_is_new_leaves_older_outputs_as_they_are(tmp_path: Path, model: str) -> None:
     """Off, it is not in the fingerprint; on, it is."""
     spec = job(tmp_path, model, [batch()])
-    prompt = spec.prompt.model_copy(update={"continue_final_message": True})
+    prompt = spec.prompt.model_copy(update={"last_answer": "drop"})
     off, on = make_plan(spec), make_plan(spec.model_copy(update={"prompt": prompt}))
-    assert "prompt.continue_final_message" not in off.fingerprint().fields
+    assert "prompt.last_answer" not in off.fingerprint().fields
     assert off.fingerprint().differences(on.fingerprint()) == [
-        "prompt.continue_final_message was None, now True"
+        "prompt.last_answer was None, now 'drop'"
     ]

@@ -84,7 +84,7 @@ def test_conversations_that_are_understood(conversation: Any, wanted: str) -> No
         ([{"role": "user", "content": [part(3)]}], "'text'"),
         ([{"role": "user", "parts": [{"text": "a"}, {"inlineData": {}}]}], "'inlineData'"),
         ([{"role": "user", "parts": [{"text": "a", "fileData": {}}]}], "'text/fileData'"),
-        ([USER, ANSWER], "the last message is by 'assistant'.* prompt.continue_final_message"),
+        ([USER, ANSWER], "the last message is by 'assistant'.* prompt.last_answer"),
         ([HUMAN, {"from": "gpt", "value": "A"}], "the last message is by 'assistant'"),
         ([{"role": "system", "content": "x"}], "last message is by 'system'"),
         ([USER, {"role": "system", "content": "x"}, USER], "first"),
@@ -103,6 +103,30 @@ def test_conversations_that_cannot_be_answered(conversation: Any, said: str) -> 
     assert caught.value.code == "bad_messages"
 
 
+@pytest.mark.parametrize(
+    ("conversation", "wanted"),
+    [
+        ([USER, ANSWER], "user:U"),
+        ([USER, ANSWER, ANSWER], "user:U"),
+        ([USER, ANSWER, USER], "user:U|assistant:A|user:U"),
+        ([HUMAN, {"from": "gpt", "value": "A"}], "user:U"),
+        ([ANSWER], "the conversation is empty"),
+        ([{"role": "system", "content": "S"}, ANSWER], "the last message is by 'system'"),
+    ],
+)
+def test_an_answer_that_is_there_is_left_out_where_that_is_asked_for(
+    conversation: Any, wanted: str
+) -> None:
+    """Data for training end with an answer."""
+    try:
+        found = read_conversation(conversation, last_answer="drop")
+        said = "|".join(f"{turn['role']}:{turn['content']}" for turn in found)
+    except RowProblem as problem:
+        said = problem.message
+    assert said.startswith(wanted)
+    assert said == wanted or "follow" in said
+
+
 def test_no_role_is_both_answered_and_refused() -> None:
     assert not ROLES.keys() & TOOL_ROLES
 
@@ -114,7 +138,9 @@ def test_an_open_answer_ends_the_prompt_as_transformers_has_it(
     """The text ends where the assistant's message ends, so that the model writes on there."""
     transformers = pytest.importorskip("transformers")
     talk = [{"role": "system", "content": "S"}, USER, {"role": "assistant", "content": start}]
-    ours = tokenizer.chat.render(read_conversation(talk, continued=True), continue_final=True)
+    ours = tokenizer.chat.render(
+        read_conversation(talk, last_answer="continue"), continue_final=True
+    )
     theirs = transformers.AutoTokenizer.from_pretrained(folder).apply_chat_template(
         talk, tokenize=False, continue_final_message=True
     )

@@ -75,7 +75,7 @@ def test_the_prompt_is_the_models_own_format(gemma3: Tokenizer) -> None:
 
 
 CHAT = {"user": None, "messages": "chat"}
-OPEN = {"continue_final": True}
+OPEN = {"last_answer": "continue"}
 TALK = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "1, 2,"}]
 PARAMS = {"params": "p"}
 

@@ -65,7 +65,7 @@ def test_a_spec_survives_the_round_trip_through_plain_data() -> None:
         ({"sampling__n": 2, "sampling__temperature": 0}, "n=2 with temperature 0"),
         ({"model": None}, "give either `model` or `routes`"),
         ({"prompt__messages": "m"}, "`user` and `messages` exclude each other"),
-        ({"prompt__continue_final_message": True}, "`continue_final_message` is about convers"),
+        ({"prompt__last_answer": "drop"}, "`last_answer` is about conversations"),
         ({"policy__max_failed": "x%"}, "'x%' is neither a number of rows nor a share"),
         ({"model": None, "routes": [{"name": "A-b", "model": "m"}]}, "'A-b' is no route name"),
         (
