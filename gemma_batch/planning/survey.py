@@ -106,7 +106,7 @@ def survey(spec: JobSpec) -> Survey:
     seen = schema
     if guessed:
         schema = with_declared(schema, spec.input.schema)
-    if not schema.names:
+    if not seen.names:
         raise InputError(why_no_columns(shards))
     prompt = _effective_prompt(spec, kind, shards)
     wanted = wanted_columns(spec, prompt, id_column)
