@@ -94,8 +94,8 @@ class Stage:
 
     def _refuse(self, route: RoutePlan) -> None:
         why = (
-            f"route {route.route.name!r} cannot be sorted as a whole: the Parquet files differ in "
-            "the type of a column that the job reads, or one is a map"
+            f"route {route.route.name!r} cannot be sorted as a whole: the files differ in the "
+            "type of a column that the job reads"
         )
         if route.resources.sort == "always":
             raise SpecError(

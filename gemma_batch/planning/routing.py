@@ -104,7 +104,8 @@ class Router:
                 first = str(err).split("\n\n")[0].split("\nLINE")[0].replace("\n", " ")
                 raise SpecError(
                     f"routes.{route.name}.when: {route.when!r} cannot be evaluated on this input: "
-                    f"{first} (columns: {', '.join(schema.names)})"
+                    f"{first} (columns: {', '.join(schema.names)}"
+                    f"{'; input.schema declares types' if 'VARCHAR' in first else ''})"
                 ) from None
 
     def assign(self, rows: Sequence[Row]) -> list[str]:

@@ -7,6 +7,7 @@ data.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -56,6 +57,7 @@ class Survey:
     id_column: str | None
     router: Router
     uniform: bool = False
+    guessed: bool = False
     guesses: Mapping[str, pa.DataType] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
@@ -69,9 +71,10 @@ class Survey:
     def copyable(self) -> bool:
         """Whether rows can be copied without loss.
 
-        Rows of formats other than Parquet always can: these formats hold only JSON's types.
+        Rows of formats whose types are guessed always can: their values are JSON, or are read again
+        as the types that the spec declares.
         """
-        return self.uniform or self.shards[0].format != "parquet"
+        return self.uniform or self.guessed
 
 
 def survey(spec: JobSpec) -> Survey:
@@ -100,21 +103,29 @@ def survey(spec: JobSpec) -> Survey:
     schemas = schemas_of(shards)
     guessed = is_guessed(shards[0])
     schema = union(schemas, guessed=guessed)
+    seen = schema
     if guessed:
         schema = with_declared(schema, spec.input.schema)
-    if not schema.names:
+    if not seen.names:
         raise InputError(why_no_columns(shards))
     prompt = _effective_prompt(spec, kind, shards)
     wanted = wanted_columns(spec, prompt, id_column)
     for column, where in wanted.items():
         require_column(column, where, schema)
-    for column in spec.input.schema:
-        require_column(column, "input.schema", schema)
     keep_schema = kept_columns(spec, schema)
-    router = Router(spec.effective_routes, schema)
+    try:
+        router = Router(spec.effective_routes, schema)
+    except SpecError:
+        if not guessed:  # then a conflict of types is the better explanation
+            whens = " ".join(route.when or "" for route in spec.routes)
+            named = [name for name in schema.names if re.search(rf"\b{re.escape(name)}\b", whens)]
+            check_types(shards, schemas, named)
+        raise
     used = {*wanted, *router.columns}
     if kind == "parquet":
         check_each_shard(shards, schemas, used, schema)
+    for column in spec.input.schema.keys() - used:
+        require_column(column, "input.schema", seen)  # nothing uses it: it may be a mistake
     if not guessed:
         check_types(shards, schemas, used)
     return Survey(
@@ -125,7 +136,8 @@ def survey(spec: JobSpec) -> Survey:
         prompt=prompt,
         id_column=id_column,
         router=router,
-        uniform=kind == "parquet" and same_types(schemas, used, schema),
+        uniform=not guessed and same_types(schemas, used, schema),
+        guessed=guessed,
         guesses={
             name: kind
             for name, kind in (guesses(schemas) if guessed else {}).items()

@@ -154,9 +154,10 @@ def test_a_conflict_names_both_files(tmp_path: Path, model: str) -> None:
     """And the way out; a column that the job does not use does not matter."""
     put(tmp_path, column(pa.int32(), 1), column(pa.int64(), 2), column(pa.string(), "n/a"))
     planned(tmp_path, model)
-    for change in ({"keep": ["x"]}, {"prompt": {"user": "{{ text }} {{ x }}"}}):
+    routes = [{**route, "model": model} for route in ROUTES]
+    for change in ({"keep": ["x"]}, {"prompt": {"user": "{{ text }} {{ x }}"}}, {"routes": routes}):
         with pytest.raises(InputError) as caught:
-            planned(tmp_path, model, **change)
+            planned(tmp_path, None if "routes" in change else model, **change)
         text = str(caught.value)
         assert "'x' is int64 in" in text
         assert text.index("1.parquet") < text.index("and string in") < text.index("2.parquet")
@@ -198,6 +199,8 @@ def test_a_declared_field_need_not_show_in_the_sample(tmp_path: Path, model: str
         planned(tmp_path, model, keep=["x"])
     plan = planned(tmp_path, model, keep=["x"], input={"schema": {"x": "date"}})
     assert kept(plan)[-1] == DAY
+    with pytest.raises(SpecError, match=r"input\.schema names the column 'xx'"):
+        planned(tmp_path, model, input={"schema": {"xx": "date"}})
     put(tmp_path, pa.table({"text": ["t"]}))
     (tmp_path / "in" / "0.jsonl").unlink()
     with pytest.raises(SpecError, match=r"input\.schema names the column 'x'"):

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gemma_batch.rows import Failure, Origin, Row
+from gemma_batch.storage.fine_times import fine_datetime
 from gemma_batch.storage.formats import reader_for
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.readers.reader import Span
@@ -31,6 +32,9 @@ TYPES = pa.schema(
         ("price", pa.decimal128(10, 2)),
         ("took", pa.duration("us")),
         ("tags", pa.list_(pa.string())),
+        ("fine", pa.timestamp("ns")),
+        ("half", pa.float16()),
+        ("map", pa.map_(pa.date32(), pa.float32())),
         ("nested", pa.struct([("a", pa.int32()), ("b", pa.list_(pa.bool_()))])),
     ]
 )
@@ -45,6 +49,9 @@ VALUES: dict[str, Any] = {
     "price": decimal.Decimal("12.50"),
     "took": datetime.timedelta(seconds=1, microseconds=7),
     "tags": ["a", None],
+    "fine": fine_datetime(1_767_323_045_678_901_234, None),
+    "half": 0.1,
+    "map": {datetime.date(2026, 2, 28): 19.99},
     "nested": {"a": 1, "b": [True, None]},
 }
 ROWS = [

@@ -313,6 +313,8 @@ def test_legacy_timestamps_keep_their_date(
         (pa.timestamp("ms"), -62_135_596_800_001),  # before the year 1
         (pa.date32(), 2**30),
         (pa.duration("s"), 2**61),
+        (pa.time32("ms"), 90_000_000),  # 25:00
+        (pa.time64("ns"), -1),
     ],
 )
 @pytest.mark.parametrize("nested", [False, True])

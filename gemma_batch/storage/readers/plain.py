@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gemma_batch.storage.fine_times import fine_datetime, fine_delta, fine_time
+from gemma_batch.storage.fine_times import NANOSECONDS, fine_datetime, fine_delta, fine_time
 from gemma_batch.storage.keep import as_json
 
+DAY = 86_400 * 10**9  # nanoseconds
 # Raised by a single value.
 UNREADABLE = (ValueError, TypeError, OverflowError, KeyError, pa.ArrowException)
 
@@ -52,9 +53,20 @@ def plain_values(column: pa.Array) -> list[Any]:
     if types.is_float32(kind):
         # Arrow writes the fewest digits that no other float32 is nearer to.
         return list(column.cast(pa.string()).cast(pa.float64()).to_pylist())
+    if types.is_time(kind):
+        _check_day(column)
     if (make := _of_nanoseconds(kind)) is not None:
         return [None if v is None else make(v) for v in column.cast(pa.int64()).to_pylist()]
     return list(column.to_pylist())
+
+
+def _check_day(column: pa.Array) -> None:
+    # Python would wrap 25:00 to 01:00.
+    numbers = column.cast(pa.int32() if column.type.bit_width == 32 else pa.int64())
+    ends = pc.min_max(numbers).as_py()
+    day = DAY // NANOSECONDS[column.type.unit]
+    if ends["min"] is not None and not 0 <= ends["min"] <= ends["max"] < day:
+        raise ValueError(f"{ends} is no time of a day")
 
 
 def _of_nanoseconds(kind: pa.DataType) -> Callable[[int], Any] | None:
