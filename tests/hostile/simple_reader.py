@@ -33,9 +33,13 @@ DB.execute("SET TimeZone='UTC'")
 
 
 class Found(NamedTuple):
-    """A row: its file, its number in the file, and its values; None for a line that is no row."""
+    """A row: its file and the place of that file in the list, its number in the file, its values.
+
+    The values are None for a line that is no row.
+    """
 
     path: str
+    file: int
     number: int
     values: dict[str, Any] | None
 
@@ -43,11 +47,11 @@ class Found(NamedTuple):
 def read(paths: list[Path], format: str, base: Path) -> list[Found]:
     """Every row of the files, in order; folders below `base` may name columns."""
     found = []
-    for path in paths:
+    for file, path in enumerate(paths):
         folders = _folders(path.relative_to(base))
         for number, values in enumerate(READERS[format](path) if path.stat().st_size else []):
             found.append(
-                Found(str(path), number, None if values is None else {**values, **folders})
+                Found(str(path), file, number, None if values is None else {**values, **folders})
             )
     return found
 
@@ -158,8 +162,8 @@ def as_text(value: Any, kind: str) -> str:
         return value.isoformat()
     if isinstance(value, Decimal):
         return f"{value:f}"
-    if kind == "float32":
-        return str(np.float32(value))
+    if kind in ("float32", "float16") and math.isfinite(value):
+        return str(np.dtype(kind).type(value))
     return json.dumps(value) if isinstance(value, bool | int | float) else str(value)
 
 
@@ -169,6 +173,8 @@ def as_shown(value: Any, kind: str) -> str:
         text, _, _ = value.replace("\ufdd0", "").partition("<")  # control tokens are taken apart
         return text.rstrip()
     if isinstance(value, bool | int | dt.date | dt.time):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return as_text(value, kind) if isinstance(value, float | Decimal | uuid.UUID) else ""
 

@@ -111,6 +111,7 @@ CSV: dict[str, tuple[Any, ...]] = {
 ORC_LACKS = {
     "uint8", "uint32", "uint64", "float16", "time", "time ms", "fixed binary", "uuid", "null",
     "large list", "fixed list", "text view", "large text", "dictionary", "zoned", "nanos",
+    "seconds", "millis", "timestamp",
 }  # fmt: skip
 INEXACT = {"nanos", "float16", "float32"}
 FOLDER = "folder"  # the kind of a column in the names of folders

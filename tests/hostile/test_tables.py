@@ -186,6 +186,7 @@ def check_row(table: Table, row: Found, got: dict[str, Any], route: str) -> None
         assert (got["shard"], got["row_number"]) == (row.path, row.number)
         assert (got["row"] is None) == (row.values is None)
     else:
+        kind = dict(table.files[row.file].kinds).get(table.text, kind)
         assert f"Say: {as_shown(values[name], kind)}" in got["output"], (row, got)
     for place, new in table.keep:
         name, kind = table.columns[place]
