@@ -96,7 +96,7 @@ def _json(path: Path) -> Values:
         found = _json(plain)
         plain.unlink()
         return found
-    lines = path.name.split(".")[1] == "jsonl"  # only there may a line be broken
+    lines = ".jsonl" in path.name  # only there may a line be broken
     query = "SELECT json FROM read_json_objects(?, format=?, ignore_errors=?)"
     format = "newline_delimited" if lines else "auto"
     found = DB.execute(query, [str(path), format, lines]).fetchall()
@@ -173,7 +173,7 @@ def as_shown(value: Any, kind: str) -> str:
         text, _, _ = value.replace("\ufdd0", "").partition("<")  # control tokens are taken apart
         return text.rstrip()
     if isinstance(value, bool | int | dt.date | dt.time):
-        return str(value)
+        return "" if kind == "zoned" else str(value)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return as_text(value, kind) if isinstance(value, float | Decimal | uuid.UUID) else ""
