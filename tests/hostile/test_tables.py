@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -108,7 +110,16 @@ def spec_of(table: Table, folder: Path, paths: list[Path], model: str) -> JobSpe
 
 def printed(name: str) -> str:
     """A column in a template."""
-    return name if name in PLAIN_NAMES else f"row[{json.dumps(name)}]"
+    return name if name in PLAIN_NAMES else f"row[{json.dumps(name, ensure_ascii=False)}]"
+
+
+def plan_of(spec: JobSpec) -> Plan:
+    """The plan that a run makes."""
+    plan = make_plan(spec).placed(Hardware(gpu=None))
+    if HAS.exact:
+        settling = import_module("gemma_batch.planning.settling")
+        plan = replace(plan, survey=settling.settled(plan.survey, plan.spec))
+    return plan
 
 
 def run(plan: Plan, tokenizer: Tokenizer) -> list[Unit]:
@@ -223,13 +234,13 @@ def try_table(table: Table, folder: Path, model: str, tokenizer: Tokenizer) -> N
     rows = read(paths, table.format, folder / "in")
     assert len(rows) == table.total, "the simple reader is wrong"
     spec = spec_of(table, folder, paths, model)
-    plan = make_plan(spec).placed(Hardware(gpu=None))
+    plan = plan_of(spec)
     units = run(plan, tokenizer)
     check(table, plan, rows, folder / "out")
     if before := output(folder / "out" / "errors"):
         repair(plan, units)
         assert by_id(output(folder / "out" / "errors")) == by_id(before)
-    again = make_plan(spec).placed(Hardware(gpu=None))
+    again = plan_of(spec)
     assert again.fingerprint().digest == plan.fingerprint().digest
     assert again.units() == units
     assert again.survey.keep_schema == plan.survey.keep_schema
