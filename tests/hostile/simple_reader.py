@@ -143,7 +143,7 @@ SQL = {
 def matches(when: str, column: str, kind: str, values: list[Any]) -> list[bool]:
     """What DuckDB says of `when` for each value of a column; null is no match."""
     sql = SQL.get(kind)
-    if sql is None:  # then `when` asks only for nulls
+    if sql is None or when.endswith("IS NULL"):
         sql, values = "BOOLEAN", [None if value is None else True for value in values]
     query = (
         f"SELECT coalesce(try(({when.format(c=column)})), false) "

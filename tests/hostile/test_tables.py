@@ -24,15 +24,18 @@ from gemma_batch.committing.ledger import Ledger
 from gemma_batch.committing.repair import settle_errors
 from gemma_batch.errors import FailureCode, InputError
 from gemma_batch.family.hardware import Hardware
+from gemma_batch.planning import schemas
+from gemma_batch.planning.passes import Failed, derive
 from gemma_batch.planning.plan import Plan, make_plan
 from gemma_batch.reading.prepare import Preparer
-from gemma_batch.rows import Completion, Outcome
+from gemma_batch.rows import Completion, Failure, Outcome
 from gemma_batch.spec import JobSpec
 from gemma_batch.spec.output import Output
 from gemma_batch.storage.formats import formats_of
 from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.interfaces import InputFile
-from gemma_batch.units.payload import decode, encode
+from gemma_batch.storage.readers import jsonl
+from gemma_batch.units.payload import Prepared, decode, encode
 from gemma_batch.units.unit import Unit, read_units, write_units
 from tests.examples import LONG
 from tests.hostile.simple_reader import Found, as_shown, as_text, matches, output, read, same
@@ -75,6 +78,15 @@ def known(name: str) -> bool:
 
 
 HAS = _features()
+BUNDLED = "members" in Unit.__dataclass_fields__
+HARMS = {"gone": "shard_unreadable", "replaced": "shard_changed"}
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table says by how many rows and files types are guessed; this ends with the test."""
+    monkeypatch.setattr(jsonl, "SAMPLED_ROWS", jsonl.SAMPLED_ROWS)
+    monkeypatch.setattr(schemas, "LOOKED_AT", schemas.LOOKED_AT)
 
 
 def quoted(name: str) -> str:
@@ -122,37 +134,59 @@ def plan_of(spec: JobSpec) -> Plan:
     return plan
 
 
-def run(plan: Plan, tokenizer: Tokenizer) -> list[Unit]:
-    """Everything that a run does with the rows; the answer to a prompt is the prompt's text."""
-    store = open_store(plan.spec.output.path)
-    jobs = {route.route.name: plan.job(route) for route in plan.routes}
-    preparers = {name: Preparer(job) for name, job in jobs.items()}
-    units = read_units(write_units(plan.units()))
-    for unit in units:
-        made = encode(preparers[unit.route].prepare(plan.survey.shards[unit.shard], unit))
-        prepared = decode(made["unit"][0].as_py(), made["rows"][0].as_buffer())
-        outcomes: dict[int, Outcome] = dict(prepared.failures)
-        for request in prepared.requests:
-            text = tokenizer.decode(request.prompt.token_ids, skip_special_tokens=False)
-            outcomes[request.number] = Completion([text], ["stop"], request.prompt.tokens, 1)
-        commit_unit(store, jobs[unit.route], prepared, outcomes, {})
-    assert not Ledger(store).remaining(units)
-    return units
+class Run:
+    """What a run does with the rows of a plan; the answer to a prompt is the prompt's text."""
 
+    def __init__(self, plan: Plan, tokenizer: Tokenizer) -> None:
+        self.plan, self.tokenizer = plan, tokenizer
+        self.store = open_store(plan.spec.output.path)
+        self.ledger = Ledger(self.store)
+        self.jobs = {route.route.name: plan.job(route) for route in plan.routes}
+        self.preparers = {name: Preparer(job) for name, job in self.jobs.items()}
+        self.units = plan.units()
 
-def repair(plan: Plan, units: list[Unit]) -> None:
-    """Make `errors/` again from the footers and the input, as after a crash between two puts."""
-    store = open_store(plan.spec.output.path)
-    ledger = Ledger(store)
-    for path in ledger.errors().values():
-        store.delete(path)
-    shards = {shard.number: shard for shard in plan.survey.shards}
-    survey = plan.survey
-    settle_errors(store, shards, units, ledger.receipts(), survey.columns, survey.keep_schema)
+    def commit(self, units: list[Unit], *, flaky: bool = False) -> None:
+        """Answer and commit units; in a `flaky` engine every third row fails."""
+        for unit in units:
+            prepared = self.prepared(unit)
+            outcomes: dict[int, Outcome] = dict(prepared.failures)
+            for request in prepared.requests:
+                text = self.tokenizer.decode(request.prompt.token_ids, skip_special_tokens=False)
+                answer = Completion([text], ["stop"], request.prompt.tokens, 1)
+                lost = flaky and request.number % 3 == 0
+                outcomes[request.number] = Failure("engine_error", "lost", 3) if lost else answer
+            commit_unit(self.store, self.jobs[unit.route], prepared, outcomes, {})
+        assert not self.ledger.remaining(units)
+
+    def prepared(self, unit: Unit) -> Prepared:
+        shards = self.plan.survey.shards
+        (unit,) = read_units(write_units([unit]), unit.generation)
+        read: Any = self.preparers[unit.route].prepare
+        made = encode(read(shards if BUNDLED else shards[unit.shard], unit))
+        return decode(made["unit"][0].as_py(), made["rows"][0].as_buffer())
+
+    def retry(self) -> None:
+        """Run the rows again that a flaky engine failed."""
+        pick = Failed({"engine_error"})
+        self.commit(derive(self.store, self.units, self.ledger.receipts(), pick, 1))
+        self.settle()
+
+    def settle(self) -> None:
+        """Bring `errors/` into agreement with the parts, from their footers and the input."""
+        shards = {shard.number: shard for shard in self.plan.survey.shards}
+        columns, keep = self.plan.survey.columns, self.plan.survey.keep_schema
+        settle_errors(self.store, shards, self.units, self.ledger.receipts(), columns, keep)
+
+    def lose_errors(self) -> None:
+        """As after a crash between the put of a part and the put of its errors."""
+        for path in self.ledger.errors().values():
+            self.store.delete(path)
 
 
 def fate(table: Table, row: Found) -> str | None:
     """The failure code of a row; None when it is answered."""
+    if row.file == table.harm[0]:
+        return HARMS[table.harm[1]]
     if row.values is None:
         return "bad_row"
     name, kind = table.columns[table.text]
@@ -166,7 +200,9 @@ def fate(table: Table, row: Found) -> str | None:
     return None
 
 
-def check(table: Table, plan: Plan, rows: list[Found], folder: Path) -> None:
+def check(
+    table: Table, plan: Plan, rows: list[Found], routes: dict[tuple[str, int], str], folder: Path
+) -> None:
     """Compare the output with the rows of the simple reader."""
     results, errors = output(folder / "results"), output(folder / "errors")
     schemas = {str(pq.read_schema(path)) for path in (folder / "results").glob("*.parquet")}
@@ -182,7 +218,6 @@ def check(table: Table, plan: Plan, rows: list[Found], folder: Path) -> None:
         for row in rows
     }
     assert got.keys() == expected.keys()
-    routes = routes_of(table, rows)
     for key, row in expected.items():
         check_row(table, row, got[key], routes.get((row.path, row.number), "all"))
 
@@ -231,19 +266,31 @@ def try_table(table: Table, folder: Path, model: str, tokenizer: Tokenizer) -> N
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "in").mkdir(parents=True)
     paths = write(table, folder / "in")
-    rows = read(paths, table.format, folder / "in")
-    assert len(rows) == table.total, "the simple reader is wrong"
+    found = read(paths, table.format, folder / "in")
+    assert len(found) == table.total, "the simple reader is wrong"
     spec = spec_of(table, folder, paths, model)
+    jsonl.SAMPLED_ROWS, schemas.LOOKED_AT = table.looked_at, min(table.looked_at, 32)
     plan = plan_of(spec)
-    units = run(plan, tokenizer)
-    check(table, plan, rows, folder / "out")
+    run = Run(plan, tokenizer)
+    harmed, harm = table.harm
+    if harm == "gone":
+        paths[harmed].unlink()
+    elif harm == "replaced":
+        paths[harmed].write_bytes(paths[harmed].read_bytes() * 2)
+    run.commit(run.units, flaky=table.flaky)
+    if table.flaky:
+        run.retry()
+    rows = [row._replace(values=None) if row.file == harmed else row for row in found]
+    check(table, plan, rows, routes_of(table, found), folder / "out")
     if before := output(folder / "out" / "errors"):
-        repair(plan, units)
+        run.lose_errors()
+        run.settle()
         assert by_id(output(folder / "out" / "errors")) == by_id(before)
-    again = plan_of(spec)
-    assert again.fingerprint().digest == plan.fingerprint().digest
-    assert again.units() == units
-    assert again.survey.keep_schema == plan.survey.keep_schema
+    if not harm:
+        again = plan_of(spec)
+        assert again.fingerprint().digest == plan.fingerprint().digest
+        assert again.units() == run.units
+        assert again.survey.keep_schema == plan.survey.keep_schema
 
 
 @settings(
@@ -256,7 +303,7 @@ def try_table(table: Table, folder: Path, model: str, tokenizer: Tokenizer) -> N
 )
 @given(table=tables(HAS))
 def test_every_row_of_a_table_comes_out_once_with_its_values(
-    table: Table, tmp_path: Path, model: str, tokenizer: Tokenizer
+    table: Table, tmp_path: Path, model: str, tokenizer: Tokenizer, looked_at: None
 ) -> None:
     """Names, types, nulls, files that differ, formats, routes, ids and kept columns, by chance."""
     try_table(table, tmp_path / "job", model, tokenizer)
