@@ -64,7 +64,7 @@ def _features() -> Features:
         folders=names,
         empty=find_spec("gemma_batch.storage.readers.empty") is not None,
         hidden=find_spec("gemma_batch.storage.left_out") is not None,
-        exact=find_spec("gemma_batch.storage.fine_times") is not None,
+        exact=find_spec("gemma_batch.planning.settling") is not None,
     )
 
 
@@ -128,7 +128,7 @@ def printed(name: str) -> str:
 def plan_of(spec: JobSpec) -> Plan:
     """The plan that a run makes."""
     plan = make_plan(spec).placed(Hardware(gpu=None))
-    if HAS.exact:
+    if find_spec("gemma_batch.planning.settling"):
         settling = import_module("gemma_batch.planning.settling")
         plan = replace(plan, survey=settling.settled(plan.survey, plan.spec))
     return plan
