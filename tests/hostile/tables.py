@@ -164,7 +164,7 @@ NAMES = (
     "order", "loop", "self", "range", "{{ n }}", "a\nb", "sex/gender", "\U0001f600", "class",
 )  # fmt: skip
 # Names that the output has too, and names that differ only by case.
-TAKEN_NAMES = ("output", "id", "row", "code", "model", "Body", "TEXT")
+TAKEN_NAMES = ("output", "id", "row", "code", "model", "Body")
 FOLDER_NAMES = ("year", "lang", "Load Date", "_part")
 FOLDERS = ("", "deep/er", "with space", "gr\u00f6\u00dfe", "v1.2")
 
@@ -280,6 +280,8 @@ def tables(draw: st.DrawFn, has: Features) -> Table:
     names = draw(st.lists(st.sampled_from(every), min_size=1, max_size=4, unique=True))
     if not has.names:  # the prompt names the first column
         names = list(dict.fromkeys([draw(st.sampled_from(PLAIN_NAMES)), *names[1:]]))
+    elif _rarely(draw, 6):  # a twin that differs only by case
+        names = list(dict.fromkeys([*names, names[0].swapcase()]))
     columns = [(name, draw(st.sampled_from(list(kinds)))) for name in names]
     if has.folders and _rarely(draw, 4):
         in_folders = FOLDER_NAMES if has.hidden else FOLDER_NAMES[:-1]
@@ -307,7 +309,7 @@ def tables(draw: st.DrawFn, has: Features) -> Table:
         id=draw(st.booleans()),
         when=_when(draw, columns, files, format),
         packed="" if format in TYPED else draw(st.sampled_from(("", *has.packed))),
-        unit_rows=draw(st.sampled_from([None, 1, 3, 64])),
+        unit_rows=draw(st.sampled_from([None, 2, 5])),
         path=draw(st.sampled_from(["folder", "glob", "list"])),
         junk=draw(st.booleans()),
         harm=_harm(draw, files) if _rarely(draw, 8) else (-1, ""),
