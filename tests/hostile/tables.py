@@ -296,8 +296,9 @@ def tables(draw: st.DrawFn, has: Features) -> Table:
         (place, _kept_name(draw, columns[place][0], has))
         for place in draw(st.lists(places, max_size=3, unique=True))
     )
-    # A line that is no row says nothing about types.
-    guessed = has.exact and format in LINES and not any(file.broken for file in files)
+    # The rows by which types are guessed have to show every column.
+    shown = not any(file.broken or file.lacks for file in files)
+    guessed = has.exact and format in LINES and shown
     keys = [kind for kind in KEYS if kind in kinds and (has.exact or kind in ("text", "int"))]
     return Table(
         format=format,
