@@ -128,7 +128,7 @@ class _Found:
                     f"input.path {path!r} is no file but a pipe, socket or device: write its "
                     "contents into a file"
                 )
-            self.files.append(LocalFile(_stat(path), os.path.realpath(path), False))
+            self.files.append(LocalFile(_stat(path), os.path.realpath(path), os.path.islink(path)))
             self._around(os.path.dirname(path))
             self._around(os.path.dirname(os.path.realpath(path)))
             return True

@@ -27,6 +27,7 @@ from gemma_batch.units.payload import Prepared
 from gemma_batch.units.raw_rows import pack, raw_rows
 from tests.committing.test_commit import job as route_job
 from tests.storage.test_left_out import as_nobody
+from tests.storage.test_left_out import denying as denying
 from tests.storage.test_left_out import open_folder as open_folder
 
 if TYPE_CHECKING:
@@ -277,10 +278,12 @@ def test_an_output_without_permission_is_refused(
         ("Not_A_Bucket", None, 2, "cannot be used"),
         ("outputs", None, 0, ": new"),
         ("outputs", "http://127.0.0.1:1", 0, "could not be looked at from this machine"),
+        ("outputs", "denied", 0, "from this machine: no permission for 's3://outputs"),
     ],
 )
 def test_an_output_in_s3(
     s3: S3Server,
+    request: pytest.FixtureRequest,
     job: dict[str, Any],
     tmp_path: Path,
     bucket: str,
@@ -293,6 +296,8 @@ def test_an_output_in_s3(
     """A bucket that is missing is missing everywhere; a cluster may see what a laptop cannot."""
     if bucket == "outputs":
         s3.bucket(bucket)
+    if endpoint == "denied":
+        endpoint = request.getfixturevalue("denying")
     if endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         monkeypatch.setattr("gemma_batch.storage.patience._patience", 0.1)
