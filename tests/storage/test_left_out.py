@@ -73,6 +73,7 @@ LISTED = [
     (["in/2026-1/a", "in/2026-2/c/b"], "in/2026-*", ["in/2026-1/a", "in/2026-2/c/b"], {}),
     (["in/x.jsonl/part-0", "in/_y/c"], "in/*.jsonl", ["in/x.jsonl/part-0"], {}),
     (["in/a", "in/b/c", "in/d/e"], "in/*", ["in/a"], {"folders": 2}),
+    (["in/a.x", "in/b.x/c.x", "in/b.x/d"], "in/**/*.x", ["in/a.x", "in/b.x/c.x"], {}),
 ]  # fmt: skip
 
 
