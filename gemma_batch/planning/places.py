@@ -38,7 +38,8 @@ def check_places(spec: JobSpec, files: Iterable[InputFile]) -> None:
     for file in files:
         folders.setdefault(os.path.dirname(file.url), file.url)
     for folder, url in folders.items():
-        if f"{_place(folder)}/".startswith(own):
+        elsewhere = "://" in folder and not is_s3(folder)  # such as hf://
+        if not elsewhere and f"{_place(folder)}/".startswith(own):
             raise InputError(
                 f"the input file {url!r} is in the job's own output.path {output!r}: name an "
                 "output.path in another place"

@@ -12,6 +12,7 @@ from gemma_batch.errors import UserError
 from gemma_batch.planning.places import check_places
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.fs import open_store
+from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.listing import expand
 from gemma_batch.storage.parts import RESULTS
 
@@ -128,3 +129,4 @@ def test_a_path_of_another_kind_hides_no_other(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"output.path .* is where"):
         check_places(spec.model_copy(update={"input": given}), expand(both[1:]))
     check_places(job(str(tmp_path), "gs://bucket/out"), expand(both[1:]))
+    check_places(job("hf://data/set", f"{tmp_path}/out"), [InputFile("hf://data/set/a", 1, "e")])
