@@ -27,22 +27,30 @@ def check_places(spec: JobSpec, files: Iterable[InputFile]) -> None:
     `files` are the input as it is now.
     """
     output = spec.output.path.rstrip("/")
+    for path in spec.input.paths:
+        if _covers(path, f"{output}/{PROBE}"):
+            raise OutputError(_inside(output, path))
     try:
-        for path in spec.input.paths:
-            if covers(path, f"{output}/{PROBE}"):
-                raise OutputError(_inside(output, path))
-    except (StorageError, ValueError):
-        return  # whoever opens the location refuses it with a sentence
-    own = tuple(f"{_place(output)}/{name}/" for name in OWN)
+        own = tuple(f"{_place(output)}/{name}/" for name in OWN)
+    except ValueError:
+        return  # whoever opens the output refuses it with a sentence
     folders: dict[str, str] = {}
     for file in files:
         folders.setdefault(os.path.dirname(file.url), file.url)
     for folder, url in folders.items():
-        if f"{_place(folder)}/".startswith(own):
+        elsewhere = "://" in folder and not is_s3(folder)  # such as hf://
+        if not elsewhere and f"{_place(folder)}/".startswith(own):
             raise InputError(
                 f"the input file {url!r} is in the job's own output.path {output!r}: name an "
                 "output.path in another place"
             )
+
+
+def _covers(path: str, url: str) -> bool:
+    try:
+        return covers(path, url)
+    except (StorageError, ValueError):
+        return False  # a location of another kind, or one that cannot be reached
 
 
 def _place(url: str) -> str:

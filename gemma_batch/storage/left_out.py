@@ -87,11 +87,16 @@ class Tally:
 
     def __init__(self) -> None:
         self.found: dict[str, LeftOut] = {}
+        self._known: set[tuple[str, str]] = set()
 
     def add(self, reason: str, example: str, count: int = 1, *, more: bool = False) -> None:
-        """Count `count` more files for this reason; the first example is kept."""
-        if not count:
+        """Count `count` more files for this reason; the first example is kept.
+
+        An example that is known was met below another path of the input, and is not counted again.
+        """
+        if not count or (reason, example) in self._known:
             return
+        self._known.add((reason, example))
         known = self.found.setdefault(reason, LeftOut(reason, 0, example))
         known.count += count
         known.more |= more

@@ -21,6 +21,7 @@ from gemma_batch.errors import InputError, StorageError
 from gemma_batch.storage.fs import is_s3, local_path
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.left_out import FOLDERS, Listing, Tally
+from gemma_batch.storage.local import local_etag
 from gemma_batch.storage.local_listing import LocalFile, Walk, once
 from gemma_batch.storage.names import Pattern, has_magic, other_forms, pattern
 from gemma_batch.storage.parts import RESULTS
@@ -74,8 +75,6 @@ def _stat(url: str) -> InputFile:
         from gemma_batch.storage.s3 import head
 
         return InputFile(url, *head(url))
-    from gemma_batch.storage.local import local_etag
-
     path = local_path(url)
     try:
         status = os.stat(path)
@@ -128,7 +127,8 @@ class _Found:
                     f"input.path {path!r} is no file but a pipe, socket or device: write its "
                     "contents into a file"
                 )
-            self.files.append(LocalFile(_stat(path), os.path.realpath(path), False))
+            file = InputFile(path, status.st_size, local_etag(status))
+            self.files.append(LocalFile(file, os.path.realpath(path), os.path.islink(path)))
             self._around(os.path.dirname(path))
             self._around(os.path.dirname(os.path.realpath(path)))
             return True

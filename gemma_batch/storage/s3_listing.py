@@ -70,7 +70,7 @@ class Objects:
     def _matched_folder(self, names: Sequence[str]) -> str:
         """The folder that the pattern itself matches, above the object `names`, or ""."""
         above, pattern = names[: len(self._pattern.parts)], self._pattern
-        if len(above) == len(names) or not pattern.matches(above):
+        if "**" in pattern.parts or len(above) == len(names) or not pattern.matches(above):
             return ""
         folder = "/".join([pattern.base, *above])
         return "" if any(map(pattern.hides, above)) or self._is_own(f"{folder}/") else folder

@@ -27,6 +27,7 @@ from gemma_batch.units.payload import Prepared
 from gemma_batch.units.raw_rows import pack, raw_rows
 from tests.committing.test_commit import job as route_job
 from tests.storage.test_left_out import as_nobody
+from tests.storage.test_left_out import denying as denying
 from tests.storage.test_left_out import open_folder as open_folder
 
 if TYPE_CHECKING:
@@ -197,6 +198,10 @@ REFUSED: list[tuple[str, Any, str]] = [
      lambda _, d: open_store(f"{d}/out").put("_run/manifest.json", b"{"), "not valid JSON"),
     ("inside the input", changed("output.path", "IN/out"), "Name an output.path outside"),
     ("the folder of the input", changed("output.path", "IN"), "is the folder of the input"),
+    ("a table's log in the input",
+     lambda _, d: open_store(f"{d}/in").put("_delta_log/0.json", b"{}"), "is a Delta table"),
+    ("a link that leads nowhere in the input",
+     lambda _, d: (d / "in" / "b.jsonl").symlink_to("gone"), "leads to 'gone'"),
     ("another host", changed("output.path", "file://host/x/out"), "names the host 'host'"),
     ("another scheme", changed("output.path", "gs://bucket/out"), "use a local path or s3://"),
 ]  # fmt: skip
@@ -277,10 +282,12 @@ def test_an_output_without_permission_is_refused(
         ("Not_A_Bucket", None, 2, "cannot be used"),
         ("outputs", None, 0, ": new"),
         ("outputs", "http://127.0.0.1:1", 0, "could not be looked at from this machine"),
+        ("outputs", "denied", 0, "from this machine: no permission for 's3://outputs"),
     ],
 )
 def test_an_output_in_s3(
     s3: S3Server,
+    request: pytest.FixtureRequest,
     job: dict[str, Any],
     tmp_path: Path,
     bucket: str,
@@ -293,6 +300,8 @@ def test_an_output_in_s3(
     """A bucket that is missing is missing everywhere; a cluster may see what a laptop cannot."""
     if bucket == "outputs":
         s3.bucket(bucket)
+    if endpoint == "denied":
+        endpoint = request.getfixturevalue("denying")
     if endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         monkeypatch.setattr("gemma_batch.storage.patience._patience", 0.1)

@@ -12,6 +12,7 @@ from gemma_batch.errors import UserError
 from gemma_batch.planning.places import check_places
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.fs import open_store
+from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.listing import expand
 from gemma_batch.storage.parts import RESULTS
 
@@ -117,3 +118,15 @@ def test_links_and_dots_do_not_hide_it(tmp_path: Path, monkeypatch: pytest.Monke
     (results / "part-00000-0000000000.parquet").write_text("x")
     with pytest.raises(UserError, match="is in the job's own"):
         check_places(job("in", "elsewhere/out"), expand(["in"]))
+
+
+def test_a_path_of_another_kind_hides_no_other(tmp_path: Path) -> None:
+    """Each path of the input is looked at."""
+    (tmp_path / "a.jsonl").write_text("{}")
+    spec = job("x", f"{tmp_path}/out")
+    both = ["hf://data/set", str(tmp_path)]
+    given = spec.input.model_copy(update={"path": tuple(both)})
+    with pytest.raises(UserError, match=r"output.path .* is where"):
+        check_places(spec.model_copy(update={"input": given}), expand(both[1:]))
+    check_places(job(str(tmp_path), "gs://bucket/out"), expand(both[1:]))
+    check_places(job("hf://data/set", f"{tmp_path}/out"), [InputFile("hf://data/set/a", 1, "e")])

@@ -73,6 +73,7 @@ LISTED = [
     (["in/2026-1/a", "in/2026-2/c/b"], "in/2026-*", ["in/2026-1/a", "in/2026-2/c/b"], {}),
     (["in/x.jsonl/part-0", "in/_y/c"], "in/*.jsonl", ["in/x.jsonl/part-0"], {}),
     (["in/a", "in/b/c", "in/d/e"], "in/*", ["in/a"], {"folders": 2}),
+    (["in/a.x", "in/b.x/c.x", "in/b.x/d"], "in/**/*.x", ["in/a.x", "in/b.x/c.x"], {}),
 ]  # fmt: skip
 
 
@@ -157,15 +158,23 @@ def test_links(
 
 def test_a_link_to_a_file_of_another_path_is_read_once(tmp_path: Path) -> None:
     """The order of the paths does not matter."""
-    (tmp_path / "a").write_text("x")
-    (tmp_path / "l").symlink_to("a")
-    for paths in (["l", "a"], ["a", "l"]):
+    (tmp_path / "m").write_text("x")
+    (tmp_path / "l").symlink_to("m")
+    for paths in (["l", "m"], ["m", "l"], ["?"], ["l", "."]):
         found = expand([f"{tmp_path}/{name}" for name in paths])
-        assert [file.url for file in found] == [f"{tmp_path}/a"]
+        assert [file.url for file in found] == [f"{tmp_path}/m"]
         assert found.notes == [
             "left out of the input: 1 link to a file or folder that is in the input under another "
             f"name ('{tmp_path}/l')"
         ]
+
+
+def test_paths_that_overlap_are_counted_once(place: str) -> None:
+    """What is left out is a number of files."""
+    for key in ("in/a", "in/_old/b", "in/_old/c", "in/.d"):
+        open_store(place).put(key, b"x")
+    found = expand([f"{place}/in", f"{place}/in/**", place])
+    assert [(one.reason, one.count) for one in found.left_out] == [("hidden", 3)]
 
 
 def test_a_socket_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,17 +388,21 @@ class Denies(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.mark.parametrize("path", ["s3://b", "s3://b/in", "s3://b/in/*.x", "s3://b/[2026]/*"])
-def test_a_listing_without_permission_is_refused(
-    s3: S3Server, path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is no empty folder."""
+@pytest.fixture
+def denying(s3: S3Server) -> Iterator[str]:
+    """The address of such a server."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Denies)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    try:
-        with pytest.raises(InputError, match=r"no permission for 's3://b.*AccessDenied 403"):
-            expand([path])
-    finally:
-        server.shutdown()
-        server.server_close()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("path", ["s3://b", "s3://b/in", "s3://b/in/*.x", "s3://b/[2026]/*"])
+def test_a_listing_without_permission_is_refused(
+    denying: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no empty folder."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", denying)
+    with pytest.raises(InputError, match=r"no permission for 's3://b.*AccessDenied 403"):
+        expand([path])
