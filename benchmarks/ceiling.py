@@ -109,7 +109,7 @@ def stages(folder: Path) -> common.Figures:
     ready = make_plan(spec_of(folder)).placed(Hardware(gpu=None, cpus=2))
     job = ready.job(ready.routes[0])
     preparer, store = Preparer(job), open_store(str(folder / "staged"))
-    work = [(ready.survey.shards[unit.shard], unit) for unit in ready.units()[: STAGED_UNITS + 1]]
+    shards, work = ready.survey.shards, ready.units()[: STAGED_UNITS + 1]
     spent: dict[str, float] = {}
 
     def timed(name: str, what: Callable[..., Any], *values: Any) -> Any:
@@ -130,10 +130,10 @@ def stages(folder: Path) -> common.Figures:
     )
     loop.run_until_complete(feed.start())
     rows = 0
-    for number, (shard, unit) in enumerate(work):
+    for number, unit in enumerate(work):
         counted = number > 0  # the first warms up
-        timed("read", unit_rows, shard, unit, job.columns)
-        prepared = timed("read + render + tokenize", preparer.prepare, shard, unit)
+        timed("read", unit_rows, shards, unit, job.columns)
+        prepared = timed("read + render + tokenize", preparer.prepare, shards, unit)
         table = timed("encode", encode, prepared)
         head, data = table["unit"][0].as_py(), table["rows"][0].as_buffer()
         prepared = timed("decode", decode, head, data)

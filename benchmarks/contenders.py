@@ -120,7 +120,7 @@ def prepare(folder: Path, docs: Sequence[Doc], setup: Setup, model: dict[str, An
     preparer = Preparer(plan.job(plan.routes[0]))
     prompts = []
     for unit in plan.units():
-        prepared = preparer.prepare(plan.survey.shards[unit.shard], unit)
+        prepared = preparer.prepare(plan.survey.shards, unit)
         if prepared.failures:
             raise SystemExit(f"a row does not fit: {next(iter(prepared.failures.values()))}")
         prompts += [token_ids(request.prompt) for request in prepared.requests]

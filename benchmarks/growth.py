@@ -10,33 +10,12 @@ and the driver process's peak memory (RSS, sampled twice a second).
 from __future__ import annotations
 
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 from benchmarks import common, inputs
 
 SHARD_ROWS, GROUP_ROWS = 250_000, 25_000
-
-
-class PeakMemory(threading.Thread):
-    """Samples this process's memory until `stop`; `mb` is the most that was seen."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.mb = 0.0
-        self._end = threading.Event()
-
-    def run(self) -> None:
-        import psutil
-
-        me = psutil.Process()
-        while not self._end.wait(0.5):
-            self.mb = max(self.mb, me.memory_info().rss / 2**20)
-
-    def stop(self) -> None:
-        """End the sampling."""
-        self._end.set()
 
 
 def child(folder: Path, rows: int) -> common.Figures:
@@ -55,7 +34,7 @@ def child(folder: Path, rows: int) -> common.Figures:
             "policy": {"progress_seconds": 30},
         }
     )
-    peak = PeakMemory()
+    peak = inputs.PeakMemory()
     peak.start()
     begun = time.monotonic()
     report = gemma_batch.run(spec)

@@ -1,7 +1,8 @@
-"""Input that several benchmarks share: documents in Parquet shards, a tiny model."""
+"""What several benchmarks share: documents in Parquet shards, a tiny model, a look at memory."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,3 +47,23 @@ def write_rows(
         path = folder / f"{start // shard_rows:05d}.parquet"
         pq.write_table(table, path, row_group_size=group_rows)
     return f"{folder}/*.parquet"
+
+
+class PeakMemory(threading.Thread):
+    """Samples this process's memory until `stop`; `mb` is the most that was seen."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.mb = 0.0
+        self._end = threading.Event()
+
+    def run(self) -> None:
+        import psutil
+
+        me = psutil.Process()
+        while not self._end.wait(0.5):
+            self.mb = max(self.mb, me.memory_info().rss / 2**20)
+
+    def stop(self) -> None:
+        """End the sampling."""
+        self._end.set()

@@ -55,7 +55,7 @@ def first_part(ready: Any, units: list[Any], run: str) -> tuple[bytes, dict[str,
 
     with tempfile.TemporaryDirectory() as name:
         job, unit = replace(ready.job(ready.routes[0]), run=run), units[0]
-        prepared = Preparer(job).prepare(ready.survey.shards[unit.shard], unit)
+        prepared = Preparer(job).prepare(ready.survey.shards, unit)
         answer = Completion(["an answer"], ["stop"], 12, 4)
         facts = {"started": time.time(), "worker": "none", "engine_ready": time.time()}
         receipt = commit_unit(

@@ -20,7 +20,7 @@ class Failure:
 
 
 class Origin(NamedTuple):
-    """The place in the input of a row of a staged shard.
+    """The place in the input of a row of a staged shard, or of a unit of several shards.
 
     `shard` is the number of the input shard, `row` the 0-based number of the row in that shard.
     """
@@ -34,7 +34,8 @@ class Origin(NamedTuple):
 class Row:
     """One input row: its `values`, or the `failure` to read the row; `number` is 0-based.
 
-    A row that is read from a staged shard has an `origin`: its place in the input.
+    A row that is read from a staged shard, or with a unit of several shards, has an `origin`: its
+    place in the input. `number` is then the number in the staged shard or in the unit.
     """
 
     number: int

@@ -54,10 +54,11 @@ def plan_facts(
     outlook = look(plan.spec.output.path, plan.fingerprint(), plan.unknown)
     samples = sample_routes(plan)
     foresight.check_usable(samples, spec.policy)
-    units, estimates = [], None
+    units, estimates, said = [], None, list[str]()
     if hardware is not None:
         plan = plan.placed(hardware, {name: one.mean_tokens for name, one in samples.items()})
-        units = plan.units(max(make_pool(route, hardware).most for route in plan.routes))
+        replicas = max(make_pool(route, hardware).most for route in plan.routes)
+        units = plan.units(replicas, said.append)
         check_not_empty(units)
     by_route = rows_by_route(units)
     if hardware is not None:
@@ -100,6 +101,7 @@ def plan_facts(
         "fingerprint": plan.fingerprint().digest,
         "notes": [
             *plan.notes,
+            *said,
             *_output_notes(outlook),
             *foresight.warnings(samples, spec.policy, sum(by_route.values()) or None),
             *(

@@ -36,14 +36,15 @@ from gemma_batch.prompts.tokens import TokenizerFiles
 from gemma_batch.reading.cores import cores
 from gemma_batch.reading.prepare import Preparer, tokenizer_files
 from gemma_batch.storage.patience import set_patience
+from gemma_batch.units.bundle import pack_shards, shards_of, unpack_shards
 from gemma_batch.units.payload import encode, encode_error
 from gemma_batch.units.route_job import RouteJob
-from gemma_batch.units.unit import Shard, Unit
+from gemma_batch.units.unit import Shards, Unit
 
 PREPARERS = 8  # routes whose tokenizers a process keeps; routes of equal tokenizers share one
 
 
-def _source(job: RouteJob, work: Sequence[tuple[Shard, Unit]], board: Any) -> WorkSource:
+def _source(job: RouteJob, shards: Shards, units: Sequence[Unit], board: Any) -> WorkSource:
     """One task per unit, which makes one row of the unit, the only row of its block."""
     # Readers get the tokenizer from the driver: a thousand of them must not ask the hub.
     shared = ray.put((job, tokenizer_files(job)))
@@ -51,9 +52,13 @@ def _source(job: RouteJob, work: Sequence[tuple[Shard, Unit]], board: Any) -> Wo
         "ReadAndRender",
         [
             WorkItem(
-                read=functools.partial(_read, shared, board, shard, unit), rows=1, bytes=unit.bytes
+                read=functools.partial(
+                    _read, shared, board, pack_shards(shards_of([unit], shards)), unit
+                ),
+                rows=1,
+                bytes=unit.bytes,
             )
-            for shard, unit in work
+            for unit in units
         ],
     )
 
@@ -74,7 +79,8 @@ def _preparer(key: str, load: Callable[[], tuple[RouteJob, TokenizerFiles]]) -> 
 
 
 @cores(READ_CORES)
-def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
+def _read(job_ref: Any, board: Any, packed: bytes, unit: Unit) -> list[pa.Table]:
+    shards = unpack_shards(packed)
     here = ray.get_runtime_context().get_node_id()
     try:
         if (cause := answer(board.cannot_read.remote(here), default=None)) is not None:
@@ -84,8 +90,8 @@ def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
         # repeats. So the board counts the repeats. After `READ_DEATHS` deaths, the rows of the unit
         # fail.
         if not answer(board.begin_read.remote(unit.path), default=True):
-            return [encode(preparer.give_up(shard, unit))]
-        read = preparer.prepare(shard, unit)
+            return [encode(preparer.give_up(shards, unit))]
+        read = preparer.prepare(shards, unit)
         if any(one.code == FailureCode.SHARD_UNREADABLE for one in read.failures.values()):
             # The fault of the file, or of this node, which may have lost a disk of others.
             require(preparer.job.landmarks)
@@ -98,25 +104,25 @@ def _read(job_ref: Any, board: Any, shard: Shard, unit: Unit) -> list[pa.Table]:
 
 
 class RouteRun:
-    """The pipeline of one route over its units (at least one unit).
+    """The pipeline of one route over its units (at least one unit), whose `shards` are by number.
 
     `returned` are units that the pipeline gave back, by `Unit.path`, with the cause: the workers
     that could do them had ended. Another pipeline may do them.
     """
 
     def __init__(
-        self, job: RouteJob, work: Sequence[tuple[Shard, Unit]], pool: Pool, board: Any
+        self, job: RouteJob, shards: Shards, units: Sequence[Unit], pool: Pool, board: Any
     ) -> None:
         self._route = job.route
         self.returned: dict[str, str] = {}
         board.expect.remote(job.route, pool.least)
         window = SORTED_ROWS if job.order == "prefix" else 0
-        held = flight(job.in_flight, [unit.expected for _, unit in work], window=window)
+        held = flight(job.in_flight, [unit.expected for unit in units], window=window)
         if pool.least < pool.most:
             held = held.growing(pool.num_gpus or pool.num_cpus)
         dataset = ray.data.read_datasource(
-            _source(job, work, board),
-            override_num_blocks=len(work),
+            _source(job, shards, units, board),
+            override_num_blocks=len(units),
             num_cpus=READ_CPUS,
         ).map_batches(
             Worker,

@@ -144,7 +144,7 @@ class Worker:
             return dict(json.loads(head))
         outcome = self._try_unit(head, rows.as_buffer())
         if isinstance(outcome, str):
-            unit = decode_head(head)[1]
+            unit = decode_head(head)
             return self._relay.give(unit, head, rows.as_buffer(), outcome)
         # Ray Data ends a worker that has no call, so units of others are run inside of this call.
         if not self._relay.take(self._try_unit):
@@ -156,7 +156,7 @@ class Worker:
 
         The reason is "" when another worker has the unit.
         """
-        unit, host = decode_head(head)[1], self._station.host
+        unit, host = decode_head(head), self._station.host
         if self._station.unfit is not None or host is None:
             return self._station.unfit or "the engine of this worker has ended"
         case = self._relay.tell("begin", self._name, unit.path) or Case()

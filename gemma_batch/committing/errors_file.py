@@ -16,7 +16,7 @@ from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.keep import keep_table
 from gemma_batch.storage.parts import build_errors, read_errors
 from gemma_batch.units.raw_rows import raw_rows
-from gemma_batch.units.unit import Shard, Unit
+from gemma_batch.units.unit import Shards, Unit
 
 
 def errors_file(
@@ -44,7 +44,7 @@ def errors_file(
 
 
 def errors_from_input(
-    shard: Shard,
+    shards: Shards,
     unit: Unit,
     columns: Sequence[str],
     keep_schema: pa.Schema,
@@ -52,13 +52,13 @@ def errors_from_input(
 ) -> bytes:
     """The errors file of `errors_file`, when the unit's rows are no longer at hand.
 
-    The rows are read from the shard again: `columns` names the columns to read. Raises
-    `StorageError` when storage does not answer.
+    The rows are read from `shards` again, which are by number: `columns` names the columns to read.
+    Raises `StorageError` when storage does not answer.
     """
-    rows = {row.number: row for row in unit_rows(shard, unit, columns)} if failures else {}
+    rows = {row.number: row for row in unit_rows(shards, unit, columns)} if failures else {}
     mine = [rows[failure["number"]] for failure in failures]
     kept = keep_table(mine, keep_schema)
-    return errors_file(unit, keep_schema, failures, kept, raw_rows(mine, shard.url))
+    return errors_file(unit, keep_schema, failures, kept, raw_rows(mine, shards[unit.shard].url))
 
 
 def is_current(store: Store, path: str, unit: Unit, failures: Sequence[dict[str, Any]]) -> bool:

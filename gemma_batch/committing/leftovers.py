@@ -62,7 +62,8 @@ def copies(
     `receipts` those of all committed parts.
     """
     latest = latest_generation(receipts)
-    shards = {unit.shard for unit in units if receipts[latest[unit.key]]["failed"]}
+    failed = [unit for unit in units if receipts[latest[unit.key]]["failed"]]
+    shards = {number for unit in failed for number in unit.shards}
     needed = {_name(shard.url) for shard in manifest.staged if shard.number in shards}
     named = _copies(manifest)
     found = [
@@ -79,11 +80,11 @@ def copies(
 def missing_copies(store: Store, manifest: Manifest, units: Iterable[Unit]) -> int:
     """How many rows of `units` would be read from sorted copies that are not there any more."""
     urls = {shard.number: shard.url for shard in manifest.staged}
-    mine = [unit for unit in units if unit.shard in urls]
+    mine = [place for unit in units if unit.shard in urls for place in unit.places]
     if not mine:
         return 0
     there = {_name(key) for key in store.list(FOLDER) if key.startswith(SORTED)}
-    return sum(unit.expected for unit in mine if _name(urls[unit.shard]) not in there)
+    return sum(len(place.numbers) for place in mine if _name(urls[place.shard]) not in there)
 
 
 def remove(store: Store, files: Iterable[Leftover]) -> None:

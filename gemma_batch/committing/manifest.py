@@ -25,7 +25,8 @@ from gemma_batch.units.unit import Shard, Unit, read_units, shard_from, write_un
 KEY = "_run/manifest.json"
 # Layout 2 numbers staged copies by themselves (see `units.unit.FIRST_STAGED`). Software that knows
 # only layout 1 would look for them at the wrong place. Outputs without such copies stay layout 1.
-VERSION, VERSION_STAGED = 1, 2
+# Layout 3 has units of several shards, of which older software would read the first shard only.
+VERSION, VERSION_STAGED, VERSION_BUNDLES = 1, 2, 3
 # Fields that older versions wrote and that never changed a result.
 FORGOTTEN = ("prompt_logprobs",)
 # A field that older versions did not write: what it was is not known.
@@ -135,10 +136,10 @@ def load_manifest(store: Store) -> Manifest | None:
         return None
     except ValueError as err:
         raise OutputError(f"{KEY!r} in the output is not valid JSON: {err}") from None
-    if data.get("version") not in {VERSION, VERSION_STAGED}:
+    if data.get("version") not in {VERSION, VERSION_STAGED, VERSION_BUNDLES}:
         raise OutputError(
             f"the output was written by another version of the layout ({data.get('version')!r}, "
-            f"this software reads {VERSION} and {VERSION_STAGED})"
+            f"this software reads {VERSION} to {VERSION_BUNDLES})"
         )
     for name in FORGOTTEN:
         data["fields"].pop(f"sampling.{name}", None)
@@ -212,6 +213,16 @@ def _units_digest(fingerprint: Fingerprint, staged: Sequence[Shard]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _text(record: dict[str, Any]) -> str:
+    # With `indent`, json needs many times as long. So a shard, of which there may be very many, is
+    # one line.
+    text = json.dumps({**record, "shards": [], "staged": []}, indent=1, default=str)
+    for name in ("shards", "staged"):
+        if lines := ",\n  ".join(map(json.dumps, record[name])):
+            text = text.replace(f'\n "{name}": []', f'\n "{name}": [\n  {lines}\n ]')
+    return text
+
+
 def create_manifest(
     store: Store,
     *,
@@ -233,8 +244,11 @@ def create_manifest(
     store.create(units_key, write_units(units))
     # An earlier start may have put this list of units and died. Then the existing list counts.
     settled = read_units(store.read(units_key))
+    version = VERSION_STAGED if staged else VERSION
+    if any(unit.members for unit in settled):
+        version = VERSION_BUNDLES
     record = {
-        "version": VERSION_STAGED if staged else VERSION,
+        "version": version,
         "name": name,
         # Not the fingerprint: two runs of equal fingerprints may cut their input differently.
         "run": uuid.uuid4().hex[:RUN_ID],
@@ -249,7 +263,7 @@ def create_manifest(
         "shards": [shard.plain() for shard in shards],
         "staged": [shard.plain() for shard in staged],
     }
-    store.create(KEY, json.dumps(record, indent=1, default=str).encode())
+    store.create(KEY, _text(record).encode())
     manifest = load_manifest(store)
     if manifest is None:
         raise OutputError(f"{KEY!r} was written but cannot be read back: check the storage")

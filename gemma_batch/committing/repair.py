@@ -20,12 +20,12 @@ from gemma_batch.committing.generations import latest_generation
 from gemma_batch.committing.ledger import READERS, Ledger, Receipt, part_failures
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
-from gemma_batch.units.unit import Shard, Unit
+from gemma_batch.units.unit import Shards, Unit
 
 
 def settle_errors(
     store: Store,
-    shards: Mapping[int, Shard],
+    shards: Shards,
     units: Sequence[Unit],
     receipts: Mapping[PartKey, Receipt],
     columns: Sequence[str],
@@ -48,7 +48,7 @@ def settle_errors(
         path = present.get(unit.key)
         if path is not None and is_current(store, path, newest, failures):
             return 0
-        data = errors_from_input(shards[unit.shard], newest, columns, keep_schema, failures)
+        data = errors_from_input(shards, newest, columns, keep_schema, failures)
         store.put(unit.key.errors_path, data)
         return 1
 

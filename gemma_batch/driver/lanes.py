@@ -5,14 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gemma_batch.errors import GemmaBatchError
 from gemma_batch.planning.plan import RoutePlan
 from gemma_batch.planning.pool import Pool, not_more_than
-from gemma_batch.units.unit import Shard, Unit
+from gemma_batch.units.unit import Shards, Unit
 
 if TYPE_CHECKING:
     from gemma_batch.cluster.pipeline import RouteRun
@@ -39,7 +39,7 @@ class LaneThreads:
     with. `shards` are the shards of the run by number.
     """
 
-    def __init__(self, shards: Mapping[int, Shard], board: Any, items: queue.Queue[Any]) -> None:
+    def __init__(self, shards: Shards, board: Any, items: queue.Queue[Any]) -> None:
         self._shards, self._board, self._items = shards, board, items
         self._stop = threading.Event()
         self._running: list[RouteRun] = []
@@ -74,8 +74,8 @@ class LaneThreads:
         try:
             units = lane.units
             while units and not self._stop.is_set():
-                work = [(self._shards[unit.shard], unit) for unit in units]
-                run = RouteRun(lane.job, work, not_more_than(lane.pool, len(work)), self._board)
+                pool = not_more_than(lane.pool, len(units))
+                run = RouteRun(lane.job, self._shards, units, pool, self._board)
                 self._running.append(run)
                 for receipt in run.receipts():
                     self._items.put(receipt)

@@ -160,7 +160,7 @@ class Session:
         self._plan = replace(self._plan, survey=survey)
         self.show.update(Snapshot(phase="cutting the input into units"))
         replicas = max(make_pool(route, hardware).most for route in self._plan.routes)
-        units = self._plan.units(replicas)
+        units = self._plan.units(replicas, self.show.say)
         check_not_empty(units)
         rows = rows_by_route(units)
         for warning in warnings(samples, self._plan.spec.policy, sum(rows.values())):

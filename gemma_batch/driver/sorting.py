@@ -162,12 +162,9 @@ def check_complete(pieces: Iterable[dict[str, Any]], units: Iterable[Unit]) -> N
     """
     wanted: dict[int, tuple[int, int]] = {}
     for unit in units:
-        count, total = wanted.get(unit.shard, (0, 0))
-        if unit.mask is None:
-            mine = unit.rows * unit.first_row + unit.rows * (unit.rows - 1) // 2
-        else:
-            mine = sum(unit.numbers)
-        wanted[unit.shard] = count + unit.expected, total + mine
+        for place in unit.places:
+            count, total = wanted.get(place.shard, (0, 0))
+            wanted[place.shard] = count + len(place.numbers), total + sum(place.numbers)
     found: dict[int, tuple[int, int]] = {}
     for piece in pieces:
         for shard, rows, numbers in piece["origins"]:

@@ -7,7 +7,7 @@ no output and needs neither Ray nor vLLM. The caller tells the plan which hardwa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from gemma_batch.planning.cut import cut, rows_per_unit
 from gemma_batch.planning.model_look import end_of_turn, model_of
 from gemma_batch.planning.neutral import NEUTRAL_RESOURCES
 from gemma_batch.planning.survey import Survey, survey
+from gemma_batch.planning.unreadable import Unreadable
 from gemma_batch.prompts.rendered import kinds_of
 from gemma_batch.spec import JobSpec, Resources, Route
 from gemma_batch.storage.fs import is_s3
@@ -93,22 +94,31 @@ class Plan:
         unused = [note for route in routes for note in _unused(route)]
         return replace(self, routes=routes, notes=tuple(dict.fromkeys([*self.notes, *unused])))
 
-    def units(self, replicas: int = 1) -> list[Unit]:
+    def units(
+        self, replicas: int = 1, say: Callable[[str], None] = lambda line: None
+    ) -> list[Unit]:
         """Cut the input into units, for `replicas` engines.
 
         Units are small at both ends of the input, unless `policy.unit_rows` is set. Reads the
-        footers of Parquet files, and files of other formats whole. Raises `InputError` for a shard
-        that cannot be read.
+        footers of Parquet files, and files of other formats whole. `say` gets a sentence about
+        files that cannot be read and that the survey did not see. Raises `InputError` when they are
+        too many (see `planning/unreadable.py`).
         """
         slowest = min(route.rows_per_second for route in self.routes)
-        return cut(
+        unreadable = Unreadable(len(self.survey.shards))
+        units = cut(
             self.survey.shards,
             self.survey.router,
             max_rows=rows_per_unit(self.spec.policy, slowest),
             max_bytes=self.spec.policy.unit_bytes,
             replicas=replicas if self.spec.policy.unit_rows is None else None,
             in_flight=max(route.in_flight for route in self.routes),
+            unreadable=unreadable,
         )
+        if unreadable.numbers != self.survey.unreadable:
+            for note in unreadable.notes:
+                say(note)
+        return units
 
     def fingerprint(self) -> Fingerprint:
         """Everything that can change a result, by the names of the spec's fields."""

@@ -58,7 +58,7 @@ def some_rows(plan: Plan, rows: int, shards: int = 1) -> list[tuple[Shard, Row]]
     Rows that cannot be read are among them. A shard without rows is passed over. Raises
     `InputError` when one of the files is corrupt.
     """
-    every = plan.survey.shards
+    every = plan.survey.readable
     count = min(len(every), shards)
     found: list[tuple[Shard, Row]] = []
     left = count

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
 from gemma_batch.errors import InputError
-from gemma_batch.planning.cut import PLANNING_THREADS
+from gemma_batch.planning.in_threads import in_threads
 from gemma_batch.planning.widening import wider_type
 from gemma_batch.spec.column_types import column_type
 from gemma_batch.storage.formats import reader_for
@@ -22,8 +21,7 @@ def schemas_of(shards: Sequence[Shard]) -> list[pa.Schema]:
     # Parquet: every footer, so that a bad shard is found now. Other formats: the first lines of a
     # few files.
     looked = shards if shards[0].format == "parquet" else shards[:LOOKED_AT]
-    with ThreadPoolExecutor(PLANNING_THREADS) as pool:
-        return list(pool.map(lambda s: s.reader.schema(s.file), looked))
+    return list(in_threads(lambda shard: shard.reader.schema(shard.file), looked))
 
 
 def is_guessed(shard: Shard) -> bool:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pyarrow as pa
 
 from gemma_batch.errors import InputError
 from gemma_batch.planning.columns import kept_columns
-from gemma_batch.planning.cut import PLANNING_THREADS
+from gemma_batch.planning.in_threads import in_threads
 from gemma_batch.planning.routing import Router
 from gemma_batch.planning.schemas import with_types
 from gemma_batch.planning.survey import Survey
@@ -57,10 +56,9 @@ def settled(survey: Survey, spec: JobSpec) -> Survey:
             return {}
 
     kinds: Kinds = {name: set() for name in wanted}
-    with ThreadPoolExecutor(PLANNING_THREADS) as pool:
-        for found in pool.map(look, survey.shards):
-            for name, some in found.items():
-                kinds[name] |= some
+    for found in in_threads(look, survey.shards):
+        for name, some in found.items():
+            kinds[name] |= some
     keep = {
         name: _known(final_type(functools.reduce(wider_kind, sorted(kinds[name], key=str), guess)))
         for name, guess in wanted.items()

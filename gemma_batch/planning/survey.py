@@ -19,6 +19,7 @@ from gemma_batch.planning.places import check_places
 from gemma_batch.planning.recognise import advice, first_rows, why_no_columns
 from gemma_batch.planning.routing import Router
 from gemma_batch.planning.schemas import (
+    LOOKED_AT,
     check_each_shard,
     check_types,
     guesses,
@@ -28,6 +29,7 @@ from gemma_batch.planning.schemas import (
     union,
     with_declared,
 )
+from gemma_batch.planning.unreadable import Unreadable, readable
 from gemma_batch.spec import JobSpec, Prompt
 from gemma_batch.storage.formats import formats_of
 from gemma_batch.storage.left_out import LeftOut
@@ -45,8 +47,8 @@ class Survey:
     of the input's format. `uniform` says that all files have the same Arrow types in these columns,
     so one Parquet file can hold the rows of all files unchanged. `guesses` are types that a look at
     the first rows gave, where files do not tell them (null: no value was seen). `left_out` is what
-    the listing of the input left out. `notes` are sentences for people about that and about the
-    files.
+    the listing of the input left out. `unreadable` are the numbers of shards that cannot be read.
+    `notes` are sentences for people about these and about the files.
     """
 
     shards: tuple[Shard, ...]
@@ -60,12 +62,18 @@ class Survey:
     guessed: bool = False
     guesses: Mapping[str, pa.DataType] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
+    unreadable: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
 
     @property
     def kept_types(self) -> dict[str, pa.DataType]:
         """The types of the kept columns, by the name in the input."""
         return {field.name: field.type for field in self.keep_schema}
+
+    @property
+    def readable(self) -> tuple[Shard, ...]:
+        """The shards that can be read, as far as the survey knows; at least one."""
+        return tuple(shard for shard in self.shards if shard.number not in self.unreadable)
 
     @property
     def copyable(self) -> bool:
@@ -100,7 +108,9 @@ def survey(spec: JobSpec) -> Survey:
         for i, file in enumerate(files)
     )
     id_column = spec.input.id or ("custom_id" if kind == "openai" else None)
-    schemas = schemas_of(shards)
+    unreadable = Unreadable(len(shards))
+    looked = readable(shards if kind == "parquet" else shards[:LOOKED_AT], unreadable)
+    schemas = schemas_of(looked)
     guessed = is_guessed(shards[0])
     schema = union(schemas, guessed=guessed)
     seen = schema
@@ -119,15 +129,15 @@ def survey(spec: JobSpec) -> Survey:
         if not guessed:  # then a conflict of types is the better explanation
             whens = " ".join(route.when or "" for route in spec.routes)
             named = [name for name in schema.names if re.search(rf"\b{re.escape(name)}\b", whens)]
-            check_types(shards, schemas, named)
+            check_types(looked, schemas, named)
         raise
     used = {*wanted, *router.columns}
     if kind == "parquet":
-        check_each_shard(shards, schemas, used, schema)
+        check_each_shard(looked, schemas, used, schema)
     for column in spec.input.schema.keys() - used:
         require_column(column, "input.schema", seen)  # nothing uses it: it may be a mistake
     if not guessed:
-        check_types(shards, schemas, used)
+        check_types(looked, schemas, used)
     return Survey(
         shards=shards,
         schema=schema,
@@ -144,7 +154,8 @@ def survey(spec: JobSpec) -> Survey:
             if name not in spec.input.schema
         },
         left_out=files.left_out,
-        notes=notes,
+        unreadable=frozenset(unreadable.numbers),
+        notes=(*notes, *unreadable.notes),
     )
 
 

@@ -15,8 +15,9 @@ import pyarrow as pa
 from gemma_batch.errors import FailureCode, ModelError
 from gemma_batch.prompts.render import Renderer
 from gemma_batch.prompts.tokens import TextTokenizer, Tokenizer, TokenizerFiles, read_files
+from gemma_batch.reading.careful import careful_rows
 from gemma_batch.reading.own_params import OwnParams
-from gemma_batch.reading.source import given_up, row_id, unit_rows
+from gemma_batch.reading.source import row_id, unit_rows
 from gemma_batch.rows import Failure, Request, Row
 from gemma_batch.spec import Prompt
 from gemma_batch.storage.keep import check_keep, keep_table
@@ -24,7 +25,7 @@ from gemma_batch.storage.models import ModelFiles, model_files, small_digest
 from gemma_batch.units.payload import Prepared
 from gemma_batch.units.raw_rows import pack, raw_rows
 from gemma_batch.units.route_job import RouteJob
-from gemma_batch.units.unit import Shard, Unit
+from gemma_batch.units.unit import Shards, Unit
 
 
 class Preparer:
@@ -38,18 +39,22 @@ class Preparer:
         self.job = job
         self._renderer = make_renderer(job, files)
 
-    def prepare(self, shard: Shard, unit: Unit) -> Prepared:
+    def prepare(self, shards: Shards, unit: Unit) -> Prepared:
         """Read the unit; every row gets a request or a failure.
+
+        `shards` are by number, and have the unit's. Raises `StorageError` when storage does not
+        answer.
+        """
+        return self._prepared(shards, unit, unit_rows(shards, unit, self.job.columns))
+
+    def give_up(self, shards: Shards, unit: Unit) -> Prepared:
+        """Fail the rows that kill the processes which read them (see `careful.py`).
 
         Raises `StorageError` when storage does not answer.
         """
-        return self._prepared(shard, unit, unit_rows(shard, unit, self.job.columns))
+        return self._prepared(shards, unit, careful_rows(shards, unit, self.job.columns))
 
-    def give_up(self, shard: Shard, unit: Unit) -> Prepared:
-        """Fail every row of the unit, without opening its shard."""
-        return self._prepared(shard, unit, given_up(shard, unit))
-
-    def _prepared(self, shard: Shard, unit: Unit, read: list[Row]) -> Prepared:
+    def _prepared(self, shards: Shards, unit: Unit, read: list[Row]) -> Prepared:
         job = self.job
         requests: list[Request] = []
         failures: dict[int, Failure] = {}
@@ -60,12 +65,11 @@ class Preparer:
             else:
                 requests.append(answer)
         return Prepared(
-            shard=shard,
             unit=unit,
             numbers=[row.number for row in read],
-            ids=[row_id(shard.number, row, job.id_column) for row in read],
+            ids=[row_id(unit.shard, row, job.id_column) for row in read],
             keep=keep_table(read, job.keep_schema),
-            raw=pack(raw_rows(read, shard.url)),
+            raw=pack(raw_rows(read, shards[unit.shard].url)),
             requests=requests,
             failures=failures,
         )

@@ -5,20 +5,22 @@ The driver (`driver/sorting.py`) makes the chunks and compares a few keys before
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from gemma_batch.prompts.render import Renderer
 from gemma_batch.prompts.template import RowProblem
-from gemma_batch.reading.source import given_up, unit_rows
+from gemma_batch.reading.careful import careful_rows
+from gemma_batch.reading.source import unit_rows
 from gemma_batch.rows import Row
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.readers.staged import staged_table
+from gemma_batch.units.bundle import pack_shards, shards_of, unpack_shards
 from gemma_batch.units.route_job import RouteJob
-from gemma_batch.units.unit import Shard, Unit
+from gemma_batch.units.unit import Shards, Unit
 
 KEY = "key"
 KEY_CHARS = 1024  # length of a key, without the common beginning; the feed sorts more finely
@@ -41,9 +43,9 @@ class Sorting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Units of one shard; one task reads the rows of all of them."""
+    """Units, and their shards by `pack_shards`; one task reads the rows of all of them."""
 
-    shard: Shard
+    shards: bytes
     units: tuple[Unit, ...]
 
 
@@ -61,24 +63,27 @@ class ReadLog(Protocol):
         """Note that the unit was read."""
 
 
-def chunks(shards: Sequence[Shard], units: Iterable[Unit]) -> list[Chunk]:
-    """Group neighbouring units of a shard, up to `CHUNK_ROWS` rows and `CHUNK_BYTES` bytes."""
-    found: list[Chunk] = []
+def chunks(shards: Shards, units: Iterable[Unit]) -> list[Chunk]:
+    """Group neighbouring units, up to `CHUNK_ROWS` rows and `CHUNK_BYTES` bytes.
+
+    Units of different shards share a chunk only when each holds several small shards.
+    """
+    found: list[list[Unit]] = []
     rows = weight = 0
     for unit in units:
         rows, weight = rows + unit.expected, weight + unit.bytes
         last = found[-1] if found else None
         if (
             last is not None
-            and last.shard.number == unit.shard
+            and (last[-1].shard == unit.shard or (last[-1].members and unit.members))
             and rows <= CHUNK_ROWS
             and weight <= CHUNK_BYTES
         ):
-            found[-1] = replace(last, units=(*last.units, unit))
+            last.append(unit)
         else:
-            found.append(Chunk(shard=shards[unit.shard], units=(unit,)))
+            found.append([unit])
             rows, weight = unit.expected, unit.bytes
-    return found
+    return [Chunk(shards=pack_shards(shards_of(mine, shards)), units=tuple(mine)) for mine in found]
 
 
 def read_chunk(sorting: Sorting, renderer: Renderer, chunk: Chunk, log: ReadLog) -> pa.Table:
@@ -87,17 +92,17 @@ def read_chunk(sorting: Sorting, renderer: Renderer, chunk: Chunk, log: ReadLog)
     When the log refuses a unit, every row of the unit fails. The failure is final, because a retry
     reads the same staged copy. Raises `StorageError` when storage does not answer.
     """
-    shard, rows, keys = chunk.shard, list[Row](), list[str]()
+    shards, tables = unpack_shards(chunk.shards), list[pa.Table]()
     for unit in chunk.units:
         if log.begin(unit.path):
-            mine = unit_rows(shard, unit, sorting.job.columns)
+            rows = unit_rows(shards, unit, sorting.job.columns)
         else:
-            mine = given_up(shard, unit)
-        keys += [sort_text(renderer, row, sorting.skip) for row in mine]
-        rows += mine
+            rows = careful_rows(shards, unit, sorting.job.columns)
+        keys = [sort_text(renderer, row, sorting.skip) for row in rows]
+        table = staged_table(rows, unit.shard, shards[unit.shard].url, sorting.types)
+        tables.append(table.append_column(KEY, pa.array(keys, pa.large_string())))
         log.end(unit.path)
-    table = staged_table(rows, shard.number, shard.url, sorting.types)
-    return table.append_column(KEY, pa.array(keys, pa.large_string()))
+    return pa.concat_tables(tables)
 
 
 def sort_text(renderer: Renderer, row: Row, skip: int) -> str:

@@ -1,4 +1,4 @@
-"""Reads the rows of one unit from its shard, whatever state the shard is in (Ray CPU task).
+"""Reads the rows of one unit from its shards, whatever state these are in (Ray CPU task).
 
 A shard may have become unreadable, been replaced or lost rows since planning. Then only rows of
 this shard are lost: each comes back as a row with a `Failure`. The number of rows is always the
@@ -8,61 +8,112 @@ the unit again. The repair of `errors/` reads rows of failures a second time (dr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from gemma_batch.errors import FailureCode, InputError
-from gemma_batch.rows import Failure, Row
+from gemma_batch.rows import Failure, Origin, Row
+from gemma_batch.storage.fs import is_s3
 from gemma_batch.storage.keep import as_text
-from gemma_batch.storage.listing import stat
-from gemma_batch.units.unit import Shard, Unit
+from gemma_batch.storage.readers.reader import Span
+from gemma_batch.storage.whole import as_it_is
+from gemma_batch.units.unit import Place, Shard, Shards, Unit
+
+# Small objects that are read at the same time: a request takes 20 ms or more, most of it waiting.
+REQUESTS = 32
 
 
-def unit_rows(shard: Shard, unit: Unit, columns: Sequence[str]) -> list[Row]:
+def unit_rows(
+    shards: Shards, unit: Unit, columns: Sequence[str], deadly: Container[int] = ()
+) -> list[Row]:
     """The rows of the unit in order, `unit.expected` of them, with the values of `columns`.
 
+    `shards` are by number, and have the unit's. The rows of a unit of several shards have an
+    `origin`. Shards of such a unit whose number is in `deadly` are not opened: their rows fail.
     Raises `StorageError` when storage does not answer.
     """
-    rows = _span_rows(shard, unit, columns)
-    if unit.mask is None:
-        return rows
-    return [rows[number - unit.first_row] for number in unit.numbers]
+    if unit.members is None:
+        rows = _rows(shards[unit.shard], unit.span, columns)
+        if unit.mask is None:
+            return rows
+        return [rows[number - unit.first_row] for number in unit.numbers]
+
+    def placed(place: Place) -> list[Row]:
+        shard = shards[place.shard]
+        return _lost(shard, place) if place.shard in deadly else _placed(shard, place, columns)
+
+    places = unit.places
+    if not any(is_s3(shards[place.shard].url) for place in places):
+        return [row for place in places for row in placed(place)]
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        return [row for rows in pool.map(placed, places) for row in rows]
 
 
-def given_up(shard: Shard, unit: Unit) -> list[Row]:
-    """The rows of a unit that every reading process died with, each failed.
+def given_up(shards: Shards, unit: Unit) -> list[Row]:
+    """The rows of a unit of one shard that every reading process died with, each failed.
 
-    The shard is not opened.
+    The shard is not opened. For a unit of several shards, see `careful.py`.
     """
-    text = f"every process that read rows {unit.first_row} ff. of {shard.url!r} died"
+    url = shards[unit.shard].url
+    text = f"every process that read rows {unit.first_row} ff. of {url!r} died"
     failure = Failure(FailureCode.SHARD_UNREADABLE.value, text)
     return [Row(number, None, failure) for number in unit.numbers]
 
 
-def _span_rows(shard: Shard, unit: Unit, columns: Sequence[str]) -> list[Row]:
+def _lost(shard: Shard, place: Place) -> list[Row]:
+    """The failed rows of a shard that kills the processes which read it."""
+    text = f"every process that read {shard.url!r} died"
+    failure = Failure(FailureCode.SHARD_UNREADABLE.value, text)
+    return [Row(place.first + n, None, failure, _origin(shard, n)) for n in place.numbers]
+
+
+def _placed(shard: Shard, place: Place, columns: Sequence[str]) -> list[Row]:
+    """The rows of one shard in a unit of several, with the numbers that they have in the unit."""
+    # One row more than planned, so that a row that the plan did not see is not left out in silence.
+    head = shard.reader.head(shard.file, place.rows + 1)
+    rows = _rows(shard, head, columns, planned=place.rows)
+    mine = [rows[number] for number in place.numbers]
+    for row in mine:
+        row.origin = row.origin or _origin(shard, row.number)
+        row.number += place.first
+    return mine
+
+
+def _origin(shard: Shard, number: int) -> Origin:
+    return Origin(shard.number, shard.url, number)
+
+
+def _rows(
+    shard: Shard, span: Span, columns: Sequence[str], *, planned: int | None = None
+) -> list[Row]:
+    """The rows of the span; with `planned`, the first `planned` rows, and there must be no more."""
+    wanted = span if planned is None else replace(span, rows=planned)
     rows: list[Row] = []
     try:
-        found = stat(shard.url)
-        if (found.size, found.etag) != (shard.size, shard.etag):
-            text = (
-                f"{shard.url!r} was replaced after the run was planned "
-                f"({shard.size} bytes then, {found.size} now)"
-            )
-            return _failed(rows, unit, FailureCode.SHARD_CHANGED, text)
-        for row in shard.reader.read(shard.file, unit.span, list(columns)):
-            rows.append(row)
-            if len(rows) == unit.rows:
-                break
+        with as_it_is(shard.file) as found:
+            if (found.size, found.etag) != (shard.size, shard.etag):
+                text = (
+                    f"{shard.url!r} was replaced after the run was planned "
+                    f"({shard.size} bytes then, {found.size} now)"
+                )
+                return _failed(rows, wanted, FailureCode.SHARD_CHANGED, text)
+            for row in shard.reader.read(shard.file, span, list(columns)):
+                rows.append(row)
+                if len(rows) == span.rows:
+                    break
     except InputError as err:
-        return _failed(rows, unit, FailureCode.SHARD_UNREADABLE, str(err))
-    text = f"{shard.url!r} ended {unit.rows - len(rows)} rows early"
-    return (
-        rows if len(rows) == unit.rows else _failed(rows, unit, FailureCode.SHARD_UNREADABLE, text)
-    )
+        return _failed(rows[: wanted.rows], wanted, FailureCode.SHARD_UNREADABLE, str(err))
+    if len(rows) > wanted.rows:
+        text = f"{shard.url!r} has more rows than the {wanted.rows} that were planned"
+        return _failed([], wanted, FailureCode.SHARD_UNREADABLE, text)
+    text = f"{shard.url!r} ended {wanted.rows - len(rows)} rows early"
+    return _failed(rows, wanted, FailureCode.SHARD_UNREADABLE, text)
 
 
-def _failed(rows: list[Row], unit: Unit, code: FailureCode, message: str) -> list[Row]:
-    start = unit.first_row + len(rows)
-    missing = range(start, unit.first_row + unit.rows)
+def _failed(rows: list[Row], span: Span, code: FailureCode, message: str) -> list[Row]:
+    """The rows, and a failed row for each row of the span after them."""
+    missing = range(span.first_row + len(rows), span.first_row + span.rows)
     return rows + [Row(number, None, Failure(code.value, message)) for number in missing]
 
 
@@ -70,7 +121,7 @@ def row_id(shard: int, row: Row, column: str | None) -> str:
     """The row's id: the value of the id column, as the same text that a kept text column has.
 
     Without such a value the id is made of shard number and row number, "00012-0000040960". A row
-    of a staged shard gets the numbers of its place in the input.
+    with an `origin` gets the numbers of its place in the input.
     """
     if column is not None and row.values is not None and row.values.get(column) is not None:
         return as_text(row.values[column])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -70,11 +72,31 @@ def open_store(url: str) -> Store:
         raise OutputError(str(err)) from None
 
 
+_held = threading.local()  # the bytes of one file, by its URL, for the thread's next readers
+
+
+@contextlib.contextmanager
+def holding(url: str, data: bytes) -> Iterator[None]:
+    """Inside of the context, and in this thread, `open_source(url)` reads `data`."""
+    _held.url, _held.data = url, data
+    try:
+        yield
+    finally:
+        _held.url = _held.data = None
+
+
+def held(url: str) -> bytes | None:
+    """The bytes that `open_source(url)` would read without a request, if there are any."""
+    return _held.data if url == getattr(_held, "url", None) else None
+
+
 def open_source(url: str) -> Source:
     """The file at `url`, opened to read.
 
     Raises FileNotFoundError, `StorageError`, and ValueError for an unknown scheme.
     """
+    if (data := held(url)) is not None:
+        return Source(url, len(data), lambda start, length: data[start : start + length])
     if is_s3(url):
         from gemma_batch.storage.s3 import s3_source
 

@@ -177,6 +177,27 @@ def local_etag(status: os.stat_result) -> str:
     return f"{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
+def get_local(path: str, limit: int) -> tuple[int, str, bytes | None]:
+    """Size, etag and bytes of a file, all of one state; None for more than `limit` bytes.
+
+    Raises FileNotFoundError, `StorageError`.
+    """
+
+    def attempt() -> tuple[int, str, bytes | None]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            status = os.fstat(descriptor)
+            data = None
+            if status.st_size <= limit:
+                # A file that shrinks meanwhile is read short, and its reader says that.
+                data = os.pread(descriptor, status.st_size, 0)
+            return status.st_size, local_etag(status), data
+        finally:
+            os.close(descriptor)
+
+    return _call(path, attempt)
+
+
 def local_source(path: str) -> Source:
     """A local file, opened to read. Raises FileNotFoundError, `StorageError`."""
     descriptor = _call(path, lambda: os.open(path, os.O_RDONLY))

@@ -111,6 +111,31 @@ def head(url: str) -> tuple[int, str]:
     return int(found["ContentLength"]), etag_of(found)
 
 
+def get(url: str, limit: int) -> tuple[int, str, bytes | None]:
+    """Size, ETag and bytes of an object, by one request; None for more than `limit` bytes.
+
+    Raises FileNotFoundError, `StorageError`.
+    """
+    from fsspec.asyn import sync
+
+    bucket, key = split(url)
+    if not key:
+        raise FileNotFoundError(f"{url!r} is a bucket, not an object")
+    fs = file_system()
+
+    async def fetch() -> tuple[int, str, bytes | None]:
+        found = await fs._call_s3("get_object", Bucket=bucket, Key=key)
+        size = int(found["ContentLength"])
+        try:
+            data = await found["Body"].read() if size <= limit else None
+        finally:
+            found["Body"].close()
+        return size, etag_of(found), data
+
+    answer: tuple[int, str, bytes | None] = call(url, lambda: sync(fs.loop, fetch), fs)
+    return answer
+
+
 def facts_of(url: str) -> dict[str, Any]:
     """The answer of S3 to a HEAD of an object. Raises the errors of `head`."""
     bucket, key = split(url)

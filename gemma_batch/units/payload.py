@@ -17,7 +17,7 @@ import pyarrow as pa
 from gemma_batch.prompts.rendered import decode_prompt
 from gemma_batch.rows import Failure, Request
 from gemma_batch.spec.sampling import params_from_json
-from gemma_batch.units.unit import Shard, Unit, shard_from
+from gemma_batch.units.unit import Unit
 
 KEEP = "keep."
 
@@ -31,7 +31,6 @@ class Prepared:
     `requests` or a failure in `failures` (by row number).
     """
 
-    shard: Shard
     unit: Unit
     numbers: list[int]
     ids: list[str]
@@ -84,7 +83,7 @@ def encode(prepared: Prepared) -> pa.Table:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     sink.write(prepared.raw)
-    head = encode_head(prepared.shard, prepared.unit)
+    head = encode_head(prepared.unit)
     return pa.table(
         {
             "unit": pa.array([head], pa.string()),
@@ -95,7 +94,7 @@ def encode(prepared: Prepared) -> pa.Table:
 
 def decode(head: str, rows: bytes | memoryview | pa.Buffer) -> Prepared:
     """The unit that `encode` made one row of. `head` is the row's `unit`, `rows` its `rows`."""
-    shard, unit = decode_head(head)
+    unit = decode_head(head)
     buffer = pa.py_buffer(rows)
     source = pa.BufferReader(buffer)
     table = pa.ipc.open_stream(source).read_all()
@@ -113,7 +112,6 @@ def decode(head: str, rows: bytes | memoryview | pa.Buffer) -> Prepared:
             own = params_from_json(json.loads(sampling)) if sampling else {}
             requests.append(Request(number, decode_prompt(kind, prompt), own))
     return Prepared(
-        shard=shard,
         unit=unit,
         numbers=table["number"].to_pylist(),
         ids=table["id"].to_pylist(),
@@ -124,15 +122,16 @@ def decode(head: str, rows: bytes | memoryview | pa.Buffer) -> Prepared:
     )
 
 
-def encode_head(shard: Shard, unit: Unit) -> str:
-    """The shard and the unit as JSON; the mask is hexadecimal text."""
+def encode_head(unit: Unit) -> str:
+    """The unit as JSON; the mask is hexadecimal text."""
     mask = unit.mask.hex() if unit.mask is not None else None
-    return json.dumps({"shard": shard.plain(), "unit": {**asdict(unit), "mask": mask}})
+    return json.dumps({**asdict(unit), "mask": mask})
 
 
-def decode_head(head: str) -> tuple[Shard, Unit]:
-    """The shard and the unit in the JSON of `encode_head`."""
+def decode_head(head: str) -> Unit:
+    """The unit in the JSON of `encode_head`."""
     data: dict[str, Any] = json.loads(head)
-    mask = data["unit"]["mask"]
-    unit = Unit(**{**data["unit"], "mask": bytes.fromhex(mask) if mask is not None else None})
-    return shard_from(data["shard"]), unit
+    mask, members = data["mask"], data["members"]
+    data["mask"] = bytes.fromhex(mask) if mask is not None else None
+    data["members"] = tuple(members) if members is not None else None
+    return Unit(**data)

@@ -22,7 +22,7 @@ _COMPRESSED = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_le
 def raw_rows(rows: Sequence[Row], url: str) -> pa.Table:
     """For each row its values as JSON (null: could not be read) and its place in the input.
 
-    `url` is the shard's. A row of a staged shard has the place that it was copied from.
+    `url` is the shard's. A row with an `origin` has the place that the origin names.
     """
     return pa.table(
         [

@@ -1,17 +1,18 @@
 """Shards and units: the pieces of the input (all processes).
 
-A unit is a run of consecutive rows of one shard, on one route. Units are the atoms of scheduling,
-commit and resume. A unit is sized in time, so that a crash costs about a minute per replica, and
-bounded by rows and bytes. Units are planned once and kept in the output. Nothing in this module
-depends on the state of commits.
+A unit is a run of consecutive rows of one shard, or all rows of several consecutive small shards,
+on one route. Units are the atoms of scheduling, commit and resume. A unit is sized in time, so that
+a crash costs about a minute per replica, and bounded by rows, bytes and files. Units are planned
+once and kept in the output. Nothing in this module depends on the state of commits.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeAlias
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +41,7 @@ UNITS_SCHEMA = pa.schema(
         ("route", pa.string()),
         ("expected", pa.int64()),
         ("mask", pa.binary()),
+        ("members", pa.list_(pa.int32())),  # older versions wrote no such column
     ]
 )
 
@@ -71,21 +73,45 @@ class Shard:
 
     def plain(self) -> dict[str, Any]:
         """The shard as JSON can hold it; `shard_from` makes the shard again."""
-        data = asdict(self)
-        if options := self.options.plain():
-            return {**data, "options": options}
-        del data["options"]
-        return data
+        # Not `asdict`, which takes seconds for 100,000 shards.
+        data = {name: getattr(self, name) for name in self.__slots__ if name != "options"}
+        if self.options == _USUAL or not (options := self.options.plain()):
+            return data
+        return {**data, "options": options}
+
+
+# Shards by their numbers: all shards of an input in order, or a dict.
+Shards: TypeAlias = Mapping[int, Shard] | Sequence[Shard]
+_USUAL = ReadOptions()
 
 
 def shard_from(data: Mapping[str, Any]) -> Shard:
     """The shard that `Shard.plain` made the data of."""
-    return Shard(**{**data, "options": ReadOptions(**data.get("options", {}))})
+    options = ReadOptions(**data["options"]) if data.get("options") else _USUAL
+    return Shard(**{**data, "options": options})
+
+
+class Place(NamedTuple):
+    """The rows of a unit in one shard.
+
+    `shard` is the number of the shard. The row `n` of the shard is the row `first + n` of the unit.
+    `rows` is how many rows there are, whatever their route, and `numbers` are those of the unit,
+    ascending.
+    """
+
+    shard: int
+    first: int
+    rows: int
+    numbers: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """Rows `first_row` to `first_row + rows - 1` of a shard, on one route.
+    """Rows `first_row` to `first_row + rows - 1` of a shard, on one route; or several small shards.
+
+    A unit with `members` holds the shards `shard`, `shard + 1` and so on whole: `members` are the
+    numbers of their rows, as planned. Such a unit counts the rows of all its shards as one run from
+    0 (`first_row`), one shard after the other; `places` says where they are.
 
     Row numbers are 0-based. `mask` has one bit per row of the run, set for each row that belongs to
     this unit. The lowest bit of the first byte is the first row. A mask of None means all rows. The
@@ -103,6 +129,7 @@ class Unit:
     route: str
     expected: int
     mask: Mask | None = None
+    members: tuple[int, ...] | None = None
     generation: int = 0
     step: str | None = None
 
@@ -128,6 +155,30 @@ class Unit:
         if self.mask is None:
             return list(every)
         return [n for i, n in enumerate(every) if self.mask[i >> 3] >> (i & 7) & 1]
+
+    @property
+    def shards(self) -> range:
+        """The numbers of the shards that the unit is made of."""
+        return range(self.shard, self.shard + (1 if self.members is None else len(self.members)))
+
+    @property
+    def places(self) -> list[Place]:
+        """The shards that hold rows of the unit, in order, with the rows there."""
+        if self.members is None:
+            every: Sequence[int] = range(self.first_row, self.first_row + self.rows)
+            return [Place(self.shard, 0, self.rows, self.numbers if self.mask else every)]
+        found: list[Place] = []
+        mine = None if self.mask is None else self.numbers
+        first = 0
+        for shard, rows in enumerate(self.members, self.shard):
+            here: Sequence[int] = range(rows)
+            if mine is not None:
+                start, end = bisect_left(mine, first), bisect_left(mine, first + rows)
+                here = [number - first for number in mine[start:end]]
+            if here:
+                found.append(Place(shard, first, rows, here))
+            first += rows
+        return found
 
     @property
     def span(self) -> Span:
@@ -164,4 +215,6 @@ def read_units(data: bytes, generation: int = 0, step: str | None = None) -> lis
         rows = pq.read_table(io.BytesIO(data), schema=UNITS_SCHEMA).to_pylist()
     except (pa.ArrowInvalid, OSError) as err:
         raise OutputError(f"the list of units in the output cannot be read: {err}") from err
+    for row in rows:
+        row["members"] = None if row["members"] is None else tuple(row["members"])
     return [Unit(**row, generation=generation, step=step) for row in rows]

@@ -69,7 +69,6 @@ def begin(job: dict[str, Any], commit: int) -> None:
     for unit in manifest.units(store)[:commit]:
         rows = [Row(n, {"id": f"r{n}", "doc": "x", "n": n}) for n in unit.numbers]
         prepared = Prepared(
-            shard=manifest.shards[0],
             unit=unit,
             numbers=list(unit.numbers),
             ids=[f"r{n}" for n in unit.numbers],

@@ -157,10 +157,14 @@ def _drive(address: str, folder: str, model: str) -> dict[str, Any]:
         }
     )
     plan = make_plan(spec).placed(Hardware(gpu=None))
-    shard = plan.survey.shards[0]
-    work = [(shard, unit) for unit in plan.units(ENGINES)]
     pool = Pool(least=1, most=ENGINES, num_gpus=1, num_cpus=0)
-    run = RouteRun(plan.job(plan.routes[0]), work, pool, run_actors.make_board())
+    run = RouteRun(
+        plan.job(plan.routes[0]),
+        plan.survey.shards,
+        plan.units(ENGINES),
+        pool,
+        run_actors.make_board(),
+    )
     workers, most = set(), 0
     for receipt in run.receipts():
         workers.add(receipt["worker"])

@@ -55,17 +55,21 @@ def prepared(tmp_path: Path) -> Prepared:
     path = tmp_path / "in.jsonl"
     rows = [Row(i, {"id": f"r{i}", "doc": "x", "n": i}) for i in range(3)]
     path.write_text("".join(json.dumps(row.values) + "\n" for row in rows))
-    file = stat(str(path))
     return Prepared(
-        shard=Shard(number=0, url=file.url, size=file.size, etag=file.etag, format="jsonl"),
         unit=Unit(shard=0, first_row=0, rows=3, mark=0, bytes=9, route="all", expected=3),
         numbers=[0, 1, 2],
         ids=["r0", "r1", "r2"],
         keep=pa.table({"n": [0, 1, 2]}),
-        raw=pack(raw_rows(rows, file.url)),
+        raw=pack(raw_rows(rows, str(path))),
         requests=[],
         failures={},
     )
+
+
+def shard_in(folder: Path) -> Shard:
+    """The shard of the unit `prepared`."""
+    file = stat(str(folder / "in.jsonl"))
+    return Shard(number=0, url=file.url, size=file.size, etag=file.etag, format="jsonl")
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def planned(source: str, model: str) -> Plan:
 def prepared(plan: Plan) -> Prepared:
     """The only unit, by way of what Ray carries to the actor."""
     (unit,) = plan.units()
-    made = encode(Preparer(plan.job(plan.routes[0])).prepare(plan.survey.shards[0], unit))
+    made = encode(Preparer(plan.job(plan.routes[0])).prepare(plan.survey.shards, unit))
     return decode(made["unit"][0].as_py(), made["rows"][0].as_buffer())
 
 
@@ -123,6 +123,7 @@ def test_the_repair_writes_what_the_commit_wrote(model: str, tmp_path: Path) -> 
     commit_unit(store, job, unit, outcomes(unit), {})
     before = errors(store)
     (tmp_path / "out" / store.list("errors")[0]).unlink()
-    args = ({0: unit.shard}, [unit.unit], Ledger(store).receipts(), job.columns, job.keep_schema)
+    shards, receipts = plan.survey.shards, Ledger(store).receipts()
+    args = (shards, [unit.unit], receipts, job.columns, job.keep_schema)
     assert settle_errors(store, *args) == 1
     assert errors(store).equals(before)

@@ -104,9 +104,20 @@ def test_a_layout_that_nobody_knows_is_refused(store: Store) -> None:
     create(store)
     record = json.loads(store.read(KEY))
     assert record["version"] == 1
-    store.put(KEY, json.dumps({**record, "version": 3}).encode())
+    store.put(KEY, json.dumps({**record, "version": 4}).encode())
     with pytest.raises(OutputError, match="another version of the layout"):
         load_manifest(store)
+
+
+def test_units_of_several_shards_have_a_layout_of_their_own(store: Store) -> None:
+    """Older software would read the first shard of each only, so it stops."""
+    bundle = replace(UNITS[0], first_row=0, rows=2, expected=2, mask=None, members=(1, 1))
+    create(store, [bundle])
+    assert json.loads(store.read(KEY))["version"] == 3
+    manifest = load_manifest(store)
+    assert manifest is not None
+    assert manifest.units(store) == [bundle]
+    assert manifest.shards == tuple(SHARDS)
 
 
 def test_a_broken_manifest_is_said_not_overwritten(store: Store) -> None:

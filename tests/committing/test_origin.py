@@ -17,6 +17,7 @@ from gemma_batch.rows import Outcome
 from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.units.payload import Prepared
+from gemma_batch.units.unit import Shard
 from tests.committing.test_commit import OUTCOMES, answer, job
 from tests.committing.test_commit import prepared as prepared
 from tests.committing.test_commit import store as store
@@ -25,11 +26,12 @@ from tests.committing.test_commit import store as store
 def begun(store: Store, prepared: Prepared) -> Manifest:
     """An output whose run has two units; the second is one row further down the same shard."""
     more = replace(prepared.unit, first_row=3)
+    shard = Shard(number=0, url="in.jsonl", size=9, etag="e", format="jsonl")
     manifest = create_manifest(
         store,
         name="n",
-        fingerprint=fingerprint({"model": "m"}, [prepared.shard]),
-        shards=[prepared.shard],
+        fingerprint=fingerprint({"model": "m"}, [shard]),
+        shards=[shard],
         units=[prepared.unit, more],
         spec={},
         facts={},

@@ -16,7 +16,7 @@ from gemma_batch.committing.repair import settle_errors
 from gemma_batch.rows import Failure, Outcome
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.units.payload import Prepared
-from tests.committing.test_commit import KEEP, OUTCOMES, answer, job, table
+from tests.committing.test_commit import KEEP, OUTCOMES, answer, job, shard_in, table
 from tests.committing.test_commit import prepared as prepared
 from tests.committing.test_commit import store as store
 
@@ -30,7 +30,7 @@ def test_a_missing_errors_file_is_made_again_from_footer_and_input(
     before = store.read(name)
     (tmp_path / "out" / name).unlink()
     ledger = Ledger(store)
-    args = ({0: prepared.shard}, [prepared.unit], ledger.receipts(), job().columns, KEEP)
+    args = ({0: shard_in(tmp_path)}, [prepared.unit], ledger.receipts(), job().columns, KEEP)
     assert settle_errors(store, *args) == 1
     assert store.read(name) == before
     assert settle_errors(store, *args) == 0
@@ -40,12 +40,14 @@ ERRORS = "errors/part-00000-0000000000.parquet"
 FAILED: dict[int, Outcome] = {n: Failure("deadline", "late", 1) for n in range(3)}
 
 
-def retried(store: Store, prepared: Prepared, outcomes: dict[int, Outcome], number: int) -> int:
+def retried(
+    store: Store, folder: Path, prepared: Prepared, outcomes: dict[int, Outcome], number: int
+) -> int:
     """Commit a retry of the whole unit, and settle; how many errors files were written."""
     again = replace(prepared, unit=replace(prepared.unit, generation=number))
     commit_unit(store, job(), again, outcomes, {})
     receipts = Ledger(store).receipts()
-    args = ({0: prepared.shard}, [prepared.unit], receipts, job().columns, KEEP)
+    args = ({0: shard_in(folder)}, [prepared.unit], receipts, job().columns, KEEP)
     return settle_errors(store, *args)
 
 
@@ -58,29 +60,31 @@ def without_generation(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("old", [False, True])
 def test_rows_that_fail_again_show_why_they_failed_last(
-    store: Store, prepared: Prepared, old: bool
+    store: Store, prepared: Prepared, tmp_path: Path, old: bool
 ) -> None:
     """As many failures as before are not the same failures: code, message, attempts are new."""
     commit_unit(store, job(), prepared, FAILED, {})
     if old:
         store.put(ERRORS, without_generation(store.read(ERRORS)))
     second: dict[int, Outcome] = {n: Failure("engine_error", "broken", 3) for n in range(3)}
-    assert retried(store, prepared, second, 1) == 1
+    assert retried(store, tmp_path, prepared, second, 1) == 1
     found = [(row["code"], row["message"], row["attempts"]) for row in table(store, ERRORS)]
     assert found == [("engine_error", "broken", 3)] * 3
     third: dict[int, Outcome] = {0: answer("a"), 1: answer("b"), 2: answer("c")}
-    assert retried(store, prepared, third, 2) == 1
+    assert retried(store, tmp_path, prepared, third, 2) == 1
     assert table(store, ERRORS) == []
 
 
-def test_an_errors_file_that_is_right_is_left_alone(store: Store, prepared: Prepared) -> None:
+def test_an_errors_file_that_is_right_is_left_alone(
+    store: Store, prepared: Prepared, tmp_path: Path
+) -> None:
     """Also one that an older version wrote: it is compared with the footer, not written again."""
     commit_unit(store, job(), prepared, FAILED, {})
     second: dict[int, Outcome] = {n: Failure("engine_error", "broken", 3) for n in range(3)}
-    assert retried(store, prepared, second, 1) == 1
+    assert retried(store, tmp_path, prepared, second, 1) == 1
     store.put(ERRORS, without_generation(store.read(ERRORS)))
     before = store.etag(ERRORS)
     receipts = Ledger(store).receipts()
-    args = ({0: prepared.shard}, [prepared.unit], receipts, job().columns, KEEP)
+    args = ({0: shard_in(tmp_path)}, [prepared.unit], receipts, job().columns, KEEP)
     assert settle_errors(store, *args) == 0
     assert store.etag(ERRORS) == before

@@ -72,7 +72,7 @@ def planned(store: Store, staged: list[Shard]) -> Manifest:
 
 
 def commit(store: Store, prepared: Prepared, shard: Shard, outcomes: dict[int, Outcome]) -> None:
-    mine = replace(prepared, shard=shard, unit=unit(shard))
+    mine = replace(prepared, unit=unit(shard))
     commit_unit(store, job(), mine, outcomes, {})
 
 

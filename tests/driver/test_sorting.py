@@ -106,11 +106,11 @@ def test_every_row_is_there_once_and_knows_its_place(tmp_path: Path, model: str)
     assert numbers == [FIRST_STAGED + i for i in range(4)], "the input keeps the numbers below"
     assert facts["all"]["took_seconds"] >= 0
     every = {shard.number: shard for shard in (*plan.survey.shards, *shards)}
-    rows = [row for unit in units for row in unit_rows(every[unit.shard], unit, ["group", "text"])]
+    rows = [row for unit in units for row in unit_rows(every, unit, ["group", "text"])]
     before = [
         row_id(unit.shard, row, None)
         for unit in plan.units()
-        for row in unit_rows(plan.survey.shards[unit.shard], unit, ["group", "text"])
+        for row in unit_rows(plan.survey.shards, unit, ["group", "text"])
     ]
     after = [row_id(99, row, None) for row in rows]
     assert after != before

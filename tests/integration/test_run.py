@@ -14,26 +14,40 @@ import pyarrow.parquet as pq
 import pytest
 
 from gemma_batch.storage.fs import open_store
+from gemma_batch.storage.interfaces import Store
 from jobs.stdlib_docs import write_docs
 
 from .helpers import assert_each_once, cli, start_cli, write_spec
 
-DOCS, SHARDS = 6000, 8
+DOCS, SHARDS, SMALL = 6000, 8, 30
 
 
 @pytest.fixture(scope="session")
 def s3_docs(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
-    """Real documents in 8 Parquet shards on S3, and their ids."""
+    """Real documents on S3, in 8 Parquet shards and 30 files of one row, and their ids."""
     folder = tmp_path_factory.mktemp("docs")
     write_docs(folder, rows=DOCS, shards=SHARDS)
     bucket = s3.bucket("docs")
     store = open_store(f"{bucket}/in")
     ids: list[str] = []
-    for path in sorted(folder.glob("*.parquet")):
-        store.create(path.name, path.read_bytes())
+    for number, path in enumerate(sorted(folder.glob("*.parquet"))):
+        if number == SHARDS // 2:
+            _put_with_small_files(store, path)
+        else:
+            store.create(path.name, path.read_bytes())
         ids += pq.read_table(path, columns=["id"])["id"].to_pylist()
     assert len(set(ids)) == DOCS
     return f"{bucket}/in/*.parquet", ids
+
+
+def _put_with_small_files(store: Store, path: Path) -> None:
+    """The first rows as a file each, the others as one file."""
+    table = pq.read_table(path)
+    pieces = [table.slice(row, 1) for row in range(SMALL)] + [table.slice(SMALL)]
+    for number, piece in enumerate(pieces):
+        sink = pa.BufferOutputStream()
+        pq.write_table(piece, sink)
+        store.create(f"{path.stem}-{number:03d}.parquet", sink.getvalue().to_pybytes())
 
 
 def spec(path: str, model: str, output: str, **extra: Any) -> dict[str, Any]:

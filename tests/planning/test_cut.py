@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemma_batch.planning.cut import SHARES, cut, finest_rows, rows_per_unit, taper
+from gemma_batch.planning.cut import SHARES, bundle, cut, finest_rows, rows_per_unit, taper
 from gemma_batch.planning.flight import flight
+from gemma_batch.planning.pieces import MAX_FILES, Piece, pieces_of
 from gemma_batch.planning.routing import Router
 from gemma_batch.spec import Policy, Route
 from gemma_batch.storage.readers.reader import Span
@@ -23,7 +24,9 @@ def test_every_row_is_in_exactly_one_unit(tmp_path: Path, whens: list[str]) -> N
     router = Router([*routes, Route(name="rest", model="m")], SCHEMA)
     sizes = [20, 1, 33]
     units = cut(shards(tmp_path, sizes), router, max_rows=8, max_bytes=10**6)
-    seen = sorted((unit.shard, number) for unit in units for number in unit.numbers)
+    seen = sorted(
+        (place.shard, number) for unit in units for place in unit.places for number in place.numbers
+    )
     assert seen == [(shard, n) for shard, size in enumerate(sizes) for n in range(size)]
     assert all(unit.expected == len(unit.numbers) > 0 for unit in units)
     assert all(unit.rows <= 8 for unit in units)
@@ -38,12 +41,15 @@ def test_a_unit_is_a_minute_of_work_within_bounds(speed: float, rows: int) -> No
     assert rows_per_unit(Policy(unit_rows=5), speed) == 5
 
 
-def fine(rows: int, size: int, weight: int = 10) -> list[Span]:
-    """A shard of `rows` rows in spans of `size`; a row weighs `weight` bytes."""
-    return [
-        Span(first, min(size, rows - first), first * weight, min(size, rows - first) * weight)
-        for first in range(0, rows, size)
-    ]
+def fine(rows: int, size: int, weight: int = 10, shard: int = 0) -> list[Piece]:
+    """A shard of `rows` rows in pieces of `size`; a row weighs `weight` bytes."""
+    return pieces_of(
+        shard,
+        [
+            Span(first, min(size, rows - first), first * weight, min(size, rows - first) * weight)
+            for first in range(0, rows, size)
+        ],
+    )
 
 
 @given(
@@ -55,23 +61,65 @@ def fine(rows: int, size: int, weight: int = 10) -> list[Span]:
 def test_tapered_units_hold_every_row_once_within_the_limits(
     sizes: list[int], replicas: int, max_rows: int, max_bytes: int
 ) -> None:
-    """Only whole fine spans are put together, in order, within shards."""
-    shards = [fine(size, min(64, max_rows)) for size in sizes]
-    tapered = taper(shards, replicas=replicas, max_rows=max_rows, max_bytes=max_bytes)
-    for size, before, after in zip(sizes, shards, tapered, strict=True):
-        numbers = [n for span in after for n in range(span.first_row, span.first_row + span.rows)]
-        assert numbers == list(range(size))
-        assert sum(span.bytes for span in after) == sum(span.bytes for span in before)
-        assert {span.mark for span in after} <= {span.mark for span in before}
-        least = max(span.bytes for span in before)
-        assert all(span.rows <= max_rows for span in after)
-        assert all(span.bytes <= max(max_bytes, least) for span in after)
+    """Only whole fine pieces are put together, in order: parts of one shard, or whole shards."""
+    shards = [fine(size, min(64, max_rows), shard=n) for n, size in enumerate(sizes)]
+    groups = bundle(shards, max_rows=min(64, max_rows), max_bytes=max_bytes)
+    tapered = taper(groups, replicas=replicas, max_rows=max_rows, max_bytes=max_bytes)
+    found = [place for piece in tapered for place in rows_of(piece)]
+    assert found == [(shard, n) for shard, size in enumerate(sizes) for n in range(size)]
+    before = [piece for group in shards for piece in group]
+    assert sum(one.span.bytes for one in tapered) == sum(one.span.bytes for one in before)
+    parts = [piece for piece in tapered if piece.members is None]
+    assert {one.span.mark for one in parts} <= {one.span.mark for one in before}
+    least = max(one.span.bytes for one in before)
+    assert all(one.span.rows <= max_rows for one in tapered)
+    assert all(one.span.bytes <= max(max_bytes, least) for one in tapered)
+
+
+def rows_of(piece: Piece) -> list[tuple[int, int]]:
+    """Shard and row number of every row of the piece."""
+    if piece.members is None:
+        first = piece.span.first_row
+        return [(piece.shard, n) for n in range(first, first + piece.span.rows)]
+    return [(piece.shard + i, n) for i, rows in enumerate(piece.members) for n in range(rows)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most", "parts"),
+    [
+        ([1] * 10, 4, [(0, 4), (4, 4), (8, 2)]),
+        ([1, 2, 3, 4], 6, [(0, 6), (3, 4)]),
+        ([1, 0, 0, 1], 6, [(0, 2)]),
+        ([1, 9, 1, 1], 6, [(0, 1), (1, 3), (1, 4), (1, 2), (2, 2)]),
+        ([0, 0], 6, []),
+    ],
+)
+def test_small_files_share_a_unit_and_large_ones_do_not(
+    tmp_path: Path, sizes: list[int], most: int, parts: list[tuple[int, int]]
+) -> None:
+    """First shard and rows of each unit; a shard that is cut shares none of its units."""
+    router = Router([Route(name="rest", model="m")], SCHEMA)
+    units = cut(shards(tmp_path, sizes), router, max_rows=most, max_bytes=10**6)
+    assert [(unit.shard, unit.rows) for unit in units] == parts
+
+
+def test_a_unit_has_a_bounded_number_of_files() -> None:
+    """To read a file takes time, however few rows it has; and the ends stay small."""
+    files = [fine(1, 1, shard=n) for n in range(20_000)]
+    groups = bundle(files, max_rows=finest_rows(8192), max_bytes=10**9)
+    pieces = taper(groups, replicas=2, max_rows=8192, max_bytes=10**9)
+    sizes = [len(piece.members or ()) for piece in pieces]
+    assert sum(sizes) == 20_000
+    assert 1000 < max(sizes) <= MAX_FILES
+    assert sizes[:2] == [256, 256]
+    assert sizes[-1] <= 256
+    assert len(sizes) < 40
 
 
 def test_units_are_small_at_both_ends() -> None:
     """The first results come after seconds, and replicas end together; large in between."""
-    (spans,) = taper([fine(200_000, 187)], replicas=4, max_rows=6000, max_bytes=10**9)
-    sizes = [span.rows for span in spans]
+    pieces = taper([fine(200_000, 187)], replicas=4, max_rows=6000, max_bytes=10**9)
+    sizes = [piece.span.rows for piece in pieces]
     assert sizes[:4] == [187] * 4
     assert sizes[4:8] == [374] * 4
     assert max(sizes) > 5000
@@ -88,11 +136,11 @@ def test_units_are_small_at_both_ends() -> None:
 @given(st.floats(0.5, 2.0), st.integers(2, 8))
 def test_replicas_of_different_speed_finish_together(slow: float, replicas: int) -> None:
     """The last replica works alone for at most a few units of the smallest size."""
-    (spans,) = taper([fine(50_000, 64)], replicas=replicas, max_rows=6000, max_bytes=10**9)
+    pieces = taper([fine(50_000, 64)], replicas=replicas, max_rows=6000, max_bytes=10**9)
     free = [0.0] * replicas
-    for span in spans:  # the next unit goes to whoever is free first
+    for piece in pieces:  # the next unit goes to whoever is free first
         worker = min(range(replicas), key=free.__getitem__)
-        free[worker] += span.rows * (slow if worker == 0 else 1.0)
+        free[worker] += piece.span.rows * (slow if worker == 0 else 1.0)
     assert max(free) - min(free) <= 64 * max(slow, 1.0) * (1 + SHARES)
 
 
@@ -106,8 +154,8 @@ def test_engines_whose_speeds_differ_end_together_although_units_are_bound(
     """Every second engine is 20% slower; an actor keeps the units that it was given."""
     most = rows_per_unit(Policy(), speed)
     shards = [fine(replicas * speed * seconds, finest_rows(most))]
-    (spans,) = taper(shards, replicas=replicas, max_rows=most, max_bytes=10**9, in_flight=in_flight)
-    sizes = [span.rows for span in spans]
+    pieces = taper(shards, replicas=replicas, max_rows=most, max_bytes=10**9, in_flight=in_flight)
+    sizes = [piece.span.rows for piece in pieces]
     held: list[list[int]] = [[] for _ in range(replicas)]
     ends = [0.0] * replicas  # when the first unit that an actor holds is done
     waiting, now = list(reversed(sizes)), 0.0

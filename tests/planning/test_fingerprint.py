@@ -179,7 +179,7 @@ def test_readers_render_with_the_planned_files(tmp_path: Path, model: str) -> No
     assert "<start_of_turn>" in before
     shutil.rmtree(folder)
     assert make_renderer(job, files).preview(row) == before
-    assert len(Preparer(job, files).prepare(ready.survey.shards[0], ready.units()[0]).requests) == 1
+    assert len(Preparer(job, files).prepare(ready.survey.shards, ready.units()[0]).requests) == 1
     shutil.copytree(model, folder)
     (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     with pytest.raises(ModelError, match="changed after the job was planned"):

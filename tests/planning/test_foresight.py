@@ -62,7 +62,7 @@ def in_the_run(plan: Plan) -> Counter[str]:
     preparer = Preparer(placed.job(placed.routes[0]))
     found: Counter[str] = Counter()
     for unit in placed.units():
-        prepared = preparer.prepare(placed.survey.shards[unit.shard], unit)
+        prepared = preparer.prepare(placed.survey.shards, unit)
         found.update(failure.code for failure in prepared.failures.values())
     return found
 

@@ -15,7 +15,7 @@ from gemma_batch.prompts import rendered
 from gemma_batch.prompts.rendered import TokenPrompt, decode_prompt, token_ids
 from gemma_batch.rows import Request
 from gemma_batch.units.payload import Prepared, decode, encode
-from gemma_batch.units.unit import Shard, Unit
+from gemma_batch.units.unit import Unit
 
 
 @given(st.lists(st.integers(0, 262_143), max_size=300))
@@ -61,7 +61,6 @@ def test_a_new_kind_of_prompt_is_one_class_and_one_entry(monkeypatch: pytest.Mon
     monkeypatch.setitem(rendered.KINDS, CaptionPrompt.kind, CaptionPrompt.decode)
     prompts = [CaptionPrompt([2, 9], "b.png"), TokenPrompt([2, 5]), CaptionPrompt([2, 9], "a.png")]
     prepared = Prepared(
-        shard=Shard(number=0, url="x", size=1, etag="e", format="jsonl"),
         unit=Unit(shard=0, first_row=0, rows=3, mark=0, bytes=1, route="all", expected=3),
         numbers=[0, 1, 2],
         ids=["a", "b", "c"],

@@ -43,7 +43,7 @@ def prepare(plan: Plan) -> list[Prepared]:
     preparer = Preparer(plan.job(plan.routes[0]))
     found = []
     for unit in plan.units():
-        table = encode(preparer.prepare(plan.survey.shards[unit.shard], unit))
+        table = encode(preparer.prepare(plan.survey.shards, unit))
         found.append(decode(table["unit"][0].as_py(), table["rows"][0].as_buffer()))
     return found
 
@@ -154,7 +154,7 @@ def test_a_shard_that_goes_bad_after_planning_costs_its_own_rows(
     codes: dict[str, set[str]] = {}
     for unit in units:
         shard = plan.survey.shards[unit.shard]
-        prepared = preparer.prepare(shard, unit)
+        prepared = preparer.prepare(plan.survey.shards, unit)
         assert len(prepared.numbers) == unit.expected
         assert len(prepared.requests) + len(prepared.failures) == unit.expected
         found = {f.code for f in prepared.failures.values()} or {"fine"}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -19,7 +19,12 @@ import pyarrow.parquet as pq
 
 from gemma_batch.errors import InputError
 from gemma_batch.rows import Row
-from gemma_batch.storage.fs import open_source
+from gemma_batch.storage.readers.footers import (
+    arrow_source,
+    footer_of,
+    intervals_of,
+    parquet_file,
+)
 from gemma_batch.storage.readers.plain import UNREADABLE, interval_text, plain_type, plain_values
 from gemma_batch.storage.readers.reader import Span, bad_row
 from gemma_batch.storage.readers.text import reading
@@ -40,10 +45,7 @@ class ParquetReader:
     suffixes: tuple[str, ...] = (".parquet", ".pq")
 
     def schema(self, file: InputFile) -> pa.Schema:
-        with reading(file.url), open_source(file.url) as source:
-            parquet = _file(source)
-            found = parquet.schema_arrow
-            intervals = _intervals(parquet)
+        found, intervals, _ = footer_of(file)
         twice = [name for name, count in Counter(found.names).items() if count > 1]
         if twice:
             raise InputError(
@@ -58,10 +60,7 @@ class ParquetReader:
         )
 
     def index(self, file: InputFile, *, max_rows: int, max_bytes: int) -> list[Span]:
-        with reading(file.url), open_source(file.url) as source:
-            footer = pq.ParquetFile(source).metadata
-            groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
-            sizes = [(g.num_rows, max(0, g.total_byte_size)) for g in groups if g.num_rows]
+        sizes = footer_of(file).groups
         _check_claims([rows for rows, _ in sizes], file)
         spans: list[Span] = []
         first = rows = weight = 0
@@ -78,9 +77,9 @@ class ParquetReader:
         return Span(0, rows, 0, 0)
 
     def read(self, file: InputFile, span: Span, columns: list[str] | None) -> Iterator[Row]:
-        with reading(file.url), open_source(file.url) as source:
-            parquet = _file(source, buffer_size=BUFFER, pre_buffer=False)
-            intervals = _intervals(parquet)
+        with reading(file.url), arrow_source(file.url) as source:
+            parquet = parquet_file(source, buffer_size=BUFFER, pre_buffer=False)
+            intervals = intervals_of(parquet)
             names = [n for n in parquet.schema_arrow.names if columns is None or n in columns]
             groups, skip = _locate(parquet.metadata, span)
             number, left = span.first_row, span.rows
@@ -135,17 +134,7 @@ def _batch_rows(footer: pq.FileMetaData, span: Span) -> int:
     return int(min(max(BATCH_BYTES / per_row, 1), BATCH_ROWS, max(span.rows, 1)))
 
 
-def _file(source: object, **options: object) -> pq.ParquetFile:
-    return pq.ParquetFile(source, coerce_int96_timestamp_unit="us", **options)
-
-
-def _intervals(parquet: pq.ParquetFile) -> set[str]:
-    """The columns of Parquet's type INTERVAL, which Arrow takes for 12 bytes without a meaning."""
-    leaves = [parquet.schema.column(i) for i in range(len(parquet.schema))]
-    return {leaf.path for leaf in leaves if leaf.converted_type == "INTERVAL"}
-
-
-def _column(batch: pa.RecordBatch, name: str, intervals: set[str]) -> pa.Array:
+def _column(batch: pa.RecordBatch, name: str, intervals: Collection[str]) -> pa.Array:
     column = batch.column(batch.schema.get_field_index(name))
     if name not in intervals:
         return column

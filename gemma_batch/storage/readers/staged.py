@@ -38,17 +38,17 @@ FRAME = pa.schema(
 
 
 def staged_table(rows: Sequence[Row], shard: int, url: str, columns: pa.Schema | None) -> pa.Table:
-    """Rows of one input shard as a table with one row per row.
+    """Rows of the input as a table with one row per row.
 
-    `shard` and `url` are number and URL of the input shard. `columns` are the types of the values;
-    None writes the values as JSON.
+    `shard` and `url` are number and URL of the shard of the rows that have no `origin`. `columns`
+    are the types of the values; None writes the values as JSON.
     """
-    count = len(rows)
+    places = [row.origin or Origin(shard, url, row.number) for row in rows]
     failures = [row.failure for row in rows]
     arrays = [
-        pa.array([shard] * count, pa.int32()),
-        pa.array([url] * count, pa.string()),
-        pa.array([row.number for row in rows], pa.int64()),
+        pa.array([place.shard for place in places], pa.int32()),
+        pa.array([place.url for place in places], pa.string()),
+        pa.array([place.row for place in places], pa.int64()),
         pa.array([failure.code if failure else None for failure in failures], pa.string()),
         pa.array([failure.message if failure else None for failure in failures], pa.string()),
     ]
