@@ -24,6 +24,7 @@ from gemma_batch.family.placement import Placement
 from gemma_batch.family.speed import rows_per_second
 from gemma_batch.planning.absolute import absolute
 from gemma_batch.planning.cut import cut, rows_per_unit
+from gemma_batch.planning.input_options import option_fields
 from gemma_batch.planning.neutral import NEUTRAL_RESOURCES
 from gemma_batch.planning.survey import Survey, survey
 from gemma_batch.prompts.ending import missing_end
@@ -120,6 +121,7 @@ class Plan:
         fields: dict[str, Any] = {
             "input.id": self.survey.id_column,
             "output.keep": list(spec.output.keep),
+            **option_fields(self.survey.shards[0].options),
             **{f"prompt.{k}": v for k, v in self.survey.prompt.model_dump().items()},
             **{f"sampling.{k}": v for k, v in spec.sampling.model_dump(mode="json").items()},
         }
@@ -266,8 +268,8 @@ def make_plan(spec: JobSpec, *, need_files: bool = True) -> Plan:
     change the spec or the input.
     """
     spec = absolute(spec)
-    notes: list[str] = []
     looked = survey(spec)
+    notes: list[str] = [*looked.notes]
     routes = tuple(
         _plan_route(spec, route, need_files=need_files, notes=notes)
         for route in spec.effective_routes

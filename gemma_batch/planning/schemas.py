@@ -9,15 +9,16 @@ import pyarrow as pa
 
 from gemma_batch.errors import InputError
 from gemma_batch.planning.cut import PLANNING_THREADS
+from gemma_batch.storage.formats import TYPED
 from gemma_batch.units.unit import Shard
 
 LOOKED_AT = 32  # files whose first lines are read, in formats without a footer
 
 
 def schemas_of(shards: Sequence[Shard]) -> list[pa.Schema]:
-    # Parquet: every footer, so that a bad shard is found now. Other formats: the first lines of a
-    # few files.
-    looked = shards if shards[0].format == "parquet" else shards[:LOOKED_AT]
+    # Parquet and its like: every footer, so that a bad shard is found now. Text formats: the first
+    # lines of a few files.
+    looked = shards if shards[0].format in TYPED else shards[:LOOKED_AT]
     with ThreadPoolExecutor(PLANNING_THREADS) as pool:
         return list(pool.map(lambda s: s.reader.schema(s.file), looked))
 

@@ -13,11 +13,12 @@ import pyarrow as pa
 
 from gemma_batch.errors import InputError, SpecError
 from gemma_batch.planning.columns import kept_columns, require_column, wanted_columns
+from gemma_batch.planning.input_options import no_columns, notes_on, read_options
 from gemma_batch.planning.routing import Router
 from gemma_batch.planning.schemas import check_each_shard, same_types, schemas_of, union
 from gemma_batch.rows import Row
 from gemma_batch.spec import JobSpec, Prompt
-from gemma_batch.storage.formats import formats_of
+from gemma_batch.storage.formats import TYPED, formats_of, several_formats
 from gemma_batch.storage.listing import expand
 from gemma_batch.units.unit import FIRST_STAGED, Shard
 
@@ -30,7 +31,7 @@ class Survey:
 
     `columns` are the columns that the job reads. `prompt` is the spec's prompt, with the defaults
     of the input's format. `uniform` says that all files have the same Arrow types in these columns,
-    so one Parquet file can hold the rows of all files unchanged.
+    so one Parquet file can hold the rows of all files unchanged. `notes` are sentences for people.
     """
 
     shards: tuple[Shard, ...]
@@ -41,14 +42,15 @@ class Survey:
     id_column: str | None
     router: Router
     uniform: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def copyable(self) -> bool:
         """Whether rows can be copied without loss.
 
-        Rows of formats other than Parquet always can: these formats hold only JSON's types.
+        Rows of text formats always can: these formats hold only JSON's types.
         """
-        return self.uniform or self.shards[0].format != "parquet"
+        return self.uniform or self.shards[0].format not in TYPED
 
     def sample(self, rows: int = SAMPLE_ROWS) -> list[Row]:
         """Up to `rows` readable rows, from the start of the first shard with a readable row.
@@ -75,7 +77,7 @@ def survey(spec: JobSpec) -> Survey:
     if len(formats) > 1:
         raise InputError(
             f"input.path {spec.input.path!r} matches files of several formats "
-            f"({', '.join(sorted(formats))}): narrow it, or set input.format"
+            f"({several_formats(files)}): narrow it, or set input.format"
         )
     (kind,) = formats
     if len(files) > FIRST_STAGED:
@@ -83,22 +85,26 @@ def survey(spec: JobSpec) -> Survey:
             f"input.path {spec.input.path!r} matches {len(files):,} files; one run takes at most "
             f"{FIRST_STAGED:,}: put small files together, or narrow it"
         )
+    options = read_options(spec.input)
     shards = tuple(
-        Shard(number=i, url=file.url, size=file.size, etag=file.etag, format=kind)
+        Shard(number=i, url=file.url, size=file.size, etag=file.etag, format=kind, options=options)
         for i, file in enumerate(files)
     )
     prompt = _effective_prompt(spec, kind)
     id_column = spec.input.id or ("custom_id" if kind == "openai" else None)
-    schemas = schemas_of(shards)
+    full = [shard for shard in shards if shard.size] or shards
+    schemas = schemas_of(full)
     schema = union(schemas)
+    if not schema.names:
+        raise no_columns(spec.input.path, shards)
     wanted = wanted_columns(spec, prompt, id_column)
     for column, where in wanted.items():
         require_column(column, where, schema)
     keep_schema = kept_columns(spec, schema)
     router = Router(spec.effective_routes, schema)
     used = {*wanted, *router.columns}
-    if kind == "parquet":
-        check_each_shard(shards, schemas, used, schema)
+    if kind in TYPED:
+        check_each_shard(full, schemas, used, schema)
     return Survey(
         shards=shards,
         schema=schema,
@@ -107,7 +113,8 @@ def survey(spec: JobSpec) -> Survey:
         prompt=prompt,
         id_column=id_column,
         router=router,
-        uniform=kind == "parquet" and same_types(schemas, used, schema),
+        uniform=kind in TYPED and same_types(schemas, used, schema),
+        notes=tuple(notes_on(shards)),
     )
 
 

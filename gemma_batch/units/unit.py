@@ -20,6 +20,7 @@ from gemma_batch.errors import OutputError
 from gemma_batch.storage.formats import reader_for
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.parts import PartKey
+from gemma_batch.storage.readers.empty import EmptyReader
 from gemma_batch.storage.readers.options import ReadOptions
 from gemma_batch.storage.readers.reader import Reader, Span
 
@@ -66,7 +67,7 @@ class Shard:
     @property
     def reader(self) -> Reader:
         """The reader of the shard's rows. Raises `InputError` for an unknown format."""
-        return reader_for(self.format, self.options)
+        return reader_for(self.format, self.options) if self.size else EmptyReader()
 
     def plain(self) -> dict[str, Any]:
         """The shard as JSON can hold it; `shard_from` makes the shard again."""

@@ -11,7 +11,27 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOptions:
-    """Plain data: every field can be written as JSON. A reader ignores options of other formats."""
+    """Plain data: every field can be written as JSON. A reader ignores options of other formats.
+
+    `encoding` is a name that Python knows; None stands for UTF-8. `delimiter`, `quote`, `escape`,
+    `header` and `nulls` are those of the spec's `input.csv`; None stands for the usual one of the
+    format, and an empty `quote` for no quotes at all. `row` and `blank` are those of `input.txt`.
+    """
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    quote: str | None = None
+    escape: str | None = None
+    header: bool | tuple[str, ...] = True
+    nulls: tuple[str, ...] = ()
+    row: str = "line"
+    blank: str = "row"
+
+    def __post_init__(self) -> None:
+        """Lists, which JSON gives, become tuples."""
+        for name in ("header", "nulls"):
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))
 
     def plain(self) -> dict[str, Any]:
         """The options that are not the default, as JSON can hold them."""

@@ -1,14 +1,16 @@
-"""Shared code of the line-based formats: streams, decompression and lines with byte offsets.
+"""Shared code of the text formats: streams of UTF-8, and lines with byte offsets.
 
-The length of a line bounds the memory, and `LINE_LIMIT` bounds the length of a line: a longer line
-costs one row. Compressed files cannot be read from the middle. To reach a span of a compressed
-file, the lines before the span are skipped.
+A compressed file, or one in another encoding, becomes a stream of UTF-8 that cannot be read from
+the middle: to reach a span of such a file, the lines before the span are skipped. The length of a
+line bounds the memory, and `LINE_LIMIT` bounds the length of a line: a longer line costs one row.
 """
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import io
+import lzma
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
@@ -16,12 +18,18 @@ import pyarrow as pa
 
 from gemma_batch.errors import InputError
 from gemma_batch.storage.fs import open_source
+from gemma_batch.storage.readers.encodings import BOM, LOOKED_AT, Utf8Stream, encoding_of
 
 LINE_LIMIT = 128 * 2**20  # bytes
 BLOCK = 4 * 2**20  # bytes per request
 SMALL_BLOCK = 2**18
-BOM = b"\xef\xbb\xbf"
-CODECS = {".gz": "gzip", ".zst": "zstd"}
+CODECS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
+# The first bytes of a compressed file; no text in UTF-8 begins with them.
+MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ\x00": "xz",
+}
 
 
 class Line(NamedTuple):
@@ -45,35 +53,56 @@ def reading(url: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"the input file {url!r} does not exist") from None
-    except (pa.ArrowException, OSError, EOFError) as err:
+    except (pa.ArrowException, OSError, EOFError, lzma.LZMAError) as err:
         # Storage raises StorageError. Any other error comes from Arrow and is about the contents.
         raise InputError(f"the input file {url!r} is corrupt: {err}") from err
 
 
 def codec(url: str) -> str | None:
-    """Arrow's name for the compression, by the suffix of the file name; None for plain files."""
+    """The name of the compression, by the suffix of the file name; None for plain files."""
     return next((name for suffix, name in CODECS.items() if url.lower().endswith(suffix)), None)
 
 
 @contextlib.contextmanager
-def opened(url: str, *, expected: int | None = None) -> Iterator[BinaryIO]:
-    """Open the file as a stream of uncompressed bytes.
+def opened(
+    url: str, *, expected: int | None = None, encoding: str | None = None, at: int = 0
+) -> Iterator[BinaryIO]:
+    """Open the file as a stream of UTF-8, at byte `at` (above 0 only in a stream that can seek).
 
-    `expected` is how many bytes will be read; a small number makes small requests. Plain files can
-    seek. A compressed file that is truncated or broken raises OSError while it is read.
+    `expected` is how many bytes will be read; a small number makes small requests. A byte order
+    mark tells an encoding, whatever `encoding` says. Bytes that the encoding does not have become a
+    byte that UTF-8 does not have. Only the stream of a plain file in UTF-8 can seek. A compressed
+    file that is truncated or broken raises OSError, EOFError or LZMAError while it is read.
     """
     block = BLOCK if expected is None else min(BLOCK, max(SMALL_BLOCK, expected))
-    with open_source(url) as source:
-        compression = codec(url)
-        if compression is None:
-            yield io.BufferedReader(source, block)
+    with open_source(url) as source, contextlib.ExitStack() as stack:
+        source.seek(at)
+        stream: io.BufferedReader[Any] = io.BufferedReader(source, block)
+        if at:
+            yield stream
             return
-        inner = pa.PythonFile(io.BufferedReader(source, block), mode="r")
-        with pa.CompressedInputStream(inner, compression) as stream:
-            yield io.BufferedReader(_Raw(stream), SMALL_BLOCK)
+        head = stream.peek(LOOKED_AT)
+        compression = next((c for magic, c in MAGIC.items() if head.startswith(magic)), codec(url))
+        if compression is not None:
+            inner = stack.enter_context(_unpacked(stream, compression))
+            stream = io.BufferedReader(Piped(inner), SMALL_BLOCK)
+            head = stream.peek(LOOKED_AT)
+        if found := encoding_of(head, encoding):
+            stream = io.BufferedReader(Piped(Utf8Stream(stream, found)), SMALL_BLOCK)
+        yield stream
 
 
-class _Raw(io.RawIOBase):
+def _unpacked(stream: io.BufferedReader[Any], compression: str) -> Any:
+    if compression == "bz2":
+        return bz2.BZ2File(stream)
+    if compression == "xz":
+        return lzma.LZMAFile(stream)
+    return pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), compression)
+
+
+class Piped(io.RawIOBase):
+    """A stream that cannot seek, of anything with a method `read(size)`."""
+
     def __init__(self, stream: Any) -> None:
         super().__init__()
         self._stream = stream
