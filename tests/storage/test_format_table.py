@@ -153,6 +153,12 @@ TABLE: dict[str, tuple[str, bytes, ReadOptions, list[Any]]] = {
         texts("表", "ソ"),
     ),
     "txt, a bad line": ("x.txt", b"a\n\xff\nc\n", SAID(), texts("a", FAILED, "c")),
+    "a file per row, cp1252": (
+        "x.txt",
+        b"caf\xe9",
+        SAID(row="file", encoding="cp1252"),
+        [{"text": "café", "file": "x.txt"}],
+    ),
     "a file per row": (
         "x.txt",
         b"a\r\n\nb\n",

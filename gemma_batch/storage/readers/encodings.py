@@ -6,6 +6,7 @@ Readers see only UTF-8. A message about bytes that are not UTF-8 says which enco
 from __future__ import annotations
 
 import codecs
+import functools
 from typing import Any
 
 BOM = codecs.BOM_UTF8
@@ -34,6 +35,25 @@ def encoding_of(head: bytes, declared: str | None) -> str | None:
         if head.startswith(mark):
             return name
     return None if declared is None or codecs.lookup(declared).name in UTF8 else declared
+
+
+@functools.cache
+def one_byte(encoding: str) -> bool:
+    """Whether each byte is one character, and the first 128 are those of ASCII."""
+    ascii_bytes = bytes(range(128))
+    if ascii_bytes.decode(encoding, "replace") != ascii_bytes.decode("ascii"):
+        return False
+    if codecs.lookup(encoding).name.startswith("iso2022"):
+        return False  # an escape character there changes the meaning of the bytes after it
+    return all(
+        len(bytes([byte, 65, byte, byte]).decode(encoding, "replace")) == 4
+        for byte in range(128, 256)
+    )
+
+
+def recoded(data: bytes, encoding: str) -> bytes:
+    """Bytes in another encoding as UTF-8; `NO_CHARACTER` stands for what cannot be decoded."""
+    return data.decode(encoding, DAMAGED).encode("utf-8", "surrogateescape")
 
 
 class Utf8Stream:

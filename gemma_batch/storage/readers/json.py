@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from gemma_batch.storage.readers.encodings import BOM
+from gemma_batch.storage.readers.encodings import BOM, recoded
 from gemma_batch.storage.readers.jsonl import JsonlReader
-from gemma_batch.storage.readers.text import SMALL_BLOCK, Line, lines
+from gemma_batch.storage.readers.text import SMALL_BLOCK, Encoded, Line, lines
 
 SPACE = b" \t\r\n"
 # Outside of a text: a whole text without escapes, or one character that opens, ends or separates.
@@ -74,6 +74,7 @@ def split(stream: BinaryIO, offset: int, limit: int, *, array: bool) -> Iterator
     or goes on after the array.
     """
     floor = depth = 1 if array else 0
+    encoding = stream.encoding if isinstance(stream, Encoded) else None
     kept: list[bytes] = []
     length, text, escaped = 0, False, False
 
@@ -82,8 +83,11 @@ def split(stream: BinaryIO, offset: int, limit: int, *, array: bool) -> Iterator
         kept.append(piece)
         length += len(piece)
         data = b"".join(kept)
-        if length > limit or data.strip(SPACE):
-            yield Line(ends - length, length, None if length > limit else data)
+        if length > limit:
+            yield Line(ends - length, length, None)
+        elif data.strip(SPACE):
+            text = data if encoding is None else recoded(data, encoding)
+            yield Line(ends - length, length, text)
         kept, length = [], 0
 
     while block := stream.read(SMALL_BLOCK):

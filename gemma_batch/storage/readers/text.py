@@ -1,8 +1,9 @@
 """Shared code of the text formats: streams of UTF-8, and lines with byte offsets.
 
-A compressed file, or one in another encoding, becomes a stream of UTF-8 that cannot be read from
-the middle: to reach a span of such a file, the lines before the span are skipped. The length of a
-line bounds the memory, and `LINE_LIMIT` bounds the length of a line: a longer line costs one row.
+A compressed file, or one in an encoding such as UTF-16, becomes a stream of UTF-8 that cannot be
+read from the middle: to reach a span of such a file, the lines before the span are skipped. A file
+in an encoding of one byte per character is decoded line by line. The length of a line bounds the
+memory, and `LINE_LIMIT` bounds the length of a line: a longer line costs one row.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ import pyarrow as pa
 
 from gemma_batch.errors import InputError
 from gemma_batch.storage.fs import open_source
-from gemma_batch.storage.readers.encodings import BOM, LOOKED_AT, Utf8Stream, encoding_of
+from gemma_batch.storage.readers.encodings import (
+    BOM,
+    LOOKED_AT,
+    Utf8Stream,
+    encoding_of,
+    one_byte,
+    recoded,
+)
 
 LINE_LIMIT = 128 * 2**20  # bytes
 BLOCK = 4 * 2**20  # bytes per request
@@ -71,15 +79,19 @@ def opened(
 
     `expected` is how many bytes will be read; a small number makes small requests. A byte order
     mark tells an encoding, whatever `encoding` says. Bytes that the encoding does not have become a
-    byte that UTF-8 does not have. Only the stream of a plain file in UTF-8 can seek. A compressed
-    file that is truncated or broken raises OSError, EOFError or LZMAError while it is read.
+    byte that UTF-8 does not have. Where each character is one byte, the stream holds the bytes of
+    the file and `lines` decodes them. Only the stream of a plain file can seek, in UTF-8 or such an
+    encoding. A compressed file that is truncated or broken raises OSError, EOFError or LZMAError
+    while it is read.
     """
     block = BLOCK if expected is None else min(BLOCK, max(SMALL_BLOCK, expected))
     with open_source(url) as source, contextlib.ExitStack() as stack:
+        if at and encoding is not None and encoding_of(source.read(len(BOM)), encoding) is None:
+            encoding = None
         source.seek(at)
         stream: io.BufferedReader[Any] = io.BufferedReader(source, block)
         if at:
-            yield stream
+            yield stream if encoding is None else Encoded(source, block, encoding)
             return
         head = stream.peek(LOOKED_AT)
         compression = next((c for magic, c in MAGIC.items() if head.startswith(magic)), codec(url))
@@ -87,7 +99,12 @@ def opened(
             inner = stack.enter_context(_unpacked(stream, compression))
             stream = io.BufferedReader(Piped(inner), SMALL_BLOCK)
             head = stream.peek(LOOKED_AT)
-        if found := encoding_of(head, encoding):
+        found = encoding_of(head, encoding)
+        if found and compression is None and one_byte(found):
+            source.seek(0)
+            yield Encoded(source, block, found)
+            return
+        if found:
             stream = io.BufferedReader(Piped(Utf8Stream(stream, found)), SMALL_BLOCK)
         yield stream
 
@@ -98,6 +115,14 @@ def _unpacked(stream: io.BufferedReader[Any], compression: str) -> Any:
     if compression == "xz":
         return lzma.LZMAFile(stream)
     return pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), compression)
+
+
+class Encoded(io.BufferedReader):
+    """A stream of the bytes of a file in an encoding of one byte per character."""
+
+    def __init__(self, raw: Any, block: int, encoding: str) -> None:
+        super().__init__(raw, block)
+        self.encoding = encoding
 
 
 class Piped(io.RawIOBase):
@@ -124,6 +149,7 @@ def lines(
     A line ends at a line feed. Lines longer than `limit` bytes have no data. Blank lines are left
     out unless `blank` is set. A byte order mark at the start of the file is dropped.
     """
+    encoding = stream.encoding if isinstance(stream, Encoded) else None
     while data := stream.readline(limit):
         length, complete = len(data), data.endswith(b"\n") or len(data) < limit
         while not complete and (more := stream.readline(SMALL_BLOCK)):
@@ -134,6 +160,8 @@ def lines(
             text = data = data[len(BOM) :]
         if length > limit:
             text = None
+        elif encoding is not None:
+            text = recoded(data, encoding)
         if blank or text is None or (text and not text.isspace()):
             yield Line(offset, length, text)
         offset += length

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import pyarrow as pa
 
 from gemma_batch.rows import Row
-from gemma_batch.storage.readers.encodings import BOM, not_utf8
+from gemma_batch.storage.readers.encodings import BOM, not_utf8, recoded
 from gemma_batch.storage.readers.reader import Span
 from gemma_batch.storage.readers.records import BadLine, RecordReader
-from gemma_batch.storage.readers.text import Line, lines, reading
+from gemma_batch.storage.readers.text import Encoded, Line, lines, reading
 
 if TYPE_CHECKING:
     from gemma_batch.storage.interfaces import InputFile
@@ -68,4 +68,7 @@ def _whole(stream: BinaryIO, limit: int) -> Iterator[Line]:
             length += len(more)
         yield Line(0, len(data) + length, None)
     elif data.removeprefix(BOM):
-        yield Line(0, len(data), data.removeprefix(BOM))
+        size = len(data)
+        if isinstance(stream, Encoded):
+            data = recoded(data, stream.encoding)
+        yield Line(0, size, data.removeprefix(BOM))
