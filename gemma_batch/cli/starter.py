@@ -7,8 +7,9 @@ import re
 
 import pyarrow as pa
 
+from gemma_batch.cli.starter_input import look
 from gemma_batch.errors import InputError
-from gemma_batch.storage.formats import detect_format, reader_for
+from gemma_batch.storage.formats import reader_for
 from gemma_batch.storage.listing import expand
 
 PLAIN = re.compile(r"(?:[A-Za-z]|\.{0,2}/)[A-Za-z0-9_./-]*")
@@ -20,7 +21,7 @@ name: {name}
 
 input:
   path: {path}
-  # columns: {columns}
+{given}  # columns: {columns}
 {id}
 {prompt}
 
@@ -52,10 +53,10 @@ output:
 def starter_spec(path: str, model: str) -> str:
     """A commented spec for the input at `path`. Raises `InputError` when no input can be used."""
     files = expand([path])
-    kind = detect_format(files[0].url, "auto")
-    schema = reader_for(kind).schema(files[0])
+    file, kind, options, given = look(path, files)
+    schema = reader_for(kind, options).schema(file)
     if not schema.names:
-        raise InputError(f"{files[0].url!r} has no columns")
+        raise InputError(f"{file.url!r} has no columns")
     key = _id_column(schema)
     text = "body"
     if kind == "openai":
@@ -74,6 +75,7 @@ def starter_spec(path: str, model: str) -> str:
     return TEMPLATE.format(
         name=_quoted(stem),
         path=_quoted(path),
+        given=given,
         columns=", ".join(f"{_shown(field.name)} ({_shown(str(field.type))})" for field in schema),
         id=f"  id: {_quoted(key)}\n" if key else "",
         prompt=prompt,

@@ -20,6 +20,7 @@ MARKS = {
 UTF8 = {"utf-8", "utf-8-sig", "ascii"}
 LOOKED_AT = 4096  # bytes at the start of a file
 BLOCK = 2**18
+SAMPLE = 2**16  # bytes; more is not a single line
 NOT_CP1252 = b"\x81\x8d\x8f\x90\x9d"
 DAMAGED = "gemma_batch.damaged"
 NO_CHARACTER = "\udcff"  # "surrogateescape" makes of it the byte FF, which UTF-8 does not have
@@ -101,13 +102,38 @@ def not_utf8(data: bytes, declared: str | None = None, at: int | None = None) ->
 
 def encoding_hint(data: bytes) -> str:
     """The end of a sentence about bytes that cannot be read: the encoding that they look like."""
-    if name := utf16_without_mark(data):
-        return f"; it looks like UTF-16: set input.encoding: {name}"
-    high = sum(byte > 127 for byte in data)
-    if not high or any(char > "\x7f" for char in data.decode("utf-8", "ignore")):
-        return ""  # other characters are UTF-8, so that the rest is damage
-    letters = high + sum(chr(byte).isalpha() for byte in data if byte < 128)
-    if 3 * high > letters and high > 3:
+    name = guess_encoding(data)
+    if name is not None:
+        what = {"cp1252": "cp1252 (Western Europe)", "latin-1": "latin-1 (Western Europe)"}
+        return f"; it looks like {what.get(name, 'UTF-16')}: set input.encoding: {name}"
+    if _mostly_high(data):
         return "; it looks like another encoding: set input.encoding, such as shift_jis or cp1251"
-    known = "latin-1" if any(byte in data for byte in NOT_CP1252) else "cp1252"
-    return f"; it looks like {known} (Western Europe): set input.encoding: {known}"
+    return ""
+
+
+def guess_encoding(data: bytes) -> str | None:
+    """The encoding that a text without a byte order mark looks like; None for UTF-8 or no idea."""
+    if any(data.startswith(mark) for mark in (BOM, *MARKS)):
+        return None
+    if name := utf16_without_mark(data):
+        return name
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as err:
+        if err.end >= len(data) > SAMPLE:
+            return None  # the end of a sample is in the middle of a character
+    else:
+        return None
+    # Where other characters are UTF-8, the rest is damage.
+    if _mostly_high(data) or any(char > "\x7f" for char in data.decode("utf-8", "ignore")):
+        return None
+    return "latin-1" if any(byte in data for byte in NOT_CP1252) else "cp1252"
+
+
+def _mostly_high(data: bytes) -> bool:
+    """Whether most letters are outside of ASCII, as in no language of Western Europe."""
+    if any(char > "\x7f" for char in data.decode("utf-8", "ignore")):
+        return False
+    high = sum(byte > 127 for byte in data)
+    letters = high + sum(chr(byte).isalpha() for byte in data if byte < 128)
+    return high > 3 and 3 * high > letters
