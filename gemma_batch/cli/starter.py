@@ -11,6 +11,7 @@ from gemma_batch.cli.starter_input import look
 from gemma_batch.errors import InputError
 from gemma_batch.storage.formats import reader_for
 from gemma_batch.storage.listing import expand
+from gemma_batch.storage.saved_datasets import saved_data
 
 PLAIN = re.compile(r"(?:[A-Za-z]|\.{0,2}/)[A-Za-z0-9_./-]*")
 WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}  # YAML reads no text in them
@@ -52,7 +53,7 @@ output:
 
 def starter_spec(path: str, model: str) -> str:
     """A commented spec for the input at `path`. Raises `InputError` when no input can be used."""
-    files = expand([path])
+    files = saved_data(expand([path])).files
     file, kind, options, given = look(path, files)
     schema = reader_for(kind, options).schema(file)
     if not schema.names:

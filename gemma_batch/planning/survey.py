@@ -20,6 +20,7 @@ from gemma_batch.rows import Row
 from gemma_batch.spec import JobSpec, Prompt
 from gemma_batch.storage.formats import TYPED, formats_of, several_formats
 from gemma_batch.storage.listing import expand
+from gemma_batch.storage.saved_datasets import saved_data
 from gemma_batch.units.unit import FIRST_STAGED, Shard
 
 SAMPLE_ROWS = 200
@@ -72,7 +73,7 @@ class Survey:
 
 def survey(spec: JobSpec) -> Survey:
     """Look at the input. Raises `InputError` or `SpecError`, which say how to mend the job."""
-    files = expand(list(spec.input.paths))
+    files, notes = saved_data(expand(list(spec.input.paths)))
     formats = formats_of(files, spec.input.format)
     if len(formats) > 1:
         raise InputError(
@@ -114,7 +115,7 @@ def survey(spec: JobSpec) -> Survey:
         id_column=id_column,
         router=router,
         uniform=kind in TYPED and same_types(schemas, used, schema),
-        notes=tuple(notes_on(shards)),
+        notes=(*notes, *notes_on(shards)),
     )
 
 
