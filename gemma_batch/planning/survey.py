@@ -13,14 +13,13 @@ import pyarrow as pa
 
 from gemma_batch.errors import InputError, SpecError
 from gemma_batch.planning.columns import kept_columns, require_column, wanted_columns
+from gemma_batch.planning.input_files import find_files
 from gemma_batch.planning.input_options import no_columns, notes_on, read_options
 from gemma_batch.planning.routing import Router
 from gemma_batch.planning.schemas import check_each_shard, same_types, schemas_of, union
 from gemma_batch.rows import Row
 from gemma_batch.spec import JobSpec, Prompt
 from gemma_batch.storage.formats import TYPED, formats_of, several_formats
-from gemma_batch.storage.listing import expand
-from gemma_batch.storage.saved_datasets import saved_data
 from gemma_batch.units.unit import FIRST_STAGED, Shard
 
 SAMPLE_ROWS = 200
@@ -73,8 +72,8 @@ class Survey:
 
 def survey(spec: JobSpec) -> Survey:
     """Look at the input. Raises `InputError` or `SpecError`, which say how to mend the job."""
-    files, notes = saved_data(expand(list(spec.input.paths)))
-    formats = formats_of(files, spec.input.format)
+    files, declared, notes, _ = find_files(spec.input)
+    formats = formats_of(files, declared)
     if len(formats) > 1:
         raise InputError(
             f"input.path {spec.input.path!r} matches files of several formats "

@@ -70,12 +70,17 @@ class Input(SpecPart):
 
     format: Literal[
         "auto", "parquet", "jsonl", "json", "csv", "tsv", "psv", "txt", "openai", "arrow", "orc",
-        "avro",
+        "avro", "delta", "iceberg",
     ] = "auto"  # fmt: skip
     """The format of the files. `auto` goes by the ending of the file name: `.parquet`, `.pq`,
     `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.psv`, `.txt`, `.arrow`, `.feather`, `.ipc`,
     `.orc`, `.avro`; the text formats may end in `.gz`, `.zst`, `.bz2` or `.xz` too. A file of JSON
-    lines whose first lines are OpenAI batch requests is read as `openai`."""
+    lines whose first lines are OpenAI batch requests is read as `openai`. `delta` and `iceberg`:
+    `path` is the folder of one such table, and the rows are those of one version of it."""
+
+    version: int | None = None
+    """The version of a Delta table, or the snapshot of an Iceberg table. Default: the newest. A
+    run whose table has changed since goes on only with the version that it began with."""
 
     encoding: str | None = None
     """The encoding of text files, such as `cp1252`, `latin-1` or `utf-16-le`. Default: UTF-8, or

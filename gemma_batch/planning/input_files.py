@@ -1,0 +1,46 @@
+"""Input files: the files whose rows are the input, of a plain folder or of a table (driver)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from gemma_batch.errors import InputError, SpecError
+from gemma_batch.spec import Input
+from gemma_batch.storage.interfaces import InputFile
+from gemma_batch.storage.listing import expand
+from gemma_batch.storage.saved_datasets import saved_data
+from gemma_batch.storage.tables import TABLES, table_files
+
+
+class Found(NamedTuple):
+    """The files, the format that the spec declares for them, and sentences for people.
+
+    `constants` are columns that have one value in all rows of a file, by the URL of the file.
+    """
+
+    files: list[InputFile]
+    format: str
+    notes: list[str]
+    constants: dict[str, tuple[tuple[str, Any], ...]]
+
+
+def find_files(input: Input) -> Found:
+    """The files of the input. Raises `InputError` or `SpecError`."""
+    if input.format not in TABLES:
+        if input.version is not None:
+            raise SpecError(
+                f"input.version is for tables: set input.format to {' or '.join(TABLES)}"
+            )
+        files, notes = saved_data(expand(list(input.paths)))
+        return Found(files, input.format, notes, {})
+    if len(input.paths) > 1:
+        raise SpecError(f"input.format {input.format!r} takes one input.path: the table's folder")
+    found = table_files(input.paths[0], input.format, input.version)
+    constants = {one.file.url: one.constants for one in found if one.constants}
+    if constants:
+        names = [name for name, _ in next(iter(constants.values()))]
+        raise InputError(
+            f"the table {input.paths[0]!r} is partitioned by {', '.join(names)}: partitioned "
+            "tables cannot be read yet"
+        )
+    return Found([one.file for one in found], "parquet", [], constants)
