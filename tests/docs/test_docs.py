@@ -293,7 +293,9 @@ def test_every_file_named_exists(page: str) -> None:
         if re.fullmatch(r"[\w.-]+(/[\w.*-]+)*/?", span) and not span.startswith(NOT_OURS):
             if "/" in span:
                 assert list(ROOT.glob(span.rstrip("/"))), span
-            elif span.endswith((".md", ".py", ".yml", ".yaml", ".json", ".html")):
+            elif not span.startswith(".") and span.endswith(
+                (".md", ".py", ".yml", ".yaml", ".json", ".html")
+            ):
                 assert span in OF_OTHERS or any_file(span), span
 
 
