@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from gemma_batch.cli.starter_input import look
 from gemma_batch.errors import InputError
+from gemma_batch.planning.input_files import find_files
+from gemma_batch.spec import Input
 from gemma_batch.storage.formats import reader_for
-from gemma_batch.storage.listing import expand
-from gemma_batch.storage.saved_datasets import saved_data
 
 PLAIN = re.compile(r"(?:[A-Za-z]|\.{0,2}/)[A-Za-z0-9_./-]*")
 WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}  # YAML reads no text in them
@@ -53,7 +53,7 @@ output:
 
 def starter_spec(path: str, model: str) -> str:
     """A commented spec for the input at `path`. Raises `InputError` when no input can be used."""
-    files = saved_data(expand([path])).files
+    files = find_files(Input(path=path)).files
     file, kind, options, given = look(path, files)
     schema = reader_for(kind, options).schema(file)
     if not schema.names:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from gemma_batch.errors import InputError, SpecError
 from gemma_batch.spec import Input
+from gemma_batch.storage.hub_data import expand_hub, is_hub
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.listing import expand
 from gemma_batch.storage.saved_datasets import saved_data
@@ -31,16 +32,21 @@ def find_files(input: Input) -> Found:
             raise SpecError(
                 f"input.version is for tables: set input.format to {' or '.join(TABLES)}"
             )
-        files, notes = saved_data(expand(list(input.paths)))
+        hub = [path for path in input.paths if is_hub(path)]
+        others = [path for path in input.paths if not is_hub(path)]
+        found = {file.url: file for path in hub for file in expand_hub(path)}
+        if others:
+            found |= {file.url: file for file in expand(others)}
+        files, notes = saved_data([found[url] for url in sorted(found)])
         return Found(files, input.format, notes, {})
     if len(input.paths) > 1:
         raise SpecError(f"input.format {input.format!r} takes one input.path: the table's folder")
-    found = table_files(input.paths[0], input.format, input.version)
-    constants = {one.file.url: one.constants for one in found if one.constants}
+    tables = table_files(input.paths[0], input.format, input.version)
+    constants = {one.file.url: one.constants for one in tables if one.constants}
     if constants:
         names = [name for name, _ in next(iter(constants.values()))]
         raise InputError(
             f"the table {input.paths[0]!r} is partitioned by {', '.join(names)}: partitioned "
             "tables cannot be read yet"
         )
-    return Found([one.file for one in found], "parquet", [], constants)
+    return Found([one.file for one in tables], "parquet", [], constants)

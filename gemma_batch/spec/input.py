@@ -65,8 +65,8 @@ class Input(SpecPart):
 
     path: str | tuple[str, ...]
     """A file, a folder (with everything below it), a glob such as `s3://tickets/2026/*.parquet`,
-    or a list of these. Local or `s3://`. Files and folders whose name starts with `_` or `.` are
-    left out. All files must have the same format."""
+    or a list of these. Local, `s3://` or `hf://datasets/owner/name`. Files and folders whose name
+    starts with `_` or `.` are left out. All files must have the same format."""
 
     format: Literal[
         "auto", "parquet", "jsonl", "json", "csv", "tsv", "psv", "txt", "openai", "arrow", "orc",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from gemma_batch.errors import InputError, StorageError
-from gemma_batch.storage.fs import is_s3, local_path
+from gemma_batch.storage.fs import is_local, is_s3, local_path
 from gemma_batch.storage.interfaces import InputFile
 
 T = TypeVar("T")
@@ -56,6 +56,10 @@ def _stat(url: str) -> InputFile:
         from gemma_batch.storage.s3 import head
 
         return InputFile(url, *head(url))
+    if not is_local(url):
+        from gemma_batch.storage.hub_data import stat_hub
+
+        return stat_hub(url)
     from gemma_batch.storage.local import local_etag
 
     path = local_path(url)
