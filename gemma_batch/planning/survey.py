@@ -14,6 +14,8 @@ import pyarrow as pa
 
 from gemma_batch.errors import InputError, SpecError
 from gemma_batch.planning.columns import kept_columns, require_column, wanted_columns
+from gemma_batch.planning.input_files import find_files
+from gemma_batch.planning.input_options import notes_on, read_options
 from gemma_batch.planning.places import check_places
 from gemma_batch.planning.recognise import advice, first_rows, why_no_columns
 from gemma_batch.planning.routing import Router
@@ -28,11 +30,9 @@ from gemma_batch.planning.schemas import (
     with_declared,
 )
 from gemma_batch.spec import JobSpec, Prompt
-from gemma_batch.storage.formats import formats_of
+from gemma_batch.storage.formats import TYPED, formats_of, several_formats
+from gemma_batch.storage.hub_data import is_hub
 from gemma_batch.storage.left_out import LeftOut
-from gemma_batch.storage.listing import expand
-from gemma_batch.storage.readers.options import ReadOptions
-from gemma_batch.storage.table_logs import check_logs
 from gemma_batch.units.unit import FIRST_STAGED, Shard
 
 
@@ -69,21 +69,21 @@ class Survey:
     def copyable(self) -> bool:
         """Whether rows can be copied without loss.
 
-        Rows of formats other than Parquet always can: these formats hold only JSON's types.
+        Rows of text formats always can: these formats hold only JSON's types.
         """
-        return self.uniform or self.shards[0].format != "parquet"
+        return self.uniform or self.shards[0].format not in TYPED
 
 
 def survey(spec: JobSpec) -> Survey:
     """Look at the input. Raises `InputError` or `SpecError`, which say how to mend the job."""
-    files = expand(list(spec.input.paths), output=spec.output.path)
-    check_places(spec, files)
-    notes = (*check_logs(files.logs, spec.input.format), *files.notes)
-    formats = formats_of(files, spec.input.format)
+    found = find_files(spec.input, spec.output.path)
+    files = found.files
+    check_places(spec, [file for file in files if not is_hub(file.url)])
+    formats = formats_of(files, found.format)
     if len(formats) > 1:
         raise InputError(
             f"input.path {spec.input.path!r} matches files of several formats "
-            f"({', '.join(sorted(formats))}): narrow it, or set input.format"
+            f"({several_formats(files)}): narrow it, or set input.format"
         )
     (kind,) = formats
     if len(files) > FIRST_STAGED:
@@ -91,20 +91,21 @@ def survey(spec: JobSpec) -> Survey:
             f"input.path {spec.input.path!r} matches {len(files):,} files; one run takes at most "
             f"{FIRST_STAGED:,}: put small files together, or narrow it"
         )
-    options = ReadOptions(types=tuple(spec.input.schema.items()))
+    options = read_options(spec.input)
     shards = tuple(
         Shard(number=i, url=file.url, size=file.size, etag=file.etag, format=kind, options=options)
         for i, file in enumerate(files)
     )
     id_column = spec.input.id or ("custom_id" if kind == "openai" else None)
-    schemas = schemas_of(shards)
-    guessed = is_guessed(shards[0])
+    full = tuple(shard for shard in shards if shard.size) or shards
+    schemas = schemas_of(full)
+    guessed = is_guessed(full[0])
     schema = union(schemas, guessed=guessed)
     if guessed:
         schema = with_declared(schema, spec.input.schema)
     if not schema.names:
-        raise InputError(why_no_columns(shards))
-    prompt = _effective_prompt(spec, kind, shards)
+        raise InputError(why_no_columns(full))
+    prompt = _effective_prompt(spec, kind, full)
     wanted = wanted_columns(spec, prompt, id_column)
     for column, where in wanted.items():
         require_column(column, where, schema)
@@ -113,10 +114,10 @@ def survey(spec: JobSpec) -> Survey:
     keep_schema = kept_columns(spec, schema)
     router = Router(spec.effective_routes, schema)
     used = {*wanted, *router.columns}
-    if kind == "parquet":
-        check_each_shard(shards, schemas, used, schema)
+    if kind in TYPED:
+        check_each_shard(full, schemas, used, schema)
     if not guessed:
-        check_types(shards, schemas, used)
+        check_types(full, schemas, used)
     return Survey(
         shards=shards,
         schema=schema,
@@ -125,14 +126,14 @@ def survey(spec: JobSpec) -> Survey:
         prompt=prompt,
         id_column=id_column,
         router=router,
-        uniform=kind == "parquet" and same_types(schemas, used, schema),
+        uniform=kind in TYPED and same_types(schemas, used, schema),
         guesses={
             name: kind
             for name, kind in (guesses(schemas) if guessed else {}).items()
             if name not in spec.input.schema
         },
-        left_out=files.left_out,
-        notes=notes,
+        left_out=found.left_out,
+        notes=(*found.notes, *notes_on(shards)),
     )
 
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from gemma_batch.errors import InputError
 from gemma_batch.rows import Row
 from gemma_batch.storage.fs import open_source
+from gemma_batch.storage.readers.options import ReadOptions
 from gemma_batch.storage.readers.plain import UNREADABLE, interval_text, plain_type, plain_values
 from gemma_batch.storage.readers.reader import Span, bad_row
 from gemma_batch.storage.readers.text import reading
@@ -37,7 +38,9 @@ class ParquetReader:
     """See the module's docstring."""
 
     name = "parquet"
-    suffixes: tuple[str, ...] = (".parquet", ".pq")
+
+    def __init__(self, options: ReadOptions | None = None) -> None:
+        """A reader; Parquet needs no options."""
 
     def schema(self, file: InputFile) -> pa.Schema:
         with reading(file.url), open_source(file.url) as source:
