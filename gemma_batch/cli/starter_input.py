@@ -9,7 +9,7 @@ from gemma_batch.errors import InputError
 from gemma_batch.storage.formats import TEXTS, detect_format, formats_of, guess_format
 from gemma_batch.storage.formats import several_formats as counted
 from gemma_batch.storage.interfaces import InputFile
-from gemma_batch.storage.readers.guess import guess_options
+from gemma_batch.storage.readers.csv_guess import guess_options
 from gemma_batch.storage.readers.options import ReadOptions
 
 

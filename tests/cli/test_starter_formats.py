@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bz2
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +78,11 @@ def started(path: Path) -> JobSpec:
 
 def first_prompt(spec: JobSpec) -> str:
     looked = survey(spec)
-    (row, *_) = looked.sample(1)
+    (row, *_) = (
+        row
+        for shard in looked.shards
+        for row in shard.reader.read(shard.file, shard.reader.head(shard.file, 1), None)
+    )
     return Template(spec.prompt.user or "", field="prompt.user").render(row.values or {}).text
 
 
@@ -126,7 +129,7 @@ def test_an_input_that_is_refused(tmp_path: Path, files: dict[str, bytes], reaso
         starter_spec(str(tmp_path), MODEL)
     spec = {"input": {"path": str(tmp_path)}, "prompt": {"user": "{{ x }}"}, "model": MODEL}
     with pytest.raises(InputError, match=reason):
-        survey(JobSpec.from_dict({**spec, "output": {"path": os.path.join(tmp_path, "out")}}))
+        survey(JobSpec.from_dict({**spec, "output": {"path": f"{tmp_path}-out"}}))
 
 
 def test_the_reason_why_no_row_can_be_read(tmp_path: Path) -> None:
