@@ -7,13 +7,15 @@ import re
 
 import pyarrow as pa
 
+from gemma_batch.cli.starter_input import look
 from gemma_batch.errors import InputError
+from gemma_batch.planning.input_files import find_files
 from gemma_batch.planning.recognise import LOOKED_ROWS, conversation_column, ends_answered
 from gemma_batch.rows import Row
-from gemma_batch.storage.formats import detect_format, reader_for
+from gemma_batch.spec import Input
+from gemma_batch.storage.formats import reader_for
 from gemma_batch.storage.interfaces import InputFile
-from gemma_batch.storage.listing import expand
-from gemma_batch.storage.table_logs import check_logs
+from gemma_batch.storage.readers.reader import Reader
 
 PLAIN = re.compile(r"(?:[A-Za-z]|\.{0,2}/)[A-Za-z0-9_./-]*")
 WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}  # YAML reads no text in them
@@ -24,7 +26,7 @@ name: {name}
 
 input:
   path: {path}
-  # columns: {columns}
+{given}  # columns: {columns}
 {id}
 {prompt}
 
@@ -55,17 +57,16 @@ output:
 
 def starter_spec(path: str, model: str) -> str:
     """A commented spec for the input at `path`. Raises `InputError` when no input can be used."""
-    files = expand([path])
-    check_logs(files.logs, "auto")
-    kind = detect_format(files[0].url, "auto")
-    schema = reader_for(kind).schema(files[0])
+    files = find_files(Input(path=path)).files
+    file, kind, options, given = look(path, files)
+    schema = reader_for(kind, options).schema(file)
     if not schema.names:
-        raise InputError(f"{files[0].url!r} has no columns")
+        raise InputError(f"{file.url!r} has no columns")
     key = _id_column(schema)
     text = "body"
     if kind == "openai":
         prompt, key = "# The input holds whole conversations (OpenAI batch lines).", None
-    elif (talk := conversation_column(rows := _first(files[0], kind))) is not None:
+    elif (talk := conversation_column(rows := _first(file, reader_for(kind, options)))) is not None:
         prompt = f"prompt:\n  messages: {_quoted(talk)}        # a column of ready conversations"
         if ends_answered(rows, talk):
             prompt += "\n  last_answer: drop         # the answer at their end is asked for anew"
@@ -83,6 +84,7 @@ def starter_spec(path: str, model: str) -> str:
     return TEMPLATE.format(
         name=_quoted(stem),
         path=_quoted(path),
+        given=given,
         columns=", ".join(f"{_shown(field.name)} ({_shown(str(field.type))})" for field in schema),
         id=f"  id: {_quoted(key)}\n" if key else "",
         prompt=prompt,
@@ -95,8 +97,7 @@ def starter_spec(path: str, model: str) -> str:
     )
 
 
-def _first(file: InputFile, kind: str) -> list[Row]:
-    reader = reader_for(kind)
+def _first(file: InputFile, reader: Reader) -> list[Row]:
     return list(reader.read(file, reader.head(file, LOOKED_ROWS), None))
 
 

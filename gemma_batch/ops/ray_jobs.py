@@ -34,7 +34,7 @@ from gemma_batch.ops.dashboard import asking, connect, dashboard_url, last_line
 from gemma_batch.planning.plan import Plan, make_plan
 from gemma_batch.reporting.status import current_report
 from gemma_batch.spec import JobSpec
-from gemma_batch.storage.fs import is_s3
+from gemma_batch.storage.fs import is_local
 
 STOP_SECONDS = 120  # time for a driver to end its engines and release its lease before a kill
 SUBMIT_TRIES, PAUSE = 10, 2.0  # pause in seconds; a cluster that just started has no job agent yet
@@ -289,7 +289,7 @@ def _check_travels(spec: JobSpec) -> None:
         ("model", route.model) for route in spec.effective_routes if Path(route.model).exists()
     ]
     for name, path in places:
-        if not is_s3(path) and not Path(path.removeprefix("file://")).is_absolute():
+        if is_local(path) and not Path(path.removeprefix("file://")).is_absolute():
             raise SpecError(
                 f"{name}: {path!r} is relative to this machine's current folder, where the job "
                 "will not run: use s3:// or an absolute path that all nodes share"

@@ -21,6 +21,7 @@ from gemma_batch.family.placement import Placement
 from gemma_batch.family.speed import rows_per_second
 from gemma_batch.planning.absolute import absolute
 from gemma_batch.planning.cut import cut, rows_per_unit
+from gemma_batch.planning.input_options import option_fields
 from gemma_batch.planning.model_look import end_of_turn, model_of
 from gemma_batch.planning.neutral import NEUTRAL_RESOURCES
 from gemma_batch.planning.survey import Survey, survey
@@ -126,6 +127,7 @@ class Plan:
         fields: dict[str, Any] = {
             "input.id": self.survey.id_column,
             "output.keep": list(spec.output.keep),
+            **option_fields(self.survey.shards[0].options),
             # Older outputs do not have the field `last_answer`, and did what "fail" does.
             **{
                 f"prompt.{k}": v

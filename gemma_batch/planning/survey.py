@@ -15,6 +15,8 @@ import pyarrow as pa
 
 from gemma_batch.errors import InputError, SpecError
 from gemma_batch.planning.columns import kept_columns, require_column, wanted_columns
+from gemma_batch.planning.input_files import find_files
+from gemma_batch.planning.input_options import notes_on, read_options
 from gemma_batch.planning.places import check_places
 from gemma_batch.planning.recognise import advice, first_rows, why_no_columns
 from gemma_batch.planning.routing import Router
@@ -31,11 +33,9 @@ from gemma_batch.planning.schemas import (
 )
 from gemma_batch.planning.unreadable import Unreadable, readable
 from gemma_batch.spec import JobSpec, Prompt
-from gemma_batch.storage.formats import formats_of
+from gemma_batch.storage.formats import TYPED, formats_of, several_formats
+from gemma_batch.storage.hub_data import is_hub
 from gemma_batch.storage.left_out import LeftOut
-from gemma_batch.storage.listing import expand
-from gemma_batch.storage.readers.options import ReadOptions
-from gemma_batch.storage.table_logs import check_logs
 from gemma_batch.units.unit import FIRST_STAGED, Shard
 
 
@@ -87,14 +87,14 @@ class Survey:
 
 def survey(spec: JobSpec) -> Survey:
     """Look at the input. Raises `InputError` or `SpecError`, which say how to mend the job."""
-    files = expand(list(spec.input.paths), output=spec.output.path)
-    check_places(spec, files)
-    notes = (*check_logs(files.logs, spec.input.format), *files.notes)
-    formats = formats_of(files, spec.input.format)
+    found = find_files(spec.input, spec.output.path)
+    files = found.files
+    check_places(spec, [file for file in files if not is_hub(file.url)])
+    formats = formats_of(files, found.format)
     if len(formats) > 1:
         raise InputError(
             f"input.path {spec.input.path!r} matches files of several formats "
-            f"({', '.join(sorted(formats))}): narrow it, or set input.format"
+            f"({several_formats(files)}): narrow it, or set input.format"
         )
     (kind,) = formats
     if len(files) > FIRST_STAGED:
@@ -102,23 +102,24 @@ def survey(spec: JobSpec) -> Survey:
             f"input.path {spec.input.path!r} matches {len(files):,} files; one run takes at most "
             f"{FIRST_STAGED:,}: put small files together, or narrow it"
         )
-    options = ReadOptions(types=tuple(spec.input.schema.items()))
+    options = read_options(spec.input)
     shards = tuple(
         Shard(number=i, url=file.url, size=file.size, etag=file.etag, format=kind, options=options)
         for i, file in enumerate(files)
     )
     id_column = spec.input.id or ("custom_id" if kind == "openai" else None)
+    full = tuple(shard for shard in shards if shard.size) or shards
     unreadable = Unreadable(len(shards))
-    looked = readable(shards if kind == "parquet" else shards[:LOOKED_AT], unreadable)
+    looked = readable(full if kind in TYPED else full[:LOOKED_AT], unreadable)
     schemas = schemas_of(looked)
-    guessed = is_guessed(shards[0])
+    guessed = is_guessed(full[0])
     schema = union(schemas, guessed=guessed)
     seen = schema
     if guessed:
         schema = with_declared(schema, spec.input.schema)
     if not seen.names:
-        raise InputError(why_no_columns(shards))
-    prompt = _effective_prompt(spec, kind, shards)
+        raise InputError(why_no_columns(full))
+    prompt = _effective_prompt(spec, kind, full)
     wanted = wanted_columns(spec, prompt, id_column)
     for column, where in wanted.items():
         require_column(column, where, schema)
@@ -132,7 +133,7 @@ def survey(spec: JobSpec) -> Survey:
             check_types(looked, schemas, named)
         raise
     used = {*wanted, *router.columns}
-    if kind == "parquet":
+    if kind in TYPED:
         check_each_shard(looked, schemas, used, schema)
     for column in spec.input.schema.keys() - used:
         require_column(column, "input.schema", seen)  # nothing uses it: it may be a mistake
@@ -153,9 +154,9 @@ def survey(spec: JobSpec) -> Survey:
             for name, kind in (guesses(schemas) if guessed else {}).items()
             if name not in spec.input.schema
         },
-        left_out=files.left_out,
+        left_out=found.left_out,
         unreadable=frozenset(unreadable.numbers),
-        notes=(*notes, *unreadable.notes),
+        notes=(*found.notes, *notes_on(shards), *unreadable.notes),
     )
 
 

@@ -24,6 +24,11 @@ def is_s3(url: str) -> bool:
     return url.startswith("s3://")
 
 
+def is_local(url: str) -> bool:
+    """Whether the location is on a file system of this machine."""
+    return not url.startswith(("s3://", "hf://"))
+
+
 def local_path(url: str) -> str:
     """The absolute path of a local location. Raises ValueError for an unknown scheme."""
     if url.startswith("file:/"):
@@ -101,6 +106,10 @@ def open_source(url: str) -> Source:
         from gemma_batch.storage.s3 import s3_source
 
         return s3_source(url)
+    if not is_local(url):
+        from gemma_batch.storage.hub_data import hub_source
+
+        return hub_source(url)
     from gemma_batch.storage.local import local_source
 
     return local_source(local_path(url))

@@ -67,7 +67,7 @@ def ask_hub(model: str, revision: str | None) -> tuple[str, Files]:
             f"the model {model!r} does not exist on the hub, or is private: check the id "
             "(`gemma-batch models` lists the known ones), and set HF_TOKEN if it is yours"
         ) from err
-    except _request_errors() as err:
+    except request_errors() as err:
         raise HubSilent from err
     files = [(file.rfilename, int(file.size or 0)) for file in info.siblings or []]
     return str(info.sha), tuple(one for one in files if "/" not in one[0])
@@ -129,7 +129,7 @@ def _download(model: str, commit: str, names: list[str]) -> str:
             f"the hub gives {model!r} to the driver but not to {os.uname().nodename}: set HF_TOKEN "
             "on every node"
         ) from err
-    except _request_errors() as err:
+    except request_errors() as err:
         if _local(err):
             raise
         raise unreachable(model, err) from err
@@ -191,7 +191,7 @@ def _retry_after(err: BaseException) -> float:
     return 0.0
 
 
-def _request_errors() -> tuple[type[Exception], ...]:
+def request_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub import errors
 
     # Versions of the hub's client differ in the HTTP library that they are built on.

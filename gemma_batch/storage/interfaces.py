@@ -120,6 +120,11 @@ class Source(io.RawIOBase):
         self._at = max(0, start + offset)
         return self._at
 
+    def read(self, size: int | None = -1) -> bytes:
+        """Up to `size` bytes; never asks for memory beyond the end of the file."""
+        left = max(self.size - self._at, 0)
+        return super().read(left if size is None or size < 0 else min(size, left)) or b""
+
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         length = min(len(view), self.size - self._at)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemma_batch.errors import InputError, StorageError
-from gemma_batch.storage.fs import is_s3, open_store
+from gemma_batch.storage.fs import is_local, is_s3, open_store
 from gemma_batch.storage.listing import stat
 from gemma_batch.storage.model_digest import WEIGHTS
 from gemma_batch.storage.models import SMALL_FILES
@@ -122,7 +122,7 @@ def put_stamp(output: str) -> str:
 
 def input_landmarks(files: Sequence[tuple[str, str]]) -> tuple[tuple[tuple[str, str], ...], ...]:
     """Landmarks for input files, given by URL and etag: up to `MOST_FILES` local ones."""
-    local = [(url, etag) for url, etag in files if not is_s3(url)]
+    local = [(url, etag) for url, etag in files if is_local(url)]
     disks: dict[int, list[tuple[str, str]]] = {}
     for url, etag in local[:: -(-len(local) // MOST_FILES) or 1]:
         disks.setdefault(_disk(os.path.dirname(url)), []).append((url, etag))

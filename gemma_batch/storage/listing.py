@@ -18,7 +18,7 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from gemma_batch.errors import InputError, StorageError
-from gemma_batch.storage.fs import is_s3, local_path
+from gemma_batch.storage.fs import is_local, is_s3, local_path
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.left_out import FOLDERS, Listing, Tally
 from gemma_batch.storage.local import local_etag
@@ -75,6 +75,10 @@ def _stat(url: str) -> InputFile:
         from gemma_batch.storage.s3 import head
 
         return InputFile(url, *head(url))
+    if not is_local(url):
+        from gemma_batch.storage.hub_data import stat_hub
+
+        return stat_hub(url)
     path = local_path(url)
     try:
         status = os.stat(path)
@@ -222,7 +226,7 @@ def covers(path: str, url: str) -> bool:
 
     Local paths are compared without links. Raises `StorageError`, ValueError for an unknown scheme.
     """
-    if is_s3(path) != is_s3(url):
+    if is_s3(path) != is_s3(url) or not (is_s3(path) or is_local(path)):
         return False
     if is_s3(path):
         from gemma_batch.storage.s3 import first_keys

@@ -56,6 +56,25 @@ def file_system() -> Any:
     return fs
 
 
+def plain_settings() -> dict[str, str]:
+    """Endpoint and credentials of now, for a library that knows only AWS's environment."""
+    import botocore.session
+
+    found = {}
+    if (endpoint := endpoint_url()) is not None:
+        found = {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": str(endpoint[:5] == "http:")}
+    session = botocore.session.get_session()
+    if credentials := session.get_credentials():
+        frozen = credentials.get_frozen_credentials()
+        found["AWS_ACCESS_KEY_ID"] = frozen.access_key
+        found["AWS_SECRET_ACCESS_KEY"] = frozen.secret_key
+        if frozen.token:
+            found["AWS_SESSION_TOKEN"] = frozen.token
+    if region := session.get_config_variable("region"):
+        found["AWS_REGION"] = region
+    return found
+
+
 def call(url: str, fn: Callable[[], T], fs: Any = None) -> T:
     """Call `fn` with retries. Raises FileNotFoundError or `StorageError` for every S3 error.
 

@@ -22,6 +22,7 @@ from gemma_batch.storage.formats import reader_for
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.storage.readers.declared import declared
+from gemma_batch.storage.readers.empty import EmptyReader
 from gemma_batch.storage.readers.options import ReadOptions
 from gemma_batch.storage.readers.reader import Reader, Span
 
@@ -69,6 +70,8 @@ class Shard:
     @property
     def reader(self) -> Reader:
         """The reader of the shard's rows. Raises `InputError` for an unknown format."""
+        if not self.size:
+            return EmptyReader()
         return declared(reader_for(self.format, self.options), self.options)
 
     def plain(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ OPTIONS = {option for one in COMMANDS.values() for param in one.params for optio
 }
 FIELDS = {f"{path}.{name}".strip(".") for path, part in parts() for name in part.model_fields}
 NOT_OURS = ("results/", "errors/", "_run/", "google/", "ray.data")  # of outputs and of others
-OF_OTHERS = {"job.yaml", "report.html", "generation_config.json"}
+OF_OTHERS = {"job.yaml", "report.html", "generation_config.json", "state.json"}
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
@@ -293,7 +293,9 @@ def test_every_file_named_exists(page: str) -> None:
         if re.fullmatch(r"[\w.-]+(/[\w.*-]+)*/?", span) and not span.startswith(NOT_OURS):
             if "/" in span:
                 assert list(ROOT.glob(span.rstrip("/"))), span
-            elif span.endswith((".md", ".py", ".yml", ".yaml", ".json", ".html")):
+            elif not span.startswith(".") and span.endswith(
+                (".md", ".py", ".yml", ".yaml", ".json", ".html")
+            ):
                 assert span in OF_OTHERS or any_file(span), span
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fastavro
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import orc
 
 from gemma_batch.errors import GemmaBatchError, InputError
 from gemma_batch.rows import Row
@@ -36,9 +40,12 @@ PACK: dict[str, Pack] = {
     "": bytes,
     ".gz": gzip.compress,
     ".zst": zstandard.ZstdCompressor().compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
 }
 NAMES = [
     "x.parquet", "x.jsonl", "x.jsonl.gz", "x.jsonl.zst", "x.csv", "x.csv.gz", "x.csv.zst",
+    "x.csv.bz2", "x.jsonl.xz", "x.json", "x.tsv", "x.txt", "x.arrow", "x.arrows", "x.orc", "x.avro",
 ]  # fmt: skip
 
 
@@ -78,6 +85,10 @@ def error_of_ours(work: Callable[[], Any]) -> str | None:
     except GemmaBatchError as err:
         return str(err)
     return None
+
+
+def kind_of(name: str) -> str:
+    return name.split(".")[1].replace("arrows", "arrow")
 
 
 def survive(file: InputFile, kind: str) -> None:
@@ -126,6 +137,12 @@ def valid(name: str) -> bytes:
         )
         pq.write_table(table, sink, row_group_size=6, compression="zstd")
         return sink.getvalue()
+    if name.endswith((".arrow", ".arrows", ".orc", ".avro")):
+        return typed(name, lines)
+    if name.endswith(".json"):
+        return json.dumps(lines, indent=1).encode()
+    if name.endswith((".tsv", ".txt")):
+        return b"".join(b"%d\tbody\n" % line["id"] for line in lines)  # type: ignore[str-format]
     if ".csv" in name:
         text = io.StringIO()
         writer = csv.writer(text)
@@ -134,6 +151,28 @@ def valid(name: str) -> bytes:
     else:
         plain = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
     return PACK[name.removeprefix("x.jsonl").removeprefix("x.csv")](plain)
+
+
+def typed(name: str, lines: list[dict[str, Any]]) -> bytes:
+    """A file with several batches, of a format with types of its own."""
+    sink = io.BytesIO()
+    table = pa.Table.from_pylist(lines)
+    if name.endswith(".orc"):
+        orc.write_table(table, sink, compression="zstd")
+    elif name.endswith(".avro"):
+        kinds = {"id": "long", "body": "string", "tags": {"type": "array", "items": OPTIONAL}}
+        fields = [{"name": name, "type": kind} for name, kind in kinds.items()]
+        schema = {"type": "record", "name": "line", "fields": fields}
+        fastavro.writer(sink, schema, lines, sync_interval=100)
+    else:
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        new = pa.ipc.new_stream if name.endswith(".arrows") else pa.ipc.new_file
+        with new(sink, table.schema, options=options) as writer:
+            writer.write_table(table, max_chunksize=6)
+    return sink.getvalue()
+
+
+OPTIONAL = ["null", "string"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -151,11 +190,11 @@ def test_any_bytes_raise_nothing_but_our_own_errors(
             ),
         )
     )
-    suffix = next(end for end in (".gz", ".zst", "") if name.endswith(end))
+    suffix = next(end for end in reversed(PACK) if name.endswith(end))
     if suffix and data.draw(st.booleans()):
         raw = PACK[suffix](raw)
     file = file_of(tmp_path, name, raw)
-    survive(file, name.split(".")[1])
+    survive(file, kind_of(name))
     if "jsonl" in name:
         survive(file, "openai")
         error_of_ours(lambda: detect_format(file.url))
@@ -170,7 +209,7 @@ def test_a_damaged_file_raises_nothing_but_our_own_errors(
     """Bits flipped, bytes lost or added, the end missing: as above, for files that were valid."""
     good = valid(name)
     file = file_of(tmp_path, name, mutated(good, data.draw(mutations(len(good)))))
-    survive(file, name.split(".")[1])
+    survive(file, kind_of(name))
 
 
 JSON = st.recursive(

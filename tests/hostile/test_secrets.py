@@ -127,7 +127,9 @@ def test_a_run_leaves_no_secret_anywhere(
         "report": cli("report", output, "--json", **env),
         "report for people": cli("report", output, **env),
     }
-    assert {name: done.returncode for name, done in said.items()} == dict.fromkeys(said, 0), said["run"]
+    assert {name: done.returncode for name, done in said.items()} == dict.fromkeys(said, 0), said[
+        "run"
+    ]
     assert len(data_set(output, "results")) == 27
     errors = data_set(output, "errors")
     assert {e["code"] for e in errors} == {"null_value", "empty_prompt", "bad_params"}

@@ -140,8 +140,8 @@ def test_an_empty_file_does_not_hide_the_format_of_the_others(
 def test_unknown_formats_are_refused() -> None:
     """With the names that are known."""
     with pytest.raises(InputError, match=r"\.parquet"):
-        detect_format("notes.txt", "auto")
-    with pytest.raises(InputError, match="parquet, jsonl, csv, openai"):
-        detect_format("notes.txt", "avro")
-    with pytest.raises(InputError, match="avro"):
-        reader_for("avro")
+        detect_format("notes.pdf", "auto")
+    with pytest.raises(InputError, match="parquet, jsonl, json, csv, tsv"):
+        detect_format("notes.txt", "xml")
+    with pytest.raises(InputError, match="xml"):
+        reader_for("xml")

@@ -44,7 +44,7 @@ class DeclaredReader:
     """Reads as `inner` reads. `types` are the names of the declared columns' types."""
 
     def __init__(self, inner: Reader, types: Mapping[str, str]) -> None:
-        self.name, self.suffixes = inner.name, inner.suffixes
+        self.name = inner.name
         self._inner = inner
         self._types = {column: column_type(name) for column, name in types.items()}
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from gemma_batch.storage.readers.jsonl import BadLine, JsonlReader
+from gemma_batch.storage.readers.jsonl import JsonlReader
+from gemma_batch.storage.readers.records import BadLine
 from gemma_batch.storage.readers.text import lines, opened, reading
 
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ class OpenAIReader(JsonlReader):
     """See the module's docstring."""
 
     name = "openai"
-    suffixes: tuple[str, ...] = ()
 
     def schema(self, file: InputFile) -> pa.Schema:
         with reading(file.url), opened(file.url, expected=0) as stream:

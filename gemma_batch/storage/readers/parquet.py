@@ -25,6 +25,7 @@ from gemma_batch.storage.readers.footers import (
     intervals_of,
     parquet_file,
 )
+from gemma_batch.storage.readers.options import ReadOptions
 from gemma_batch.storage.readers.plain import UNREADABLE, interval_text, plain_type, plain_values
 from gemma_batch.storage.readers.reader import Span, bad_row
 from gemma_batch.storage.readers.text import reading
@@ -42,7 +43,9 @@ class ParquetReader:
     """See the module's docstring."""
 
     name = "parquet"
-    suffixes: tuple[str, ...] = (".parquet", ".pq")
+
+    def __init__(self, options: ReadOptions | None = None) -> None:
+        """A reader; Parquet needs no options."""
 
     def schema(self, file: InputFile) -> pa.Schema:
         found, intervals, _ = footer_of(file)

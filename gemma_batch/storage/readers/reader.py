@@ -25,7 +25,8 @@ class Span:
     """Consecutive rows of a shard.
 
     `first_row` is 0-based. `bytes` is roughly the uncompressed size of the rows in bytes. `mark` is
-    the byte offset of the first row in a plain text file, and 0 in formats that need no offset.
+    the place of the first row in the file, in a form that the reader of the format knows: the byte
+    offset in a plain text file, and 0 in formats that need no place.
     """
 
     first_row: int
@@ -38,7 +39,6 @@ class Reader(Protocol):
     """Reads one format. A reader has no state, so one instance serves any number of threads."""
 
     name: str
-    suffixes: tuple[str, ...]
 
     def schema(self, file: InputFile) -> pa.Schema:
         """Columns and types, by the footer or by the first rows.

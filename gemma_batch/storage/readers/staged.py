@@ -91,7 +91,6 @@ class StagedReader(ParquetReader):
     """See the module's docstring."""
 
     name = "staged"
-    suffixes: tuple[str, ...] = ()
 
     def read(self, file: InputFile, span: Span, columns: list[str] | None) -> Iterator[Row]:
         for row in super().read(file, span, None):

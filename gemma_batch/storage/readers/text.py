@@ -1,14 +1,17 @@
-"""Shared code of the line-based formats: streams, decompression and lines with byte offsets.
+"""Shared code of the text formats: streams of UTF-8, and lines with byte offsets.
 
-The length of a line bounds the memory, and `LINE_LIMIT` bounds the length of a line: a longer line
-costs one row. Compressed files cannot be read from the middle. To reach a span of a compressed
-file, the lines before the span are skipped.
+A compressed file, or one in an encoding such as UTF-16, becomes a stream of UTF-8 that cannot be
+read from the middle: to reach a span of such a file, the lines before the span are skipped. A file
+in an encoding of one byte per character is decoded line by line. The length of a line bounds the
+memory, and `LINE_LIMIT` bounds the length of a line: a longer line costs one row.
 """
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import io
+import lzma
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
@@ -16,13 +19,26 @@ import pyarrow as pa
 
 from gemma_batch.errors import InputError
 from gemma_batch.storage.fs import open_source
+from gemma_batch.storage.readers.encodings import (
+    BOM,
+    LOOKED_AT,
+    Utf8Stream,
+    encoding_of,
+    one_byte,
+    recoded,
+)
 
 LINE_LIMIT = 128 * 2**20  # bytes
 BLOCK = 4 * 2**20  # bytes per request
 SMALL_BLOCK = 2**18
 COUNTED = 4 * 2**20  # bytes before a mark that are read to know the number of a line
-BOM = b"\xef\xbb\xbf"
-CODECS = {".gz": "gzip", ".zst": "zstd"}
+CODECS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
+# The first bytes of a compressed file; no text in UTF-8 begins with them.
+MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ\x00": "xz",
+}
 
 
 class Line(NamedTuple):
@@ -69,35 +85,73 @@ def reading(url: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"the input file {url!r} does not exist") from None
-    except (pa.ArrowException, OSError, EOFError) as err:
+    except (pa.ArrowException, OSError, EOFError, lzma.LZMAError) as err:
         # Storage raises StorageError. Any other error comes from Arrow and is about the contents.
         raise InputError(f"the input file {url!r} is corrupt: {err}") from err
 
 
 def codec(url: str) -> str | None:
-    """Arrow's name for the compression, by the suffix of the file name; None for plain files."""
+    """The name of the compression, by the suffix of the file name; None for plain files."""
     return next((name for suffix, name in CODECS.items() if url.lower().endswith(suffix)), None)
 
 
 @contextlib.contextmanager
-def opened(url: str, *, expected: int | None = None) -> Iterator[BinaryIO]:
-    """Open the file as a stream of uncompressed bytes.
+def opened(
+    url: str, *, expected: int | None = None, encoding: str | None = None, at: int = 0
+) -> Iterator[BinaryIO]:
+    """Open the file as a stream of UTF-8, at byte `at` (above 0 only in a stream that can seek).
 
-    `expected` is how many bytes will be read; a small number makes small requests. Plain files can
-    seek. A compressed file that is truncated or broken raises OSError while it is read.
+    `expected` is how many bytes will be read; a small number makes small requests. A byte order
+    mark tells an encoding, whatever `encoding` says. Bytes that the encoding does not have become a
+    byte that UTF-8 does not have. Where each character is one byte, the stream holds the bytes of
+    the file and `lines` decodes them. Only the stream of a plain file can seek, in UTF-8 or such an
+    encoding. A compressed file that is truncated or broken raises OSError, EOFError or LZMAError
+    while it is read.
     """
     block = BLOCK if expected is None else min(BLOCK, max(SMALL_BLOCK, expected))
-    with open_source(url) as source:
-        compression = codec(url)
-        if compression is None:
-            yield io.BufferedReader(source, block)
+    with open_source(url) as source, contextlib.ExitStack() as stack:
+        if at and encoding is not None and encoding_of(source.read(len(BOM)), encoding) is None:
+            encoding = None
+        source.seek(at)
+        stream: io.BufferedReader[Any] = io.BufferedReader(source, block)
+        if at:
+            yield stream if encoding is None else Encoded(source, block, encoding)
             return
-        inner = pa.PythonFile(io.BufferedReader(source, block), mode="r")
-        with pa.CompressedInputStream(inner, compression) as stream:
-            yield io.BufferedReader(_Raw(stream), SMALL_BLOCK)
+        head = stream.peek(LOOKED_AT)
+        compression = next((c for magic, c in MAGIC.items() if head.startswith(magic)), codec(url))
+        if compression is not None:
+            inner = stack.enter_context(_unpacked(stream, compression))
+            stream = io.BufferedReader(Piped(inner), SMALL_BLOCK)
+            head = stream.peek(LOOKED_AT)
+        found = encoding_of(head, encoding)
+        if found and compression is None and one_byte(found):
+            source.seek(0)
+            yield Encoded(source, block, found)
+            return
+        if found:
+            stream = io.BufferedReader(Piped(Utf8Stream(stream, found)), SMALL_BLOCK)
+        yield stream
 
 
-class _Raw(io.RawIOBase):
+def _unpacked(stream: io.BufferedReader[Any], compression: str) -> Any:
+    if compression == "bz2":
+        return bz2.BZ2File(stream)
+    if compression == "xz":
+        return lzma.LZMAFile(stream)
+    return pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), compression)
+
+
+class Encoded(io.BufferedReader):
+    """A stream of the bytes of a file in an encoding of one byte per character."""
+
+    def __init__(self, raw: Any, block: int, encoding: str) -> None:
+        super().__init__(raw, block)
+        self.encoding = encoding
+
+
+class Piped(io.RawIOBase):
+    """A stream that cannot seek, of anything with a method `read(size)`."""
+
     def __init__(self, stream: Any) -> None:
         super().__init__()
         self._stream = stream
@@ -119,6 +173,7 @@ def lines(
     A line ends at a line feed. Lines longer than `limit` bytes have no data. Blank lines are left
     out unless `blank` is set. A byte order mark at the start of the file is dropped.
     """
+    encoding = stream.encoding if isinstance(stream, Encoded) else None
     number = 0
     while data := stream.readline(limit):
         number += 1
@@ -131,6 +186,8 @@ def lines(
             text = data = data[len(BOM) :]
         if length > limit:
             text = None
+        elif encoding is not None:
+            text = recoded(data, encoding)
         if blank or text is None or (text and not text.isspace()):
             yield Line(offset, length, text, number)
         offset += length

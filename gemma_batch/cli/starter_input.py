@@ -1,0 +1,55 @@
+"""Starter input: how `init` says that the files of an input are read, by a look at one (laptop)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from gemma_batch.errors import InputError
+from gemma_batch.storage.formats import TEXTS, detect_format, formats_of, guess_format
+from gemma_batch.storage.formats import several_formats as counted
+from gemma_batch.storage.interfaces import InputFile
+from gemma_batch.storage.readers.csv_guess import guess_options
+from gemma_batch.storage.readers.options import ReadOptions
+
+
+def look(path: str, files: Sequence[InputFile]) -> tuple[InputFile, str, ReadOptions, str]:
+    """A file with contents, its format, how it is read, and the lines of the spec that say so.
+
+    Raises `InputError` when no file can be used, or when the files have several formats.
+    """
+    full = [file for file in files if file.size]
+    if not full:
+        raise InputError(f"{path!r} matches {len(files):,} files, which are all empty (0 bytes)")
+    file = full[0]
+    lines = ""
+    try:
+        several = len(formats_of(full)) > 1
+    except InputError:
+        kind = guess_format(file.url)  # its name tells nothing
+        lines = f"  format: {kind}              # a guess by the first bytes\n"
+    else:
+        if several:
+            raise InputError(
+                f"{path!r} matches files of several formats ({counted(full)}): name those of one"
+            )
+        kind = detect_format(file.url)
+    options = guess_options(file, kind) if kind in TEXTS else ReadOptions()
+    return file, kind, options, lines + _lines(options)
+
+
+def _lines(options: ReadOptions) -> str:
+    lines = ""
+    if options.encoding is not None:
+        lines += f"  encoding: {options.encoding}          # a guess by the first bytes\n"
+    csv = {
+        name: json.dumps(getattr(options, name))
+        for name in ("delimiter", "quote", "escape")
+        if getattr(options, name) is not None
+    }
+    if options.header is not True:
+        csv["header"] = "false"
+    if csv:
+        pairs = ", ".join(f"{name}: {value}" for name, value in csv.items())
+        lines += f"  csv: {{{pairs}}}   # a guess by the first records\n"
+    return lines
