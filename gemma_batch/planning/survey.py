@@ -13,12 +13,19 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from gemma_batch.errors import InputError, SpecError
-from gemma_batch.planning.columns import kept_columns, require_column, wanted_columns
+from gemma_batch.planning.columns import (
+    column_notes,
+    doubled_columns,
+    first_of_each,
+    kept_columns,
+    require_column,
+    wanted_columns,
+)
+from gemma_batch.planning.folders import with_folders
 from gemma_batch.planning.places import check_places
 from gemma_batch.planning.recognise import advice, first_rows, why_no_columns
 from gemma_batch.planning.routing import Router
 from gemma_batch.planning.schemas import (
-    check_each_shard,
     check_types,
     guesses,
     is_guessed,
@@ -29,8 +36,10 @@ from gemma_batch.planning.schemas import (
 )
 from gemma_batch.spec import JobSpec, Prompt
 from gemma_batch.storage.formats import formats_of
+from gemma_batch.storage.keep import source_of
 from gemma_batch.storage.left_out import LeftOut
 from gemma_batch.storage.listing import expand
+from gemma_batch.storage.readers.filled import FROM_FOLDER
 from gemma_batch.storage.readers.options import ReadOptions
 from gemma_batch.storage.table_logs import check_logs
 from gemma_batch.units.unit import FIRST_STAGED, Shard
@@ -63,7 +72,7 @@ class Survey:
     @property
     def kept_types(self) -> dict[str, pa.DataType]:
         """The types of the kept columns, by the name in the input."""
-        return {field.name: field.type for field in self.keep_schema}
+        return {source_of(field): field.type for field in self.keep_schema}
 
     @property
     def copyable(self) -> bool:
@@ -92,29 +101,31 @@ def survey(spec: JobSpec) -> Survey:
             f"{FIRST_STAGED:,}: put small files together, or narrow it"
         )
     options = ReadOptions(types=tuple(spec.input.schema.items()))
-    shards = tuple(
+    shards = with_folders(
         Shard(number=i, url=file.url, size=file.size, etag=file.etag, format=kind, options=options)
         for i, file in enumerate(files)
     )
     id_column = spec.input.id or ("custom_id" if kind == "openai" else None)
     schemas = schemas_of(shards)
+    doubled = doubled_columns(shards, schemas)
+    schemas = [first_of_each(found) for found in schemas]
     guessed = is_guessed(shards[0])
     schema = union(schemas, guessed=guessed)
     if guessed:
         schema = with_declared(schema, spec.input.schema)
-    if not schema.names:
+    if all((field.metadata or {}) == FROM_FOLDER for field in schema):
         raise InputError(why_no_columns(shards))
     prompt = _effective_prompt(spec, kind, shards)
-    wanted = wanted_columns(spec, prompt, id_column)
+    wanted = wanted_columns(spec, prompt, id_column, schema)
     for column, where in wanted.items():
-        require_column(column, where, schema)
+        require_column(column, where, schema, doubled)
     for column in spec.input.schema:
-        require_column(column, "input.schema", schema)
+        require_column(column, "input.schema", schema, doubled)
     keep_schema = kept_columns(spec, schema)
     router = Router(spec.effective_routes, schema)
+    for column in router.columns:
+        require_column(column, "the `when` of a route", schema, doubled)
     used = {*wanted, *router.columns}
-    if kind == "parquet":
-        check_each_shard(shards, schemas, used, schema)
     if not guessed:
         check_types(shards, schemas, used)
     return Survey(
@@ -132,7 +143,7 @@ def survey(spec: JobSpec) -> Survey:
             if name not in spec.input.schema
         },
         left_out=files.left_out,
-        notes=notes,
+        notes=(*notes, *column_notes(shards, schemas, used)),
     )
 
 

@@ -21,6 +21,7 @@ from gemma_batch.storage.formats import reader_for
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.storage.readers.declared import declared
+from gemma_batch.storage.readers.filled import Constant, FilledReader
 from gemma_batch.storage.readers.options import ReadOptions
 from gemma_batch.storage.readers.reader import Reader, Span
 
@@ -49,7 +50,9 @@ class Shard:
     """One input file as it was when the run was planned, or a staged copy.
 
     `size` is in bytes. `etag` changes whenever the file does. The `number` of an input file is
-    below `FIRST_STAGED`. `options` say how the reader of the `format` reads the file.
+    below `FIRST_STAGED`. `options` say how the reader of the `format` reads the file. `constants`
+    are columns that have one value in all rows, from the names of the file's folders; a column of
+    the same name in the file wins.
     """
 
     number: int
@@ -58,6 +61,7 @@ class Shard:
     etag: str
     format: str
     options: ReadOptions = field(default_factory=ReadOptions)
+    constants: tuple[tuple[str, Constant], ...] = ()
 
     @property
     def file(self) -> InputFile:
@@ -66,21 +70,29 @@ class Shard:
 
     @property
     def reader(self) -> Reader:
-        """The reader of the shard's rows. Raises `InputError` for an unknown format."""
-        return declared(reader_for(self.format, self.options), self.options)
+        """The reader of the shard's rows: each row has every column that is asked for.
+
+        Raises `InputError` for an unknown format.
+        """
+        filled = FilledReader(reader_for(self.format, self.options), dict(self.constants))
+        return declared(filled, self.options)
 
     def plain(self) -> dict[str, Any]:
         """The shard as JSON can hold it; `shard_from` makes the shard again."""
         data = asdict(self)
-        if options := self.options.plain():
-            return {**data, "options": options}
-        del data["options"]
+        usual = {"options": self.options.plain(), "constants": dict(self.constants)}
+        for name, value in usual.items():
+            data[name] = value
+            if not value:
+                del data[name]
         return data
 
 
 def shard_from(data: Mapping[str, Any]) -> Shard:
     """The shard that `Shard.plain` made the data of."""
-    return Shard(**{**data, "options": ReadOptions(**data.get("options", {}))})
+    options = ReadOptions(**data.get("options", {}))
+    constants = tuple(data.get("constants", {}).items())
+    return Shard(**{**data, "options": options, "constants": constants})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

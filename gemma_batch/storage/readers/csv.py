@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -18,7 +17,7 @@ import pyarrow as pa
 
 from gemma_batch.errors import InputError
 from gemma_batch.rows import Row
-from gemma_batch.storage.readers.reader import Cutter, Span, bad_row
+from gemma_batch.storage.readers.reader import Cutter, Span, bad_row, chosen
 from gemma_batch.storage.readers.text import LINE_LIMIT, Place, codec, lines, opened, reading
 
 if TYPE_CHECKING:
@@ -70,9 +69,7 @@ class CsvReader:
             if codec(file.url) is None and span.mark:
                 stream.seek(span.mark)
                 records, skip = self._records(stream, span.mark), 0
-            wanted = [
-                (i, name) for i, name in enumerate(header) if columns is None or name in columns
-            ]
+            wanted = [(header.index(name), name) for name in chosen(header, columns, file)]
             place = Place(file.url, span.mark)
             for i, record in enumerate(itertools.islice(records, skip, skip + span.rows)):
                 number = span.first_row + i
@@ -90,12 +87,6 @@ class CsvReader:
         problem = first.problem or _problem(first.values, None) if first else "is missing"
         if first is None or first.values is None or problem:
             raise InputError(f"the header of the CSV file {file.url!r} {problem}")
-        twice = [name for name, count in Counter(first.values).items() if count > 1]
-        if twice:
-            raise InputError(
-                f"the header of the CSV file {file.url!r} has the column {twice[0]!r} more than "
-                "once: rename one of them"
-            )
         return first.values, records
 
     def _records(self, stream: BinaryIO, offset: int) -> Iterator[Record]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import struct
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ from gemma_batch.errors import InputError
 from gemma_batch.rows import Row
 from gemma_batch.storage.fs import open_source
 from gemma_batch.storage.readers.plain import UNREADABLE, interval_text, plain_type, plain_values
-from gemma_batch.storage.readers.reader import Span, bad_row
+from gemma_batch.storage.readers.reader import Span, bad_row, chosen
 from gemma_batch.storage.readers.text import reading
 
 if TYPE_CHECKING:
@@ -44,12 +43,6 @@ class ParquetReader:
             parquet = _file(source)
             found = parquet.schema_arrow
             intervals = _intervals(parquet)
-        twice = [name for name, count in Counter(found.names).items() if count > 1]
-        if twice:
-            raise InputError(
-                f"the input file {file.url!r} has the column {twice[0]!r} more than once: "
-                "rename one of them"
-            )
         return pa.schema(
             [
                 (field.name, pa.string() if field.name in intervals else plain_type(field.type))
@@ -81,7 +74,7 @@ class ParquetReader:
         with reading(file.url), open_source(file.url) as source:
             parquet = _file(source, buffer_size=BUFFER, pre_buffer=False)
             intervals = _intervals(parquet)
-            names = [n for n in parquet.schema_arrow.names if columns is None or n in columns]
+            names = chosen(parquet.schema_arrow.names, columns, file)
             groups, skip = _locate(parquet.metadata, span)
             number, left = span.first_row, span.rows
             batches = parquet.iter_batches(
