@@ -146,6 +146,48 @@ def test_what_a_prompt_says(
 
 
 @pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("data", ["x 2026 a b", "y 2025 -"]),
+        ("data/year=2026", ["x 2026 a b"]),
+        ("data/year=2026/*/*.jsonl", ["x 2026 a b"]),
+        ("data/year=2026/k=a%20b/f.jsonl", ["x 2026 a b"]),
+    ],
+)
+def test_folders_in_s3(plan: Callable[..., Plan], s3: Any, path: str, expected: list[str]) -> None:
+    """As on a disk; a folder that the path names is a column too."""
+    bucket = s3.bucket("folders")
+    for key, text in (("year=2026/k=a%20b/f", "x"), ("year=2025/f", "y")):
+        s3.client.put_object(
+            Bucket="folders", Key=f"data/{key}.jsonl", Body=json.dumps({"t": text, "k2": 1})
+        )
+    user = "{{ t }} {{ year }} {{ row.get('k') or '-' }}"
+    assert sorted(prompts(plan({}, user, input={"path": f"{bucket}/{path}"}))) == expected
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({}, ['x2026"01"null', 'y2025"02"7']),
+        ({"year": "string"}, ['x2026"01"null', 'y2025"02"7']),
+        ({"month": "int64", "n": "string"}, ["x20261null", 'y20252"7"']),
+    ],
+)
+def test_a_declared_type_counts_for_folders_too(
+    plan: Callable[..., Plan], schema: dict[str, str], expected: list[str]
+) -> None:
+    """`input.schema` names columns, wherever they come from."""
+    files = {
+        "year=2026/month=01/a.parquet": [{"t": "x"}],
+        "year=2025/month=02/b.parquet": [{"t": "y", "n": 7}],
+    }
+    user = "{{ t }}{{ year }}{{ month | tojson }}{{ n | tojson }}"
+    made = plan(files, user, input={"schema": schema}, output={"keep": ["year"]})
+    assert sorted(prompts(made)) == expected
+    assert [str(kind) for kind in made.survey.keep_schema.types] == [schema.get("year", "int64")]
+
+
+@pytest.mark.parametrize(
     ("files", "parts", "said"),
     [
         ({"a.parquet": DOUBLED}, {"user": "{{ x }}"}, ["'x'", "a.parquet' has more than once"]),
