@@ -154,6 +154,17 @@ def column_notes(
     return notes
 
 
+def row_notes(prompt: Prompt) -> list[str]:
+    """A sentence when a template prints whole rows of an input whose columns are only guessed."""
+    texts = (("system", prompt.system), ("user", prompt.user))
+    return [
+        f"prompt.{name} uses `row` as a whole: it holds the columns that the first rows of the "
+        "files have, and no column that only later rows have (input.schema can name more)"
+        for name, text in texts
+        if text is not None and Template(text, field=f"prompt.{name}").whole
+    ]
+
+
 def kept_columns(spec: JobSpec, schema: pa.Schema) -> pa.Schema:
     """The kept columns, by their names in the output. Raises `SpecError` for a reserved name."""
     for name, column in spec.output.kept.items():

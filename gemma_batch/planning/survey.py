@@ -19,6 +19,7 @@ from gemma_batch.planning.columns import (
     first_of_each,
     kept_columns,
     require_column,
+    row_notes,
     wanted_columns,
 )
 from gemma_batch.planning.folders import with_folders
@@ -143,7 +144,11 @@ def survey(spec: JobSpec) -> Survey:
             if name not in spec.input.schema
         },
         left_out=files.left_out,
-        notes=(*notes, *column_notes(shards, schemas, used)),
+        notes=(
+            *notes,
+            *column_notes(shards, schemas, used),
+            *(row_notes(prompt) if guessed else ()),
+        ),
     )
 
 

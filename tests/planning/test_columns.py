@@ -312,6 +312,18 @@ def test_the_plan_says_where_a_column_is_null(
     assert not plan(files, "{{ t }}").notes
 
 
+def test_the_plan_says_that_whole_rows_are_of_known_columns(plan: Callable[..., Plan]) -> None:
+    """Only where later rows may have more: JSON lines."""
+    note = "no column that only later rows have"
+    assert note in " ".join(plan({"a.jsonl": [{"t": 1}]}, "{{ row | tojson }}").notes)
+    assert not plan({"a.jsonl": [{"t": 1}]}, "{{ row.t }}").notes
+
+
+def test_whole_rows_of_parquet_need_no_note(plan: Callable[..., Plan]) -> None:
+    """A footer has all columns."""
+    assert not plan({"a.parquet": [{"t": 1}]}, "{{ row | tojson }}").notes
+
+
 @pytest.mark.parametrize(
     ("when", "taken"),
     [
