@@ -131,8 +131,8 @@ class FailureCode(StrEnum):
 
 FAILURE_MEANING: dict[FailureCode, str] = {
     FailureCode.BAD_ROW: "the input line could not be parsed",
-    FailureCode.NULL_VALUE: "a column that the prompt uses is null in this row",
-    FailureCode.MISSING_FIELD: "a field that the prompt uses is absent from this row",
+    FailureCode.NULL_VALUE: "a column that the prompt uses is null in this row, or absent",
+    FailureCode.MISSING_FIELD: "an object in a column lacks a field that the prompt uses",
     FailureCode.BAD_VALUE: "a value cannot be rendered or kept",
     FailureCode.TEMPLATE_ERROR: "the template raised an error on this row",
     FailureCode.BAD_MESSAGES: "the row's conversation is not one the model can answer",

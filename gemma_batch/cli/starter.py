@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Mapping
 
 import pyarrow as pa
 
+from gemma_batch.cli.choice import TEXTS, id_column, kept, text_column
 from gemma_batch.cli.starter_input import look
 from gemma_batch.errors import InputError
+from gemma_batch.planning.folders import with_folders
 from gemma_batch.planning.input_files import find_files
-from gemma_batch.planning.recognise import LOOKED_ROWS, conversation_column, ends_answered
+from gemma_batch.planning.recognise import conversation_column, ends_answered
+from gemma_batch.prompts.mentions import mention
 from gemma_batch.rows import Row
 from gemma_batch.spec import Input
-from gemma_batch.storage.formats import reader_for
 from gemma_batch.storage.interfaces import InputFile
-from gemma_batch.storage.readers.reader import Reader
+from gemma_batch.storage.readers.options import ReadOptions
+from gemma_batch.units.unit import Shard
 
 PLAIN = re.compile(r"(?:[A-Za-z]|\.{0,2}/)[A-Za-z0-9_./-]*")
 WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}  # YAML reads no text in them
+LOOKED_AT_ROWS = 50
+QUESTION = "What is this about?\n\n"
 TEMPLATE = """\
 # A job for gemma-batch. Check it with `gemma-batch plan THIS --gpu H100-80`, run it with
 # `gemma-batch run THIS`. Anything can be overridden: --set sampling.max_tokens=64
@@ -34,7 +41,7 @@ input:
 model: {model}
 # Several models in one run, the first matching route wins (SQL over the row's columns):
 # routes:
-#   - {{name: long, when: "{when}", model: google/gemma-3-27b-it}}
+#   - {{name: long, when: {when}, model: google/gemma-3-27b-it}}
 #   - {{name: rest, model: google/gemma-3-4b-it}}
 
 sampling:                 # vLLM's own names: n, seed, stop, top_p, min_p, logprobs, ...
@@ -43,7 +50,7 @@ sampling:                 # vLLM's own names: n, seed, stop, top_p, min_p, logpr
 
 output:
   path: {output}
-  keep: [{keep}]          # input columns copied to the results
+  keep: {keep}          # input columns copied to the results; {{gold: output}} renames
 
 # resources:              # what is left out, the plan chooses
 #   replicas: auto        # or a number, or {{min: 1, max: 8}}
@@ -59,27 +66,30 @@ def starter_spec(path: str, model: str) -> str:
     """A commented spec for the input at `path`. Raises `InputError` when no input can be used."""
     files = find_files(Input(path=path)).files
     file, kind, options, given = look(path, files)
-    schema = reader_for(kind, options).schema(file)
+    shard = _first_shard(file, kind, options)
+    schema = shard.reader.schema(shard.file)
     if not schema.names:
         raise InputError(f"{file.url!r} has no columns")
-    key = _id_column(schema)
-    text = "body"
+    rows = _first_rows(shard, schema)
+    key = id_column(schema, rows)
+    when = "length(body) > 12000"
     if kind == "openai":
         prompt, key = "# The input holds whole conversations (OpenAI batch lines).", None
-    elif (talk := conversation_column(rows := _first(file, reader_for(kind, options)))) is not None:
+    elif (talk := conversation_column(rows)) is not None:
         prompt = f"prompt:\n  messages: {_quoted(talk)}        # a column of ready conversations"
         if ends_answered(rows, talk):
             prompt += "\n  last_answer: drop         # the answer at their end is asked for anew"
     elif "messages" in schema.names:
         prompt = "prompt:\n  messages: messages        # a column of ready conversations"
     else:
-        text = _text_column(schema)
+        text = text_column(schema, rows)
         prompt = (
             "prompt:\n"
             "  system: You answer in one short sentence.\n"
-            f'  user: "What is this about?\\n\\n{{{{ {text} }}}}"   # Jinja over the columns\n'
+            f"  user: {_quoted(f'{QUESTION}{mention(text)}')}   # Jinja over the columns\n"
             "  overlong: fail            # or truncate_start, truncate_end of the document"
         )
+        when = _condition(text, schema)
     stem = path.rstrip("/").split("/")[-1].split("*")[0].split(".")[0].strip("-_") or "job"
     return TEMPLATE.format(
         name=_quoted(stem),
@@ -89,47 +99,53 @@ def starter_spec(path: str, model: str) -> str:
         id=f"  id: {_quoted(key)}\n" if key else "",
         prompt=prompt,
         model=_quoted(model),
-        when=f"length({text}) > 12000",
+        when=_quoted(when, always=True),
         output=_quoted(
             f"{stem}-out" if "://" not in path else path.split("*")[0].rstrip("/") + "-out"
         ),
-        keep=_quoted(key) if key else "",
+        keep=_keep(kept(key, schema)),
     )
 
 
-def _first(file: InputFile, reader: Reader) -> list[Row]:
-    return list(reader.read(file, reader.head(file, LOOKED_ROWS), None))
+def _first_shard(file: InputFile, kind: str, options: ReadOptions) -> Shard:
+    shard = Shard(
+        number=0, url=file.url, size=file.size, etag=file.etag, format=kind, options=options
+    )
+    return with_folders([shard])[0]
 
 
-def _text_column(schema: pa.Schema) -> str:
-    # A template can use a column only by a name that is an identifier.
-    usable = [f for f in schema if f.name.isidentifier()]
-    if not usable:
-        raise InputError(
-            f"no column has a name that a template can use, such as {schema.names[0]!r}: rename "
-            "the one with the text to letters, digits and _"
-        )
-    texts = [
-        f.name for f in usable if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
-    ]
-    for name in ("text", "body", "content", "document", "doc", "prompt", "description"):
-        if name in texts:
-            return name
-    other = [name for name in texts if not name.lower().endswith("id")]
-    return str((other or texts or [f.name for f in usable])[-1])
+def _first_rows(shard: Shard, schema: pa.Schema) -> list[Row]:
+    counts = Counter(schema.names)
+    once = [name for name in schema.names if counts[name] == 1]
+    span = shard.reader.head(shard.file, LOOKED_AT_ROWS)
+    return [row for row in shard.reader.read(shard.file, span, once) if row.values is not None]
 
 
-def _id_column(schema: pa.Schema) -> str | None:
-    for name in schema.names:
-        if name.lower() in {"id", "uuid", "key", "custom_id"} or name.lower().endswith("_id"):
-            return str(name)
-    return None
+def _condition(text: str, schema: pa.Schema) -> str:
+    """An example of `when` about the column with the text."""
+    if not text:
+        return "true"  # SQL has no way to write a name without letters
+    plain = text.isascii() and text.isidentifier() and text.lower() in TEXTS
+    column = text if plain else '"' + text.replace('"', '""') + '"'
+    long = pa.types.is_string(schema.field(text).type)
+    return f"length({column}) > 12000" if long else f"{column} IS NOT NULL"
 
 
-def _quoted(value: str) -> str:
+def _keep(columns: Mapping[str, str]) -> str:
+    if all(name == column for name, column in columns.items()):
+        return f"[{', '.join(map(_quoted, columns))}]"
+    pairs = (f"{_quoted(name)}: {_quoted(column)}" for name, column in columns.items())
+    return f"{{{', '.join(pairs)}}}"
+
+
+def _quoted(value: str, *, always: bool = False) -> str:
     # A value that YAML reads as text is written without quotes, as people write it.
-    plain = PLAIN.fullmatch(value) and value.lower() not in WORDS
-    return value if plain else json.dumps(value)
+    plain = not always and PLAIN.fullmatch(value) and value.lower() not in WORDS
+    return value if plain else "".join(map(_printable, json.dumps(value, ensure_ascii=False)))
+
+
+def _printable(char: str) -> str:
+    return char if char.isprintable() else f"\\U{ord(char):08x}"
 
 
 def _shown(text: str) -> str:

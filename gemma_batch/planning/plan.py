@@ -126,7 +126,7 @@ class Plan:
         spec = self.spec
         fields: dict[str, Any] = {
             "input.id": self.survey.id_column,
-            "output.keep": list(spec.output.keep),
+            "output.keep": _keep_fields(spec.output.pairs),
             **option_fields(self.survey.shards[0].options),
             # Older outputs do not have the field `last_answer`, and did what "fail" does.
             **{
@@ -202,6 +202,11 @@ class Plan:
             model=model,
             digest=folder_digest(model) if model else "",
         )
+
+
+def _keep_fields(pairs: Sequence[tuple[str, str]]) -> list[Any]:
+    # Older versions could not rename: a column that keeps its name is written as they wrote it.
+    return [name if name == column else {name: column} for name, column in pairs]
 
 
 def _unused(plan: RoutePlan) -> list[str]:

@@ -1,10 +1,10 @@
 """Routing: the route of each row, by the `when` expressions (driver, laptop, submitter).
 
 DuckDB evaluates the expressions, without access to files, network or extensions. It sees an
-in-memory table with only the columns that the expressions name. The first matching route takes the
-row. An expression that is null or fails on a row does not match this row. The route of a row
-depends on the row alone, so every plan of the same input finds the same routes. Functions that
-depend on time or chance would break this rule, so the plan refuses such functions.
+in-memory table with only the columns that the expressions name (see `references.py`). The first
+matching route takes the row. An expression that is null or fails on a row does not match this row.
+The route of a row depends on the row alone, so every plan of the same input finds the same routes.
+Functions that depend on time or chance would break this rule, so the plan refuses such functions.
 """
 
 from __future__ import annotations
@@ -17,6 +17,13 @@ from typing import Any
 import pyarrow as pa
 
 from gemma_batch.errors import SpecError
+from gemma_batch.planning.references import (
+    Reference,
+    column_in_quotes,
+    distinct_names,
+    references,
+    rewritten,
+)
 from gemma_batch.rows import Row
 from gemma_batch.spec import Route
 from gemma_batch.storage.keep import keep_column
@@ -31,6 +38,8 @@ UNSTABLE = {
 
 
 LARGE = range(-(2**64), 2**64)
+PREFIX = "SELECT "
+TABLE = "the rows of the job"  # no column has this name, so that `rows.x` is a field of a column
 
 
 class Router:
@@ -41,30 +50,39 @@ class Router:
 
     def __init__(self, routes: Sequence[Route], schema: pa.Schema) -> None:
         self.names = [route.name for route in routes]
-        self._cases = ""
         self._con: Any = None
-        used: set[str] = set()
         conditional = [route for route in routes if route.when is not None]
         if conditional:
             self._con = _connect()
-        for index, route in enumerate(conditional):
-            assert route.when is not None
-            used |= self._parse(route, schema)
-            self._cases += f" WHEN coalesce(try(({route.when}\n)), false) THEN {index}"
+        found = [self._parse(route, schema) for route in conditional]
+        self.columns = {reference.column for one in found for reference in one}
+        self._columns = distinct_names(
+            [name for name in schema.names if name in self.columns], schema.names
+        )
+        self._schema = pa.schema(
+            [schema.field(name).with_name(new) for name, new in self._columns.items()]
+        )
+        whens = [
+            rewritten(str(route.when), references, self._columns, f"routes.{route.name}.when")
+            for route, references in zip(conditional, found, strict=True)
+        ]
+        self._cases = "".join(
+            f" WHEN coalesce(try(({when}\n)), false) THEN {index}"
+            for index, when in enumerate(whens)
+        )
         self._default = len(routes) - 1
-        self._schema = pa.schema([field for field in schema if field.name in used])
-        self.columns = set(self._schema.names)
         if conditional:
-            self._bind(conditional, schema)
+            self._bind(conditional, whens, schema)
 
-    def _parse(self, route: Route, schema: pa.Schema) -> set[str]:
+    def _parse(self, route: Route, schema: pa.Schema) -> list[Reference]:
         where = f"routes.{route.name}.when"
         query = "SELECT json_serialize_sql(?)"
-        ((answer,),) = self._con.execute(query, [f"SELECT {route.when}"]).fetchall()
+        ((answer,),) = self._con.execute(query, [PREFIX + str(route.when)]).fetchall()
         tree = json.loads(answer)
         if tree.get("error"):
             raise SpecError(
-                f"{where}: {route.when!r} is not valid SQL: {tree.get('error_message')}"
+                f"{where}: {route.when!r} is not valid SQL: {tree.get('error_message')} (a column "
+                "name with spaces, or one that is a word of SQL, stands in double quotes)"
             )
         statements = tree["statements"]
         node = statements[0]["node"] if len(statements) == 1 else {}
@@ -76,28 +94,32 @@ class Router:
         )
         if not plain:
             raise SpecError(f"{where}: {route.when!r} must be one SQL expression, nothing more")
-        names: set[str] = set()
         for part in _walk(node["select_list"][0]):
             if part.get("class") == "SUBQUERY":
                 raise SpecError(f"{where}: {route.when!r} has a subquery; only the row is at hand")
             if part.get("class") == "STAR":
                 raise SpecError(f"{where}: {route.when!r} must name the columns it is about")
-            if part.get("class") == "COLUMN_REF":
-                names |= {name.lower() for name in part["column_names"]}
             if function := _changing(part, schema):
                 raise SpecError(
                     f"{where}: {route.when!r} calls {function!r}, whose answer changes from one "
                     "call to the next, so that a start again could choose another route: use "
                     "functions of the row's columns only"
                 )
-        return {name for name in schema.names if name.lower() in names}
+        found = references(node["select_list"], schema, len(PREFIX), f"{where}: {route.when!r}")
+        text = None if found else column_in_quotes(node["select_list"], schema)
+        if text is not None:
+            raise SpecError(
+                f"{where}: {route.when!r} names no column: {text!r} in single quotes is a text, "
+                "and in double quotes the column"
+            )
+        return found
 
-    def _bind(self, routes: Sequence[Route], schema: pa.Schema) -> None:
+    def _bind(self, routes: Sequence[Route], whens: Sequence[str], schema: pa.Schema) -> None:
         import duckdb
 
-        self._con.register("rows", self._table([]))  # the same columns as in `assign`
-        for route in routes:
-            query = f"SELECT coalesce(try(({route.when}\n)), false)::BOOLEAN FROM rows"
+        self._con.register(TABLE, self._table([]))  # the same columns as in `assign`
+        for route, when in zip(routes, whens, strict=True):
+            query = f'SELECT coalesce(try(({when}\n)), false)::BOOLEAN FROM "{TABLE}"'
             try:
                 self._con.execute(query).fetchall()
             except duckdb.Error as err:
@@ -116,8 +138,8 @@ class Router:
         answer = [self.names[self._default]] * len(rows)
         if readable:
             table = self._table([rows[i].values or {} for i in readable])
-            self._con.register("rows", table)
-            query = f"SELECT CASE{self._cases} ELSE {self._default} END FROM rows"
+            self._con.register(TABLE, table)
+            query = f'SELECT CASE{self._cases} ELSE {self._default} END FROM "{TABLE}"'
             for i, (index,) in zip(readable, self._con.execute(query).fetchall(), strict=True):
                 answer[i] = self.names[index]
         return answer
@@ -127,8 +149,8 @@ class Router:
             return pa.table({"_": pa.nulls(len(values), pa.bool_())})
         return pa.table(
             [
-                _column([row.get(field.name) for row in values], field.type)
-                for field in self._schema
+                _column([row.get(name) for row in values], field.type)
+                for name, field in zip(self._columns, self._schema, strict=True)
             ],
             schema=self._schema,
         )

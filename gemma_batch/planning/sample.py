@@ -21,6 +21,7 @@ from gemma_batch.planning.plan import Plan, RoutePlan
 from gemma_batch.planning.preview import renderer_for, some_rows, tokenizer_for
 from gemma_batch.planning.sharing import Sharing, measure
 from gemma_batch.prompts.guess import CHARACTERS_PER_TOKEN
+from gemma_batch.prompts.mentions import mention
 from gemma_batch.prompts.prefixes import CACHE_BLOCK, prefix_gain, shared_share
 from gemma_batch.prompts.template import Template
 from gemma_batch.reading.prepare import rendered
@@ -140,7 +141,7 @@ def _hint(plan: Plan, rows: Sequence[Row], shared: float) -> str | None:
     Repeated values of a column share no prefix when a column without repeats stands in front.
     """
     user = plan.survey.prompt.user
-    if user is None or len(rows) < REPEATS * REPEATS:
+    if user is None or len(rows) < REPEATS * REPEATS or Template(user).whole:
         return None
     columns = _in_order(user)
     values = {name: [str((row.values or {}).get(name) or "") for row in rows] for name in columns}
@@ -156,11 +157,11 @@ def _hint(plan: Plan, rows: Sequence[Row], shared: float) -> str | None:
     gain = sum(characters[name] for name in late) / max(total, 1)
     if not late or gain < WORTH_A_HINT or gain <= shared:
         return None
-    what = " and ".join(f"{{{{ {name} }}}}" for name in late)
+    what = " and ".join(mention(name) for name in late)
     seen = " and ".join(f"{len(set(values[name])):,}" for name in late)
     return (
         f"{what} took only {seen} values in {len(rows):,} rows but stands behind "
-        f"{{{{ {columns[unique_first]} }}}} in prompt.user: put in front, about {100 * gain:.0f}% "
+        f"{mention(columns[unique_first])} in prompt.user: put in front, about {100 * gain:.0f}% "
         "of the prompt tokens could come from the prefix cache"
     )
 
@@ -169,11 +170,11 @@ def _in_order(template: str) -> list[str]:
     """The template's columns, in the order in which the template first names them."""
     columns = Template(template, field="prompt.user").columns
 
-    def mention(name: str) -> int:
-        found = re.search(rf"\b{re.escape(name)}\b", template)
+    def place(name: str) -> int:
+        found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", template)
         return found.start() if found else len(template)
 
-    return sorted(columns, key=lambda name: (mention(name), name))
+    return sorted(columns, key=lambda name: (place(name), name))
 
 
 def sample_facts(sample: RouteSample) -> dict[str, Any]:

@@ -108,15 +108,3 @@ def with_declared(schema: pa.Schema, types: Mapping[str, str]) -> pa.Schema:
 def with_types(schema: pa.Schema, types: Mapping[str, pa.DataType]) -> pa.Schema:
     """The schema, with other types of some columns."""
     return pa.schema([field.with_type(types.get(field.name, field.type)) for field in schema])
-
-
-def check_each_shard(
-    shards: Sequence[Shard], schemas: Sequence[pa.Schema], used: Iterable[str], schema: pa.Schema
-) -> None:
-    for shard, found in zip(shards, schemas, strict=True):
-        lacking = sorted(set(used) - set(found.names))
-        if lacking:
-            raise InputError(
-                f"{shard.url!r} lacks the column(s) {', '.join(map(repr, lacking))} that other "
-                "files have and the job needs: leave it out of input.path or mend it"
-            )

@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from gemma_batch.errors import InputError, SpecError
-from gemma_batch.planning.columns import kept_columns, require_column, wanted_columns
+from gemma_batch.planning.columns import (
+    column_notes,
+    doubled_columns,
+    first_of_each,
+    kept_columns,
+    require_column,
+    row_notes,
+    wanted_columns,
+)
+from gemma_batch.planning.folders import with_folders
 from gemma_batch.planning.input_files import find_files
 from gemma_batch.planning.input_options import notes_on, read_options
 from gemma_batch.planning.places import check_places
@@ -22,7 +31,6 @@ from gemma_batch.planning.recognise import advice, first_rows, why_no_columns
 from gemma_batch.planning.routing import Router
 from gemma_batch.planning.schemas import (
     LOOKED_AT,
-    check_each_shard,
     check_types,
     guesses,
     is_guessed,
@@ -35,7 +43,9 @@ from gemma_batch.planning.unreadable import Unreadable, readable
 from gemma_batch.spec import JobSpec, Prompt
 from gemma_batch.storage.formats import TYPED, formats_of, several_formats
 from gemma_batch.storage.hub_data import is_hub
+from gemma_batch.storage.keep import source_of
 from gemma_batch.storage.left_out import LeftOut
+from gemma_batch.storage.readers.filled import FROM_FOLDER
 from gemma_batch.units.unit import FIRST_STAGED, Shard
 
 
@@ -68,7 +78,7 @@ class Survey:
     @property
     def kept_types(self) -> dict[str, pa.DataType]:
         """The types of the kept columns, by the name in the input."""
-        return {field.name: field.type for field in self.keep_schema}
+        return {source_of(field): field.type for field in self.keep_schema}
 
     @property
     def readable(self) -> tuple[Shard, ...]:
@@ -103,7 +113,7 @@ def survey(spec: JobSpec) -> Survey:
             f"{FIRST_STAGED:,}: put small files together, or narrow it"
         )
     options = read_options(spec.input)
-    shards = tuple(
+    shards = with_folders(
         Shard(number=i, url=file.url, size=file.size, etag=file.etag, format=kind, options=options)
         for i, file in enumerate(files)
     )
@@ -112,17 +122,19 @@ def survey(spec: JobSpec) -> Survey:
     unreadable = Unreadable(len(shards))
     looked = readable(full if kind in TYPED else full[:LOOKED_AT], unreadable)
     schemas = schemas_of(looked)
+    doubled = doubled_columns(looked, schemas)
+    schemas = [first_of_each(one) for one in schemas]
     guessed = is_guessed(full[0])
     schema = union(schemas, guessed=guessed)
     seen = schema
     if guessed:
         schema = with_declared(schema, spec.input.schema)
-    if not seen.names:
+    if all((field.metadata or {}) == FROM_FOLDER for field in seen):
         raise InputError(why_no_columns(full))
     prompt = _effective_prompt(spec, kind, full)
-    wanted = wanted_columns(spec, prompt, id_column)
+    wanted = wanted_columns(spec, prompt, id_column, schema)
     for column, where in wanted.items():
-        require_column(column, where, schema)
+        require_column(column, where, schema, doubled)
     keep_schema = kept_columns(spec, schema)
     try:
         router = Router(spec.effective_routes, schema)
@@ -132,11 +144,12 @@ def survey(spec: JobSpec) -> Survey:
             named = [name for name in schema.names if re.search(rf"\b{re.escape(name)}\b", whens)]
             check_types(looked, schemas, named)
         raise
+    for column in router.columns:
+        require_column(column, "the `when` of a route", schema, doubled)
     used = {*wanted, *router.columns}
-    if kind in TYPED:
-        check_each_shard(looked, schemas, used, schema)
     for column in spec.input.schema.keys() - used:
-        require_column(column, "input.schema", seen)  # nothing uses it: it may be a mistake
+        # Nothing uses the column: its name may be a mistake.
+        require_column(column, "input.schema", seen, doubled)
     if not guessed:
         check_types(looked, schemas, used)
     return Survey(
@@ -156,7 +169,13 @@ def survey(spec: JobSpec) -> Survey:
         },
         left_out=found.left_out,
         unreadable=frozenset(unreadable.numbers),
-        notes=(*found.notes, *notes_on(shards), *unreadable.notes),
+        notes=(
+            *found.notes,
+            *notes_on(shards),
+            *unreadable.notes,
+            *column_notes(looked, schemas, used),
+            *(row_notes(prompt) if guessed else ()),
+        ),
     )
 
 

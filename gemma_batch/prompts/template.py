@@ -18,16 +18,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import jinja2
-from jinja2 import meta, nodes
+from jinja2 import nodes
 from jinja2.compiler import Frame
+from jinja2.runtime import LoopContext, TemplateReference
 from jinja2.utils import Namespace
 
 from gemma_batch.errors import FailureCode, SpecError
+from gemma_batch.prompts.mentions import OWN_ROW, ROW, names_of
 from gemma_batch.prompts.sandbox import BoundedEnvironment, BoundedGenerator, bounded_range
 
 MAX_INDENT = 100
 START, END = "\ufdd0", "\ufdd1"
 FUNCTIONS = {"range": bounded_range, "namespace": Namespace}
+# Objects of Jinja's own, which have no text.
+OWN_OBJECTS: dict[type, str] = {
+    LoopContext: "loop", TemplateReference: "self", Namespace: "namespace()",
+}  # fmt: skip
 REFUSED: dict[type[nodes.Node], str] = {
     nodes.FilterBlock: "{% filter %}",
     nodes.CallBlock: "{% call %}",
@@ -112,6 +118,10 @@ class _Literals(BoundedGenerator):
         return super()._output_child_to_const(node, frame, finalize)
 
 
+class _Row(dict[str, Any]):
+    """All columns of the row, which a template names `row`; `row.items` is a column as well."""
+
+
 class _Environment(BoundedEnvironment):
     code_generator_class = _Literals
 
@@ -120,6 +130,8 @@ class _Environment(BoundedEnvironment):
         return _null(argument) if found is None else found
 
     def getattr(self, obj: Any, attribute: str) -> Any:
+        if isinstance(obj, _Row) and attribute in obj:
+            return self.getitem(obj, attribute)
         found = super().getattr(obj, attribute)
         return _null(attribute) if found is None else found
 
@@ -134,8 +146,6 @@ def _environment() -> _Environment:
     )
     env.globals = dict(FUNCTIONS)
     env.filters["tojson"] = _filter_tojson
-    env.tests["defined"] = lambda value: not _missing(value)
-    env.tests["undefined"] = _missing
     env.tests["none"] = lambda value: value is None or isinstance(value, _Null)
     return env
 
@@ -156,6 +166,12 @@ def _to_text(value: Any) -> str:
         return str(value)
     if value is None:
         raise RowProblem(FailureCode.NULL_VALUE, "a value that the prompt prints is null")
+    if (own := OWN_OBJECTS.get(type(value))) is not None:
+        raise RowProblem(
+            FailureCode.TEMPLATE_ERROR,
+            f"the prompt prints {own!r}, which is an object of Jinja's own: write row['name'] "
+            "where a column of that name is meant",
+        )
     if isinstance(value, Iterator):
         value = list(value)
     if isinstance(value, list | tuple | dict | set | frozenset):
@@ -226,25 +242,45 @@ class Template:
                     f"{field}, line {node.lineno}: {REFUSED[type(node)]} cannot be used in "
                     "prompts; write {{ value | filter }} or a {% macro %} instead"
                 )
-            self.columns = _columns(tree, env)
-            self._compiled = env.from_string(source)
+            self.names = names_of(tree, env, set(FUNCTIONS), field)
+            self._compiled = env.from_string(tree)
         except jinja2.TemplateSyntaxError as err:
             raise SpecError(
-                f"{field}, line {err.lineno}: {err.message}; "
-                "columns are written {{ name }}, see the Jinja template documentation"
+                f"{field}, line {err.lineno}: {err.message}; columns are written {{{{ name }}}}, "
+                "or {{ row['a name'] }} for a name with other signs than letters, digits and _; "
+                "see the Jinja template documentation"
             ) from None
         except (jinja2.TemplateError, RowProblem, ArithmeticError, TypeError, ValueError) as err:
             # Jinja computes some constant expressions when it compiles: their errors come here.
             raise SpecError(f"{field}: the template cannot be compiled: {err}") from None
+
+    @property
+    def columns(self) -> set[str]:
+        """Every column that the template names."""
+        return self.names.columns
+
+    @property
+    def whole(self) -> bool:
+        """Whether the template needs every column of the row, as in `{{ row | tojson }}`."""
+        return self.names.whole
 
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial(Template, field=self.field), (self.source,)
 
     def render(self, values: Mapping[str, Any]) -> Rendered:
         """The text for one row, in segments. `values`: column -> value. Raises `RowProblem`."""
-        row = {name: _null(name) if v is None else v for name, v in values.items()}
+        # Only the columns that the template names: another one could hide a function of Jinja.
+        context: dict[str, Any] = {
+            name: _null(name) if (value := values[name]) is None else value
+            for name in self.names.plain
+            if name in values
+        }
+        if self.names.row or self.names.fields:
+            context[OWN_ROW] = _Row(values)
+        if self.names.row:
+            context[ROW] = context[OWN_ROW]
         try:
-            text = _environment().render(self._compiled, row)
+            text = _environment().render(self._compiled, context)
         except RowProblem:
             raise
         except _NullError as err:
@@ -269,17 +305,6 @@ def check_text(text: str) -> None:
             FailureCode.BAD_VALUE,
             f"a value holds {text[err.start]!r}, half of a surrogate pair, which is not text",
         ) from None
-
-
-def _columns(tree: nodes.Template, env: _Environment) -> set[str]:
-    """Every top-level name in the template that a column of the row has to provide."""
-    called = {id(call.node) for call in tree.find_all(nodes.Call)}
-    names = [node for node in tree.find_all(nodes.Name) if id(node) not in called]
-    read = {node.name for node in names if node.ctx == "load"}
-    written = {node.name for node in names if node.ctx != "load"}
-    # A column may have the name of a function, such as `range`. The name means the column where
-    # the template does not call it.
-    return meta.find_undeclared_variables(tree) | (read - written) & FUNCTIONS.keys()
 
 
 def _split(text: str) -> list[Segment]:

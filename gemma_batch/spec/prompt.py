@@ -20,8 +20,9 @@ class Prompt(SpecPart):
     system role, the text is put before the user's text. Default: no system message."""
 
     user: str | None = None
-    """The user message: a Jinja template over the columns of the row, such as `{{ body }}`. The
-    template runs in a sandbox; the value of a column is never run as a template."""
+    """The user message: a Jinja template over the columns of the row, such as `{{ body }}` or
+    `{{ row['Review Text'] }}` for any name. The template runs in a sandbox; the value of a column
+    is never run as a template."""
 
     messages: str | None = None
     """The column that holds ready conversations, instead of `user`: lists of `{role, content}` or

@@ -29,16 +29,30 @@ SHOWN = reprlib.Repr()  # shows a value in an error: short even for a large or d
 SHOWN.maxlevel, SHOWN.maxstring, SHOWN.maxother, SHOWN.maxlong = 2, 80, 80, 80
 
 
+SOURCE = b"gemma_batch.column"  # metadata of a kept field: the column of the input
+
+
+def kept_field(name: str, column: str, kind: pa.DataType) -> pa.Field:
+    """The field of a kept column, whose `name` in the output may differ from the input's."""
+    return pa.field(name, kind, metadata=None if name == column else {SOURCE: column.encode()})
+
+
+def source_of(field: pa.Field) -> str:
+    """The column of the input that a kept field holds."""
+    renamed: bytes | None = (field.metadata or {}).get(SOURCE)
+    return str(field.name) if renamed is None else renamed.decode()
+
+
 def check_keep(values: Mapping[str, Any], schema: pa.Schema) -> None:
     """Raise ValueError, with the column's name, when the value of a kept column does not fit."""
     for field in schema:
-        value = values.get(field.name)
+        value = values.get(source_of(field))
         try:
             keep_value(value, field.type)
         except REFUSALS:
-            shown = SHOWN.repr(value)
+            name, shown = source_of(field), SHOWN.repr(value)
             raise ValueError(
-                f"the kept column {field.name!r} is of type {field.type} and cannot hold {shown}"
+                f"the kept column {name!r} is of type {field.type} and cannot hold {shown}"
             ) from None
 
 
@@ -242,7 +256,7 @@ def _cleaned(value: Any) -> Any:
 def keep_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
     """The kept columns of `rows`; null where a row failed or a value does not fit its column."""
     columns = [
-        keep_column([(row.values or {}).get(field.name) for row in rows], field.type)
+        keep_column([(row.values or {}).get(source_of(field)) for row in rows], field.type)
         for field in schema
     ]
     return pa.table(columns, schema=schema)

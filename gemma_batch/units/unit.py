@@ -23,6 +23,7 @@ from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.storage.readers.declared import declared
 from gemma_batch.storage.readers.empty import EmptyReader
+from gemma_batch.storage.readers.filled import Constant, FilledReader
 from gemma_batch.storage.readers.options import ReadOptions
 from gemma_batch.storage.readers.reader import Reader, Span
 
@@ -52,7 +53,9 @@ class Shard:
     """One input file as it was when the run was planned, or a staged copy.
 
     `size` is in bytes. `etag` changes whenever the file does. The `number` of an input file is
-    below `FIRST_STAGED`. `options` say how the reader of the `format` reads the file.
+    below `FIRST_STAGED`. `options` say how the reader of the `format` reads the file. `constants`
+    are columns that have one value in all rows, from the names of the file's folders; a column of
+    the same name in the file wins.
     """
 
     number: int
@@ -61,6 +64,7 @@ class Shard:
     etag: str
     format: str
     options: ReadOptions = field(default_factory=ReadOptions)
+    constants: tuple[tuple[str, Constant], ...] = ()
 
     @property
     def file(self) -> InputFile:
@@ -69,29 +73,35 @@ class Shard:
 
     @property
     def reader(self) -> Reader:
-        """The reader of the shard's rows. Raises `InputError` for an unknown format."""
-        if not self.size:
-            return EmptyReader()
-        return declared(reader_for(self.format, self.options), self.options)
+        """The reader of the shard's rows: each row has every column that is asked for.
+
+        Raises `InputError` for an unknown format.
+        """
+        inner = reader_for(self.format, self.options) if self.size else EmptyReader()
+        return declared(FilledReader(inner, dict(self.constants)), self.options)
 
     def plain(self) -> dict[str, Any]:
         """The shard as JSON can hold it; `shard_from` makes the shard again."""
         # Not `asdict`, which takes seconds for 100,000 shards.
-        data = {name: getattr(self, name) for name in self.__slots__ if name != "options"}
-        if self.options == _USUAL or not (options := self.options.plain()):
-            return data
-        return {**data, "options": options}
+        data = {name: getattr(self, name) for name in self.__slots__ if name not in _UNUSUAL}
+        if self.options != _USUAL and (options := self.options.plain()):
+            data["options"] = options
+        if self.constants:
+            data["constants"] = dict(self.constants)
+        return data
 
 
 # Shards by their numbers: all shards of an input in order, or a dict.
 Shards: TypeAlias = Mapping[int, Shard] | Sequence[Shard]
 _USUAL = ReadOptions()
+_UNUSUAL = {"options", "constants"}  # fields that most shards leave at their default
 
 
 def shard_from(data: Mapping[str, Any]) -> Shard:
     """The shard that `Shard.plain` made the data of."""
     options = ReadOptions(**data["options"]) if data.get("options") else _USUAL
-    return Shard(**{**data, "options": options})
+    constants = tuple(data.get("constants", {}).items())
+    return Shard(**{**data, "options": options, "constants": constants})
 
 
 class Place(NamedTuple):

@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gemma_batch.cli.starter import starter_spec
-from gemma_batch.errors import InputError
 from gemma_batch.prompts.template import Template
 from gemma_batch.spec import JobSpec
 from gemma_batch.spec.yaml_text import parse_yaml
@@ -49,8 +48,9 @@ def test_a_column_name_does_not_become_part_of_the_spec(tmp_path: Path, name: st
     assert spec.prompt.user is not None
     assert Template(spec.prompt.user).columns == {"body"}
     assert set(spec.output.keep) <= {name}
-    with pytest.raises(InputError, match="rename"):
-        started(tmp_path, [name])
+    alone = started(tmp_path, [name])
+    assert Template(alone.prompt.user or "").columns == {name}
+    assert set(alone.output.keep) <= {name}
 
 
 @settings(
@@ -75,3 +75,8 @@ def test_any_columns_and_any_file_name_make_a_valid_spec(
     """What `init` writes can be loaded, and asks about the column with the text."""
     spec = started(tmp_path, ["body", *(n for n in names if n != "body")], stem=f"f{stem}")
     assert Template(spec.prompt.user or "").columns == {"body"}
+    if names:
+        alone = started(tmp_path, names, stem=f"f{stem}")
+        (column,) = Template(alone.prompt.user or "").columns
+        assert column in names
+        assert set(alone.output.kept.values()) <= set(names)

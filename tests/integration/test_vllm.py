@@ -193,7 +193,7 @@ def test_every_kind_of_bad_row_costs_itself_alone(
     marker = "zq zq zq poison zq"
     bad = {
         "null": ({"doc": None, "kind": "x"}, "null_value"),
-        "missing": ({"doc": "no kind here"}, "missing_field"),
+        "missing": ({"doc": "no kind here"}, "null_value"),
         "long": ({"doc": "far too long " * 700, "kind": "x"}, "prompt_too_long"),
         "empty": ({"doc": "", "kind": ""}, "empty_prompt"),
         "megabyte": ({"doc": "word " * 210_000, "kind": "x"}, "prompt_too_long"),

@@ -106,7 +106,7 @@ TABLE: list[tuple[Any, str | None, str]] = [
     (OK, None, ""),
     ({**OK, "own": '{"seed": 3}'}, None, ""),
     ({"text": None, "n": 1}, "null_value", "'text'"),
-    ({"n": 1}, "missing_field", "'text'"),
+    ({"n": 1}, "null_value", "'text'"),
     ({"text": " ", "n": 1}, "empty_prompt", "empty"),
     ({"text": "x " * 2000, "n": 1}, "prompt_too_long", "256"),
     ({**OK, "own": "{"}, "bad_params", "JSON"),

@@ -91,3 +91,97 @@ def test_bad_or_dangerous_sql_is_refused_with_the_field_named(when: str, sentenc
     assert "routes.r0.when" in str(caught.value)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+TWINS = pa.schema(
+    [
+        ("text", pa.string()),
+        ("Text", pa.string()),
+        ("n", pa.int64()),
+        ("row", pa.int64()),
+        ("rows", pa.int64()),
+        ("order", pa.int64()),
+        ("a.b", pa.int64()),
+        ("Review Text", pa.string()),
+        ("é", pa.string()),
+        ("É", pa.string()),
+        ("s", pa.struct([("a", pa.int64()), ("b", pa.int64())])),
+        ("twin", pa.struct([("a", pa.int64()), ("A", pa.int64())])),
+        ("tags", pa.list_(pa.string())),
+        ('q"q', pa.int64()),
+    ]
+)
+ROW: dict[str, Any] = {
+    "text": "lower", "Text": "upper", "n": 1, "row": 2, "rows": 3, "order": 4, "a.b": 5,
+    "Review Text": "rt", "é": "small", "É": "large", "s": {"a": 6, "b": 7},
+    "twin": {"a": 1, "A": 2}, "tags": ["lower", "x"], 'q"q': 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("when", "columns"),
+    [
+        ("text = 'lower'", {"text"}),
+        ("Text = 'upper'", {"Text"}),
+        ("\"Text\" = 'upper' AND \"text\" = 'lower'", {"text", "Text"}),
+        ("text = 'lower' AND Text = 'upper' AND text <> Text", {"text", "Text"}),
+        ("'é' <> text AND Text = 'upper' AND text = 'lower'", {"text", "Text"}),
+        ("upper(text) <> upper(Text)", {"text", "Text"}),
+        ("\"É\" = 'large' AND 'ÉÉÉ' <> \"É\" AND \"Text\" <> \"text\"", {"É", "text", "Text"}),
+        ("text.upper() = 'LOWER' AND Text.length() = 5", {"text", "Text"}),
+        ("cast(text AS Text) = 'lower'", {"text"}),
+        ("é = 'small'", {"é"}),
+        ("é = 'small' AND É = 'large'", {"é", "É"}),
+        ("\"Review Text\" = 'rt'", {"Review Text"}),
+        ("\"review text\" = 'rt'", {"Review Text"}),
+        ('"a.b" = 5', {"a.b"}),
+        ('"order" = 4 AND "row" = 2 AND row = 2', {"order", "row"}),
+        ("rows = 3", {"rows"}),
+        ("s.a = 6 AND S.b = 7 AND s['b'] = 7", {"s"}),
+        ("list_contains(list_filter(tags, lambda t: t = text), Text.lower()) = false",
+         {"tags", "text", "Text"}),
+        ("len(list_filter(tags, lambda text: text = 'x')) = 1 AND Text = 'upper'",
+         {"tags", "Text"}),
+        ("len([t for t in tags if t = text]) = 1 AND Text = 'upper'", {"tags", "text", "Text"}),
+        ("len([text for text in tags if text = 'x']) = 1 AND text <> Text",
+         {"tags", "text", "Text"}),
+        ("\"Review Text\".upper() = 'RT'", {"Review Text"}),
+        ('"q""q" = 8', {'q"q'}),
+        ("n = 1 -- text", {"n"}),
+        ("N = 1", {"n"}),
+    ],
+)  # fmt: skip
+def test_a_name_means_the_column_as_it_is_written(when: str, columns: set[str]) -> None:
+    """Also where SQL takes two columns for one; each of these is true of the row."""
+    made = Router([Route(name="a", model="m", when=when), Route(name="b", model="m")], TWINS)
+    assert made.columns == columns
+    assert made.assign([Row(0, ROW)]) == ["a"]
+
+
+def test_each_route_means_its_own_column() -> None:
+    """One route names `text` and the next `Text`."""
+    whens = ["text = 'x'", "Text = 'x'", "text = 'lower' AND \"Text\" = 'upper'"]
+    routes = [Route(name=f"r{i}", model="m", when=when) for i, when in enumerate(whens)]
+    made = Router([*routes, Route(name="rest", model="m")], TWINS)
+    values = [{"text": "x"}, {"Text": "x"}, ROW, {"text": "upper", "Text": "lower"}]
+    assert made.assign([Row(i, one) for i, one in enumerate(values)]) == ["r0", "r1", "r2", "rest"]
+
+
+@pytest.mark.parametrize(
+    ("when", "said"),
+    [
+        ("TEXT = 'x'", "may be the column 'text' or 'Text'"),
+        ("twin.a = 1", "fields 'a' and 'A' SQL cannot tell apart"),
+        ("list_filter(tags, TEXT -> TEXT = 'x') IS NULL", "may be the column"),
+        ("'Review Text' = 'rt'", "in double quotes the column"),
+        ("text_1 = 'upper'", "cannot be evaluated"),
+        ("order = 4", "double quotes"),
+        ('"nope" = 4', "cannot be evaluated"),
+    ],
+)
+def test_a_name_that_could_mean_another_column_is_refused(when: str, said: str) -> None:
+    """Never the other one."""
+    with pytest.raises(SpecError) as caught:
+        Router([Route(name="a", model="m", when=when), Route(name="b", model="m")], TWINS)
+    assert "routes.a.when" in str(caught.value)
+    assert said in str(caught.value)

@@ -119,9 +119,9 @@ def test_row_problems(source: str, values: dict[str, Any], code: str, named: str
 
 
 def test_null_can_be_handled_by_the_template() -> None:
-    """A null is false, equals none, is defined, and `default` and `tojson` know it."""
+    """A null is false, equals none, is not defined, and `default` and `tojson` know it."""
     source = (
-        "{{ x | default('d') }} {{ x or 'o' }} {% if x is none and x is defined %}n{% endif %}"
+        "{{ x | default('d') }} {{ x or 'o' }} {% if x is none and x is undefined %}n{% endif %}"
         "{% if x == none and not x != none %}e{% endif %} {{ x | tojson }}"
     )
     assert text(source, x=None) == "d o ne null"

@@ -195,14 +195,6 @@ def test_files_of_two_formats_are_refused(tmp_path: Path, model: str) -> None:
         plan_for(str(tmp_path), model)
 
 
-def test_a_shard_that_lacks_a_column_is_named(tmp_path: Path, model: str) -> None:
-    """A missing column is found when planning, with the file that lacks it."""
-    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
-    pq.write_table(pa.table({"key": ["x"], "n": [1]}), tmp_path / "b.parquet")
-    with pytest.raises(InputError, match=r"b\.parquet.*'text'"):
-        plan_for(str(tmp_path), model)
-
-
 @pytest.mark.parametrize("column", ["typo", "txt"])
 def test_a_missing_column_is_refused_when_planning(tmp_path: Path, model: str, column: str) -> None:
     """Not row by row, hours later."""

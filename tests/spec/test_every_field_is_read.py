@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "gemma_batch"
 # The names that objects of a part have where they are read, if they are not the part's own name.
 OWNERS = {"": {"spec", "route", "job"}, "routes": {"route"}}
 # Fields that are read by another name, and this name.
-BY = {"input.path": "paths", "policy.max_failed": "failure_limit"}
+BY = {"input.path": "paths", "output.keep": "kept", "policy.max_failed": "failure_limit"}
 # The sampling fields go to vLLM as a whole: tests/engines/test_vllm_sampling.py sees each arrive.
 AS_A_WHOLE = "sampling"
 # The thresholds of alerts are read by their names: `getattr(alerts, name)`.

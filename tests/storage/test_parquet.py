@@ -156,11 +156,17 @@ def test_corruption_in_the_middle_is_an_input_error_after_the_good_rows(put_anyw
         list(READER.read(file, bad, None))
 
 
-def test_a_column_name_that_occurs_twice_is_refused(put: Put) -> None:
-    """Nobody could say which one is meant."""
-    table = pa.table([pa.array([1]), pa.array([2])], names=["a", "a"])
-    with pytest.raises(InputError, match="'a' more than once"):
-        READER.schema(put("x.parquet", parquet(table)))
+def test_a_column_name_that_occurs_twice_is_refused_where_it_is_read(put: Put) -> None:
+    """Nobody could say which one is meant; the other columns can be read."""
+    table = pa.table([pa.array([1]), pa.array([2]), pa.array([3])], names=["a", "a", "b"])
+    file = put("x.parquet", parquet(table))
+    (span,) = READER.index(file, max_rows=9, max_bytes=2**20)
+    assert READER.schema(file).names == ["a", "a", "b"]
+    for every in (["b"], None):
+        assert [row.values for row in READER.read(file, span, every)] == [{"b": 3}]
+    for columns in (["a"], ["b", "a"]):
+        with pytest.raises(InputError, match="'a' more than once"):
+            list(READER.read(file, span, columns))
 
 
 def test_a_large_row_group_is_not_read_whole(put: Put) -> None:

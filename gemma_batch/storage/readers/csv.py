@@ -13,7 +13,6 @@ character.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -24,7 +23,7 @@ from gemma_batch.rows import Row
 from gemma_batch.storage.readers.csv_records import Dialect, Record, plain_of, records
 from gemma_batch.storage.readers.encodings import utf16_without_mark
 from gemma_batch.storage.readers.options import ReadOptions
-from gemma_batch.storage.readers.reader import Cutter, Span, bad_row
+from gemma_batch.storage.readers.reader import Cutter, Span, bad_row, chosen
 from gemma_batch.storage.readers.text import LINE_LIMIT, Place, opened, reading
 
 if TYPE_CHECKING:
@@ -75,9 +74,7 @@ class CsvReader:
             if span.mark:  # a span of a stream that cannot seek has no mark
                 stream.seek(span.mark)
                 found, skip = self._records(stream, span.mark), 0
-            wanted = [
-                (i, name) for i, name in enumerate(header) if columns is None or name in columns
-            ]
+            wanted = [(header.index(name), name) for name in chosen(header, columns, file)]
             place = Place(file.url, span.mark)
             for i, record in enumerate(itertools.islice(found, skip, skip + span.rows)):
                 number = span.first_row + i
@@ -119,12 +116,6 @@ class CsvReader:
         if not header:
             names = [f"column{i + 1}" for i in range(len(first.values))]
             return names, itertools.chain([first], found)
-        twice = [name for name, count in Counter(first.values).items() if count > 1]
-        if twice:
-            raise InputError(
-                f"the header of the CSV file {file.url!r} has the column {twice[0]!r} more than "
-                "once: rename one of them"
-            )
         return first.values, found
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import struct
-from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,7 @@ from gemma_batch.storage.readers.footers import (
 )
 from gemma_batch.storage.readers.options import ReadOptions
 from gemma_batch.storage.readers.plain import UNREADABLE, interval_text, plain_type, plain_values
-from gemma_batch.storage.readers.reader import Span, bad_row
+from gemma_batch.storage.readers.reader import Span, bad_row, chosen
 from gemma_batch.storage.readers.text import reading
 
 if TYPE_CHECKING:
@@ -49,12 +48,6 @@ class ParquetReader:
 
     def schema(self, file: InputFile) -> pa.Schema:
         found, intervals, _ = footer_of(file)
-        twice = [name for name, count in Counter(found.names).items() if count > 1]
-        if twice:
-            raise InputError(
-                f"the input file {file.url!r} has the column {twice[0]!r} more than once: "
-                "rename one of them"
-            )
         return pa.schema(
             [
                 (field.name, pa.string() if field.name in intervals else plain_type(field.type))
@@ -83,7 +76,7 @@ class ParquetReader:
         with reading(file.url), arrow_source(file.url) as source:
             parquet = parquet_file(source, buffer_size=BUFFER, pre_buffer=False)
             intervals = intervals_of(parquet)
-            names = [n for n in parquet.schema_arrow.names if columns is None or n in columns]
+            names = chosen(parquet.schema_arrow.names, columns, file)
             groups, skip = _locate(parquet.metadata, span)
             number, left = span.first_row, span.rows
             batches = parquet.iter_batches(

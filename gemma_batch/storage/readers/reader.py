@@ -7,13 +7,14 @@ whole raises.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
-from gemma_batch.errors import FailureCode
+from gemma_batch.errors import FailureCode, InputError
 from gemma_batch.rows import Failure, Row
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class Reader(Protocol):
     def schema(self, file: InputFile) -> pa.Schema:
         """Columns and types, by the footer or by the first rows.
 
-        Raises `InputError` when the file is corrupt.
+        A column that the file has twice is twice in the schema. Raises `InputError` when the file
+        is corrupt.
         """
         ...
 
@@ -60,11 +62,11 @@ class Reader(Protocol):
         ...
 
     def read(self, file: InputFile, span: Span, columns: list[str] | None) -> Iterator[Row]:
-        """Stream the rows of the span; `columns` None reads all columns.
+        """Stream the rows of the span; `columns` None reads all that the file has once.
 
         When a row lacks a column, the values of the row lack it too. The stream ends early when
         the file ends early. Raises `InputError`, possibly after some rows, when the file is
-        corrupt.
+        corrupt, or has one of the columns twice.
         """
         ...
 
@@ -72,6 +74,24 @@ class Reader(Protocol):
 def bad_row(number: int, message: str) -> Row:
     """A row that could not be read, with the failure code `bad_row`."""
     return Row(number, None, Failure(FailureCode.BAD_ROW.value, message))
+
+
+def chosen(names: Sequence[str], columns: Sequence[str] | None, file: InputFile) -> list[str]:
+    """Those of the file's `names` that are read: of `columns`, or all that the file has once.
+
+    Raises `InputError` when the file has one of `columns` more than once.
+    """
+    counts = Counter(names)
+    if columns is None:
+        return [name for name in names if counts[name] == 1]
+    wanted = set(columns)
+    twice = [name for name in counts if counts[name] > 1 and name in wanted]
+    if twice:
+        raise InputError(
+            f"the input file {file.url!r} has the column {twice[0]!r} more than once: "
+            "rename one of them"
+        )
+    return [name for name in names if name in wanted]
 
 
 class Cutter:
