@@ -15,6 +15,7 @@ from gemma_batch.planning.folders import named_twice
 from gemma_batch.prompts.mentions import ROW, mention, subscript
 from gemma_batch.prompts.template import Template
 from gemma_batch.spec import JobSpec, Prompt
+from gemma_batch.storage.formats import TYPED
 from gemma_batch.storage.keep import kept_field
 from gemma_batch.storage.parts import ERROR_COLUMNS, RESULT_COLUMNS
 from gemma_batch.storage.readers.filled import FROM_FOLDER
@@ -128,7 +129,7 @@ def column_notes(
     """
     notes = []
     seen = [(*pair, set(pair[1].names)) for pair in zip(shards, schemas, strict=False)]
-    exact = shards[0].format == "parquet"
+    exact = shards[0].format in TYPED
     count = f"{len(seen):,}" if len(seen) == len(shards) else f"the {len(seen):,} first"
     for column in sorted(used):
         lacking = [shard.url for shard, _, names in seen if column not in names]

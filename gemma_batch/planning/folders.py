@@ -9,10 +9,12 @@ partition. A column is whole numbers when all its values are written as Python w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 from urllib.parse import unquote
 
+from gemma_batch.storage.keep import as_text
 from gemma_batch.storage.readers.filled import Constant
 from gemma_batch.units.unit import Shard
 
@@ -50,6 +52,29 @@ def with_folders(shards: Iterable[Shard]) -> tuple[Shard, ...]:
         replace(shard, constants=tuple(_typed(one, numbers).items())) if one else shard
         for shard, one in zip(shards, named, strict=True)
     )
+
+
+def with_constants(
+    shards: Iterable[Shard], constants: Mapping[str, Sequence[tuple[str, Any]]]
+) -> tuple[Shard, ...]:
+    """The shards, each with the columns that its table knows, by the URL of the shard.
+
+    The table knows better than the names of folders. Values that are no text and no whole number
+    become text, as in the path.
+    """
+    return tuple(
+        replace(shard, constants=tuple({**dict(shard.constants), **_plain(known)}.items()))
+        if (known := constants.get(shard.url))
+        else shard
+        for shard in shards
+    )
+
+
+def _plain(known: Sequence[tuple[str, Any]]) -> dict[str, Constant]:
+    return {
+        name: value if value is None or type(value) in (str, int) else as_text(value)
+        for name, value in known
+    }
 
 
 def _typed(values: dict[str, str | None], numbers: set[str]) -> dict[str, Constant]:

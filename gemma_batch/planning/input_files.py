@@ -61,10 +61,4 @@ def _of_table(input: Input) -> Found:
         raise SpecError(f"input.format {input.format!r} takes one input.path: the table's folder")
     tables = table_files(input.paths[0], input.format, input.version)
     constants = {one.file.url: one.constants for one in tables if one.constants}
-    if constants:
-        names = [name for name, _ in next(iter(constants.values()))]
-        raise InputError(
-            f"the table {input.paths[0]!r} is partitioned by {', '.join(names)}: partitioned "
-            "tables cannot be read yet"
-        )
     return Found([one.file for one in tables], "parquet", [], constants)

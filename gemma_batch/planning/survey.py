@@ -23,7 +23,7 @@ from gemma_batch.planning.columns import (
     row_notes,
     wanted_columns,
 )
-from gemma_batch.planning.folders import with_folders
+from gemma_batch.planning.folders import with_constants, with_folders
 from gemma_batch.planning.input_files import find_files
 from gemma_batch.planning.input_options import notes_on, read_options
 from gemma_batch.planning.places import check_places
@@ -117,6 +117,7 @@ def survey(spec: JobSpec) -> Survey:
         Shard(number=i, url=file.url, size=file.size, etag=file.etag, format=kind, options=options)
         for i, file in enumerate(files)
     )
+    shards = with_constants(shards, found.constants)
     id_column = spec.input.id or ("custom_id" if kind == "openai" else None)
     full = tuple(shard for shard in shards if shard.size) or shards
     unreadable = Unreadable(len(shards))

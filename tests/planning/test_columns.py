@@ -20,6 +20,7 @@ from gemma_batch.planning.plan import Plan, make_plan
 from gemma_batch.planning.sample import sample_routes
 from gemma_batch.prompts.template import Template
 from gemma_batch.reading.prepare import Preparer
+from gemma_batch.reading.source import unit_rows
 from gemma_batch.rows import Completion, Outcome
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.formats import STAGED
@@ -72,9 +73,9 @@ def seen(made: Plan) -> list[dict[str, Any]]:
     preparer = Preparer(made.job(made.routes[0]))
     found = []
     for unit in made.units():
-        # As it is when another start reads it from the manifest.
-        shard = shard_from(json.loads(json.dumps(made.survey.shards[unit.shard].plain())))
-        prepared = preparer.prepare(shard, unit)
+        # As they are when another start reads them from the manifest.
+        plain = json.loads(json.dumps([shard.plain() for shard in made.survey.shards]))
+        prepared = preparer.prepare([shard_from(data) for data in plain], unit)
         tokens = {request.number: request.prompt for request in prepared.requests}
         for i, number in enumerate(prepared.numbers):
             failure = prepared.failures.get(number)
@@ -253,14 +254,16 @@ def test_what_is_kept(plan: Callable[..., Plan], keep: Any, kept: dict[str, Any]
     ]
     (unit,) = made.units()
     job, (shard,) = made.job(made.routes[0]), made.survey.shards
-    sent = encode(Preparer(job).prepare(shard, unit)).to_pylist()[0]
+    sent = encode(Preparer(job).prepare({shard.number: shard}, unit)).to_pylist()[0]
     prepared = decode(sent["unit"], sent["rows"])
     outcomes: dict[int, Outcome] = {0: Completion(["yes"], ["stop"], 3, 1), **prepared.failures}
     store = open_store(made.spec.output.path)
     receipt = commit_unit(store, job, prepared, outcomes, {})
     assert (receipt["answered"], receipt["failures"]) == (1, {"null_value": 1})
     failures = [{"number": 1, "id": "y", "code": "null_value", "message": "m", "attempts": 0}]
-    repaired = errors_from_input(shard, unit, job.columns, job.keep_schema, failures)
+    repaired = errors_from_input(
+        {shard.number: shard}, unit, job.columns, job.keep_schema, failures
+    )
     for data in (store.read(unit.path), store.read(unit.key.errors_path), repaired):
         (found,) = pq.read_table(pa.BufferReader(data)).to_pylist()
         assert list(found)[: len(kept) + 1] == [*kept, "id"]
@@ -347,10 +350,8 @@ def test_when_over_folders_and_absent_columns(
     made = plan(files, routes=routes)
     units = [unit for unit in made.units() if unit.route == "a"]
     columns = list(made.survey.columns)
-    found = []
-    for unit in units:
-        shard = made.survey.shards[unit.shard]
-        found += [row.values for row in shard.reader.read(shard.file, unit.span, columns)]
+    rows = [row for unit in units for row in unit_rows(made.survey.shards, unit, columns)]
+    found = [row.values for row in rows]
     assert sorted(values["t"] for values in found if values) == sorted(taken)
 
 
@@ -368,7 +369,7 @@ def test_a_sorted_copy_gives_the_same_rows(
         rows = list(shard.reader.read(shard.file, span, list(survey.columns)))
         table = staged_table(rows, 0, shard.url, types if uniform else None)
         (tmp_path / "copy").write_bytes(staged_file(table))
-        copy = Shard(number=9, url=str(tmp_path / "copy"), size=0, etag="", format=STAGED)
+        copy = Shard(number=9, url=str(tmp_path / "copy"), size=1, etag="", format=STAGED)
         again = list(copy.reader.read(copy.file, Span(0, 1, 0, 0), list(survey.columns)))
         assert [row.values for row in again] == [row.values for row in rows]
     assert rows[0].values == {"t": "z", "n b": None, "y": 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,35 @@ def test_delta(tmp_path: Path) -> None:
     assert look(folder, "delta") == ["a", "c", "d"]
     assert look(folder, "delta", 0) == ["a", "b", "c"]
     assert look(folder, "delta", 1) == ["a", "b", "c", "d"]
+
+
+def test_partitions_of_delta(tmp_path: Path) -> None:
+    """The table's log has the values: as whole numbers or as text, and null."""
+    folder = str(tmp_path / "table")
+    days = [datetime.date(2026, 1, 1), datetime.date(2026, 1, 2), None]
+    rows = pa.table({"text": ["a", "b", "c"], "year": [2025, 2026, None], "day": days})
+    write_deltalake(folder, rows, partition_by=["year", "day"])
+    looked = survey(
+        JobSpec.from_dict(
+            {
+                "input": {"path": folder, "format": "delta"},
+                "prompt": {"user": "{{ text }}"},
+                "model": "google/gemma-3-4b-it",
+                "output": {"path": "out", "keep": ["year", "day"]},
+            }
+        )
+    )
+    found = []
+    for shard in looked.shards:
+        (span,) = shard.reader.index(shard.file, max_rows=9, max_bytes=9999)
+        found += [
+            row.values for row in shard.reader.read(shard.file, span, ["text", "year", "day"])
+        ]
+    assert sorted(found, key=str) == [
+        {"text": "a", "year": 2025, "day": "2026-01-01"},
+        {"text": "b", "year": 2026, "day": "2026-01-02"},
+        {"text": "c", "year": None, "day": None},
+    ]
 
 
 def test_delta_on_s3(s3: S3Server) -> None:

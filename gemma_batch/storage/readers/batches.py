@@ -10,18 +10,16 @@ from __future__ import annotations
 import contextlib
 import io
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from gemma_batch.errors import InputError
 from gemma_batch.rows import Row
 from gemma_batch.storage.fs import open_source
 from gemma_batch.storage.readers.options import ReadOptions
 from gemma_batch.storage.readers.plain import UNREADABLE, plain_values
-from gemma_batch.storage.readers.reader import Cutter, Span, bad_row
+from gemma_batch.storage.readers.reader import Cutter, Span, bad_row, chosen
 from gemma_batch.storage.readers.text import reading
 
 if TYPE_CHECKING:
@@ -70,14 +68,7 @@ class BatchReader(ABC):
 
     def schema(self, file: InputFile) -> pa.Schema:
         with self._reading(file) as source:
-            found = self.columns(source)
-        twice = [name for name, count in Counter(found.names).items() if count > 1]
-        if twice:
-            raise InputError(
-                f"the input file {file.url!r} has the column {twice[0]!r} more than once: "
-                "rename one of them"
-            )
-        return found
+            return self.columns(source)
 
     def index(self, file: InputFile, *, max_rows: int, max_bytes: int) -> list[Span]:
         cutter = Cutter(max_rows=max_rows, max_bytes=max_bytes, marks=True)
@@ -102,7 +93,8 @@ class BatchReader(ABC):
         place, skip = divmod(span.mark, PLACE) if span.mark else (0, span.first_row)
         number, end = span.first_row, span.first_row + span.rows
         with self._reading(file) as source:
-            for batch in self.batches(source, place, columns):
+            names = chosen(self.columns(source).names, columns, file)
+            for batch in self.batches(source, place, names):
                 start = min(skip, batch.rows)
                 skip -= start
                 for values, problem in batch.load(start, min(batch.rows, start + end - number)):
