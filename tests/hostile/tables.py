@@ -296,8 +296,10 @@ def tables(draw: st.DrawFn, has: Features) -> Table:
         (place, _kept_name(draw, columns[place][0], has))
         for place in draw(st.lists(places, max_size=3, unique=True))
     )
-    # The rows by which types are guessed have to show every column.
+    when = _when(draw, columns, files, format)
+    # The rows by which types are guessed have to show every column, and values to compare.
     shown = not any(file.broken or file.lacks for file in files)
+    shown = shown and (when is None or when[1] == NULL)
     guessed = has.exact and format in LINES and shown
     keys = [kind for kind in KEYS if kind in kinds and (has.exact or kind in ("text", "int"))]
     return Table(
@@ -308,7 +310,7 @@ def tables(draw: st.DrawFn, has: Features) -> Table:
         text=draw(places) if has.names else 0,
         keep=keep,
         id=draw(st.booleans()),
-        when=_when(draw, columns, files, format),
+        when=when,
         packed="" if format in TYPED else draw(st.sampled_from(("", *has.packed))),
         unit_rows=draw(st.sampled_from([None, 2, 5])),
         path=draw(st.sampled_from(["folder", "glob", "list"])),
