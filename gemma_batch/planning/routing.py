@@ -24,6 +24,7 @@ from gemma_batch.planning.references import (
     references,
     rewritten,
 )
+from gemma_batch.planning.sql_types import for_duckdb
 from gemma_batch.rows import Row
 from gemma_batch.spec import Route
 from gemma_batch.storage.keep import keep_column
@@ -117,7 +118,7 @@ class Router:
     def _bind(self, routes: Sequence[Route], whens: Sequence[str], schema: pa.Schema) -> None:
         import duckdb
 
-        self._con.register(TABLE, self._table([]))  # the same columns as in `assign`
+        self._con.register(TABLE, for_duckdb(self._table([])))  # the same columns as in `assign`
         for route, when in zip(routes, whens, strict=True):
             query = f'SELECT coalesce(try(({when}\n)), false)::BOOLEAN FROM "{TABLE}"'
             try:
@@ -138,7 +139,7 @@ class Router:
         answer = [self.names[self._default]] * len(rows)
         if readable:
             table = self._table([rows[i].values or {} for i in readable])
-            self._con.register(TABLE, table)
+            self._con.register(TABLE, for_duckdb(table))
             query = f'SELECT CASE{self._cases} ELSE {self._default} END FROM "{TABLE}"'
             for i, (index,) in zip(readable, self._con.execute(query).fetchall(), strict=True):
                 answer[i] = self.names[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -185,3 +186,24 @@ def test_a_name_that_could_mean_another_column_is_refused(when: str, said: str) 
         Router([Route(name="a", model="m", when=when), Route(name="b", model="m")], TWINS)
     assert "routes.a.when" in str(caught.value)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "when"),
+    [
+        (pa.float16(), 0.5, "x = 0.5"),
+        (pa.decimal256(50, 2), Decimal("1.50"), "x > 1.25"),
+        (pa.list_(pa.float16()), [0.5, None], "x[1] = 0.5"),
+        (pa.large_list(pa.float16()), [0.5], "len(x) = 1"),
+        (pa.list_(pa.float16(), 1), [0.5], "x[1] = 0.5"),
+        (pa.struct([("h", pa.float16())]), {"h": 0.5}, "x.h = 0.5"),
+        (pa.map_(pa.string(), pa.float16()), {"k": 0.5}, "x['k'] = 0.5"),
+    ],
+)
+def test_types_that_duckdb_lacks_are_compared_as_floats(
+    kind: pa.DataType, value: Any, when: str
+) -> None:
+    """Half floats and long decimals, also within others; a null stays null."""
+    routes = [Route(name="a", model="m", when=when), Route(name="b", model="m")]
+    found = Router(routes, pa.schema([("x", kind)]))
+    assert found.assign(rows({"x": value}, {"x": None})) == ["a", "b"]
