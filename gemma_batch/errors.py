@@ -89,6 +89,10 @@ class StorageError(GemmaBatchError):
     """Object storage or disk kept failing after all retries."""
 
 
+class StorageFullError(StorageError):
+    """There is no room left: another node could not write there either."""
+
+
 class EngineError(GemmaBatchError):
     """The base of every exception that an engine raises."""
 

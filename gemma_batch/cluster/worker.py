@@ -32,7 +32,13 @@ from gemma_batch.cluster.reach import require_output
 from gemma_batch.cluster.relay import Relay
 from gemma_batch.cluster.station import Station
 from gemma_batch.committing.commit import commit_unit, committed_receipt
-from gemma_batch.errors import EngineError, FailureCode, GemmaBatchError, StorageError
+from gemma_batch.errors import (
+    EngineError,
+    FailureCode,
+    GemmaBatchError,
+    StorageError,
+    StorageFullError,
+)
 from gemma_batch.reporting.metrics import Metrics
 from gemma_batch.rows import Failure, Outcome, Request
 from gemma_batch.storage.fs import open_store
@@ -165,6 +171,8 @@ class Worker:
         try:
             with self._gate.pass_through(alone=case.careful):
                 receipt = self._outcomes(unit, case, host, head, rows)
+        except StorageFullError as err:
+            receipt = {"error": str(err)}  # ends the run: no other node has room there
         except (EngineError, StorageError) as err:
             self._relay.tell("let_go", unit.path)
             self._station.failed(str(err), engine=host if isinstance(err, EngineError) else None)

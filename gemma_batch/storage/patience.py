@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from gemma_batch.backoff import pause
-from gemma_batch.errors import StorageError
+from gemma_batch.errors import StorageError, StorageFullError
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -211,6 +211,7 @@ def explain(err: BaseException, url: str) -> StorageError:
     """The error as a `StorageError` with one sentence: what failed, where, and what to do."""
     status, code = http_status(err), s3_code(err)
     kinds = {type(e).__name__ for e in chain(err)}
+    made: type[StorageError] = StorageError
     bucket = urlsplit(url).netloc
     shown = f"{code} {status}" if code and code != str(status) else str(status)
     if code == "NoSuchBucket":
@@ -221,6 +222,7 @@ def explain(err: BaseException, url: str) -> StorageError:
             "the clock (NTP)"
         )
     elif status == 507 or code in FULL_CODES:
+        made = StorageFullError
         text = f"the storage of {url!r} is full ({shown}): make room, then start again to go on"
     elif code in EXPIRED:
         text = f"the credentials for {url!r} have expired ({shown}): " + (
@@ -263,13 +265,13 @@ def explain(err: BaseException, url: str) -> StorageError:
             f"({type(err).__name__}, {_tried(err)}): check {ENDPOINTS[0]} and the network"
         )
     elif isinstance(err, OSError) and err.errno in FULL_ERRNO:
-        reason = os.strerror(err.errno)
+        made, reason = StorageFullError, os.strerror(err.errno)
         text = f"the disk of {url!r} is full ({reason}): make room, then start again to go on"
     elif isinstance(err, OSError) and err.errno is not None:
         text = f"{url!r}: {os.strerror(err.errno)}"
     else:
         text = f"{url!r} failed with {type(err).__name__}"
-    return StorageError(text)
+    return made(text)
 
 
 def _tried(err: BaseException) -> str:

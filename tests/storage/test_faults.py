@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gemma_batch.errors import StorageError
+from gemma_batch.errors import StorageError, StorageFullError
 from gemma_batch.storage.formats import detect_format, reader_for
 from gemma_batch.storage.fs import open_source, open_store
 from gemma_batch.storage.listing import expand
@@ -152,16 +152,20 @@ def test_giving_up_says_what_failed_and_for_how_long(proxy: FaultProxy, s3: S3Se
         store.put("a", b"")
 
 
-@pytest.mark.parametrize(("kind", "words"), [("full", "is full"), ("skewed", "clock is off")])
+@pytest.mark.parametrize(
+    ("kind", "words", "error"),
+    [("full", "is full", StorageFullError), ("skewed", "clock is off", StorageError)],
+)
 def test_what_waiting_does_not_mend_is_said_at_once(
-    proxy: FaultProxy, s3: S3Server, kind: str, words: str
+    proxy: FaultProxy, s3: S3Server, kind: str, words: str, error: type[StorageError]
 ) -> None:
     """A store without room, a clock that is wrong: no minutes of retries."""
     store = open_store(f"{s3.bucket('at-once')}/{kind}")
     proxy.set(**{kind: 1.0})
     started = time.monotonic()
-    with pytest.raises(StorageError, match=words):
+    with pytest.raises(StorageError, match=words) as caught:
         store.create("a", b"data")
+    assert caught.type is error
     assert time.monotonic() - started < 30
     proxy.set(**{kind: 0.0})
     assert store.create("a", b"data")
@@ -193,7 +197,7 @@ def test_a_full_disk_leaves_nothing_half(small_disk: Path) -> None:
     started = time.monotonic()
     calls: list[Any] = [store.create, store.put]
     for call in calls:
-        with pytest.raises(StorageError, match=r"disk of '.*two' is full.*make room"):
+        with pytest.raises(StorageFullError, match=r"disk of '.*two' is full.*make room"):
             call("results/two", b"y" * 600_000)
     assert time.monotonic() - started < 30
     assert store.list() == ["results/one"]
