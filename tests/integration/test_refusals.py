@@ -92,7 +92,7 @@ REFUSALS: list[tuple[str, Change, str]] = [
     ("unknown model", put("model", "google/gemma-3-8b-it"), "never released"),
     ("model not Gemma", put("model", "google/gemma-9-9b-it"), "google/gemma-2-9b-it"),
     ("model folder missing", put("model", "./no-such-folder"), "no-such-folder"),
-    ("column not in the input", put("prompt.user", "{{ dok }}"), "did you mean 'doc'?"),
+    ("column not in the input", put("prompt.user", "{{ dok }}"), "did you mean {{ doc }}?"),
     ("kept column missing", put("output.keep", ["nope"]), "output.keep names the column 'nope'"),
     ("kept column reserved", put("output.keep", ["id"]), "output.keep: 'id'"),
     ("bad SQL", routes("length(doc >"), "not valid SQL"),

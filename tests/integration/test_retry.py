@@ -29,7 +29,7 @@ def test_failed_rows_are_run_again_into_a_new_generation(
         "resources": {
             "engine": "echo",
             "max_model_len": 512,
-            "engine_args": {"rows_per_second": 20},
+            "engine_args": {"rows_per_second": 10},
         },
         "policy": {"unit_rows": 20, "row_deadline": 1.0},
     }
