@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from gemma_batch.errors import InputError
-from gemma_batch.storage.formats import TEXTS, detect_format, formats_of, guess_format
+from gemma_batch.storage.formats import (
+    COMPRESSIONS,
+    TEXTS,
+    detect_format,
+    formats_of,
+    guess_format,
+    has_known_name,
+)
 from gemma_batch.storage.formats import several_formats as counted
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.readers.csv_guess import guess_options
@@ -26,6 +34,14 @@ def look(path: str, files: Sequence[InputFile]) -> tuple[InputFile, str, ReadOpt
     try:
         several = len(formats_of(full)) > 1
     except InputError:
+        named = [one.url for one in full if has_known_name(one.url)]
+        if named:
+            other = next(one.url for one in full if not has_known_name(one.url))
+            raise InputError(
+                f"{path!r} matches {len(named):,} files whose names tell a format, such as "
+                f"{named[0]!r}, and {len(full) - len(named):,} others, such as {other!r}: name "
+                f"files of one format, for example with {_glob(path, named[0])!r}"
+            ) from None
         kind = guess_format(file.url)  # its name tells nothing
         lines = f"  format: {kind}              # a guess by the first bytes\n"
     else:
@@ -36,6 +52,14 @@ def look(path: str, files: Sequence[InputFile]) -> tuple[InputFile, str, ReadOpt
         kind = detect_format(file.url)
     options = guess_options(file, kind) if kind in TEXTS else ReadOptions()
     return file, kind, options, lines + _lines(options)
+
+
+def _glob(path: str, example: str) -> str:
+    """A path for the files below `path` whose names end like that of the example."""
+    folder = path.partition("*")[0].rpartition("/")[0] if "*" in path else path.rstrip("/")
+    ends = PurePosixPath(example).suffixes
+    packed = len(ends) > 1 and ends[-1] in COMPRESSIONS
+    return f"{folder or '.'}/**/*{''.join(ends[-2:] if packed else ends[-1:])}"
 
 
 def _lines(options: ReadOptions) -> str:

@@ -126,9 +126,9 @@ def _refusal(log: TableLog) -> str:
         else "write the present rows of the table into files of their own, for example with Spark"
     )
     return (
-        f"{log.table!r} is a {log.format} table (its log is {log.place!r}): its files hold rows of "
-        f"old versions and deleted rows, too. To read the table as it is now, {way}. To read every "
-        "file as it is, set input.format to the format of the files, such as 'parquet'"
+        f"{log.table!r} is a table of {log.format} (its log is {log.place!r}): its files hold rows "
+        f"of old versions and deleted rows, too. To read the table as it is now, {way}. To read "
+        "every file as it is, set input.format to the format of the files, such as 'parquet'"
     )
 
 
