@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from gemma_batch.errors import InputError
+from gemma_batch.planning.input_files import Found, find_files
+from gemma_batch.spec import Input
 from gemma_batch.storage.formats import (
     COMPRESSIONS,
     TEXTS,
@@ -19,6 +22,24 @@ from gemma_batch.storage.formats import several_formats as counted
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.readers.csv_guess import guess_options
 from gemma_batch.storage.readers.options import ReadOptions
+from gemma_batch.storage.table_logs import TableError
+
+
+def listed(path: str) -> tuple[Found, str]:
+    """The files of the input, and the line of the spec when they are those of a table.
+
+    Raises `InputError` when no input can be used.
+    """
+    try:
+        return find_files(Input(path=path)), ""
+    except TableError as refused:
+        kind = refused.format
+        try:
+            return find_files(Input(path=path, format=kind)), f"  format: {kind}\n"  # type: ignore[arg-type]
+        except InputError as err:
+            whole = refused.table.rstrip("/") in (path.rstrip("/"), os.path.abspath(path))
+            # Of a path that is a part of a table, only the first message says so.
+            raise (err if whole else refused) from None
 
 
 def look(path: str, files: Sequence[InputFile]) -> tuple[InputFile, str, ReadOptions, str]:
