@@ -15,7 +15,8 @@ from gemma_batch.planning.columns import RESERVED_COLUMNS, free_name
 from gemma_batch.rows import Row
 from gemma_batch.storage.readers.filled import FROM_FOLDER
 
-TEXTS = ("text", "body", "content", "document", "doc", "prompt", "description")
+TEXTS = ("text", "body", "content", "document", "doc", "prompt", "description",
+         "message", "review", "comment", "instruction", "question")  # fmt: skip
 IDS = {"id", "uuid", "guid"}
 
 

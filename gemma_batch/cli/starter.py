@@ -6,18 +6,17 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 
 from gemma_batch.cli.choice import TEXTS, id_column, kept, text_column
-from gemma_batch.cli.starter_input import look
+from gemma_batch.cli.starter_input import listed, look
 from gemma_batch.errors import InputError
-from gemma_batch.planning.folders import with_folders
-from gemma_batch.planning.input_files import find_files
+from gemma_batch.planning.folders import with_constants, with_folders
 from gemma_batch.planning.recognise import conversation_column, ends_answered
 from gemma_batch.prompts.mentions import mention
 from gemma_batch.rows import Row
-from gemma_batch.spec import Input
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.readers.options import ReadOptions
 from gemma_batch.units.unit import Shard
@@ -64,9 +63,10 @@ output:
 
 def starter_spec(path: str, model: str) -> str:
     """A commented spec for the input at `path`. Raises `InputError` when no input can be used."""
-    files = find_files(Input(path=path)).files
-    file, kind, options, given = look(path, files)
-    shard = _first_shard(file, kind, options)
+    found, given = listed(path)
+    file, kind, options, more = look(path, found.files)
+    given += more
+    shard = _first_shard(file, kind, options, found.constants)
     schema = shard.reader.schema(shard.file)
     if not schema.names:
         raise InputError(f"{file.url!r} has no columns")
@@ -107,11 +107,13 @@ def starter_spec(path: str, model: str) -> str:
     )
 
 
-def _first_shard(file: InputFile, kind: str, options: ReadOptions) -> Shard:
+def _first_shard(
+    file: InputFile, kind: str, options: ReadOptions, constants: Mapping[str, Any]
+) -> Shard:
     shard = Shard(
         number=0, url=file.url, size=file.size, etag=file.etag, format=kind, options=options
     )
-    return with_folders([shard])[0]
+    return with_constants(with_folders([shard]), constants)[0]
 
 
 def _first_rows(shard: Shard, schema: pa.Schema) -> list[Row]:

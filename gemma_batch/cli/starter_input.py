@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from gemma_batch.errors import InputError
-from gemma_batch.storage.formats import TEXTS, detect_format, formats_of, guess_format
+from gemma_batch.planning.input_files import Found, find_files
+from gemma_batch.spec import Input
+from gemma_batch.storage.formats import (
+    COMPRESSIONS,
+    TEXTS,
+    detect_format,
+    formats_of,
+    guess_format,
+    has_known_name,
+)
 from gemma_batch.storage.formats import several_formats as counted
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.readers.csv_guess import guess_options
 from gemma_batch.storage.readers.options import ReadOptions
+from gemma_batch.storage.table_logs import TableError
+
+
+def listed(path: str) -> tuple[Found, str]:
+    """The files of the input, and the line of the spec when they are those of a table.
+
+    Raises `InputError` when no input can be used.
+    """
+    try:
+        return find_files(Input(path=path)), ""
+    except TableError as refused:
+        kind = refused.format
+        try:
+            return find_files(Input(path=path, format=kind)), f"  format: {kind}\n"  # type: ignore[arg-type]
+        except InputError as err:
+            whole = refused.table.rstrip("/") in (path.rstrip("/"), os.path.abspath(path))
+            # Of a path that is a part of a table, only the first message says so.
+            raise (err if whole else refused) from None
 
 
 def look(path: str, files: Sequence[InputFile]) -> tuple[InputFile, str, ReadOptions, str]:
@@ -26,6 +55,14 @@ def look(path: str, files: Sequence[InputFile]) -> tuple[InputFile, str, ReadOpt
     try:
         several = len(formats_of(full)) > 1
     except InputError:
+        named = [one.url for one in full if has_known_name(one.url)]
+        if named:
+            other = next(one.url for one in full if not has_known_name(one.url))
+            raise InputError(
+                f"{path!r} matches {len(named):,} files whose names tell a format, such as "
+                f"{named[0]!r}, and {len(full) - len(named):,} others, such as {other!r}: name "
+                f"files of one format, for example with {_glob(path, named[0])!r}"
+            ) from None
         kind = guess_format(file.url)  # its name tells nothing
         lines = f"  format: {kind}              # a guess by the first bytes\n"
     else:
@@ -36,6 +73,14 @@ def look(path: str, files: Sequence[InputFile]) -> tuple[InputFile, str, ReadOpt
         kind = detect_format(file.url)
     options = guess_options(file, kind) if kind in TEXTS else ReadOptions()
     return file, kind, options, lines + _lines(options)
+
+
+def _glob(path: str, example: str) -> str:
+    """A path for the files below `path` whose names end like that of the example."""
+    folder = path.partition("*")[0].rpartition("/")[0] if "*" in path else path.rstrip("/")
+    ends = PurePosixPath(example).suffixes
+    packed = len(ends) > 1 and ends[-1] in COMPRESSIONS
+    return f"{folder or '.'}/**/*{''.join(ends[-2:] if packed else ends[-1:])}"
 
 
 def _lines(options: ReadOptions) -> str:

@@ -42,6 +42,8 @@ class Foreseen:
         """The first of the rows, for people."""
         text = " ".join(self.message.split())
         text = text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + " ..."
+        if repr(self.shard) in self.message:  # the message of a bad row says where the row is
+            return f"id {self.id!r}: {text}"
         return f"row {self.row_number:,} of {self.shard!r} (id {self.id!r}): {text}"
 
 
@@ -143,8 +145,9 @@ def same_ids(rows: Sequence[tuple[Shard, Row]], id_column: str | None) -> str | 
         return None
     first, count = doubled[0]
     return (
-        f"{len(doubled):,} values of the id column {id_column!r} stand in several of the sampled "
-        f"rows ({first!r} in {count}): each row gets an answer, and these have the same id"
+        f"the id column {id_column!r} has the same value in several of the sampled rows "
+        f"({len(doubled):,} such value{'s' * (len(doubled) > 1)}, {first!r} in {count} rows): each "
+        "row gets an answer, and these have the same id"
     )
 
 

@@ -44,7 +44,7 @@ class OwnParams:
             near = difflib.get_close_matches(unknown[0], OWN_FIELDS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             if unknown[0] == "n":
-                hint = f": each row has {self.job.get('n', 1)} answers, as sampling.n says"
+                hint = f": each row has as many answers as sampling.n says, {self.job.get('n', 1)}"
             raise ValueError(f"{unknown[0]!r} cannot be set by a row{hint}")
         if "logprobs" in params and self.job.get("logprobs") is None:
             raise ValueError(

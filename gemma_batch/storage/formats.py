@@ -44,6 +44,8 @@ TEXTS = {"jsonl", "json", "csv", "tsv", "psv", "txt"}  # these may be compressed
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
 PACKED = (*COMPRESSIONS, ".zip", ".7z", ".rar", ".tar", ".tgz", ".lz4", ".br", ".snappy", ".z")
 PEEKED_LINES = 8
+HEAD = 4096  # bytes by which a file without a known name is told from a text
+NO_TEXT = (b"PK\x03\x04", b"%PDF", b"\xd0\xcf\x11\xe0", b"{\\rtf")  # Word, Excel, PDF
 MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"ORC": "orc", b"Obj\x01": "avro"}
 
 
@@ -108,19 +110,35 @@ def _by_suffix(url: str) -> str:
     )
 
 
+def has_known_name(url: str) -> bool:
+    """Whether the end of the file's name tells a format that is read."""
+    try:
+        _by_suffix(url)
+    except InputError:
+        return False
+    return True
+
+
 def guess_format(url: str) -> str:
-    """The format by suffix, else by the first bytes. Raises `InputError` as `detect_format`."""
+    """The format by suffix, else by the first bytes.
+
+    Raises `InputError` as `detect_format`, also for a file that holds no text.
+    """
     try:
         return detect_format(url)
-    except InputError:
+    except InputError as err:
         if url.lower().endswith(PACKED[len(COMPRESSIONS) :]):
             raise
+        unknown = err
     from gemma_batch.storage.readers.text import lines, opened, reading
 
     with reading(url), opened(url, expected=0) as stream:
         for magic, kind in MAGIC.items():
             if stream.peek(8).startswith(magic):  # type: ignore[attr-defined]
                 return kind
+        head: bytes = stream.peek(HEAD)[:HEAD]  # type: ignore[attr-defined]
+        if b"\x00" in head or head.startswith(NO_TEXT):
+            raise unknown
         first = next((line.data or b"" for line in lines(stream)), b"").strip()
     if first.startswith((b"{", b"[")):
         return "openai" if not _is_array(url) and _is_openai(url) else "json"

@@ -96,14 +96,28 @@ def _names(folder: str) -> list[str]:
         return []
 
 
+class TableError(InputError):
+    """A path that is a table, or a part of one.
+
+    `format` is the value of input.format that reads the table, `table` its folder.
+    """
+
+    def __init__(self, message: str, format: str, table: str) -> None:
+        super().__init__(message)
+        self.format, self.table = format, table
+
+
 def check_logs(logs: Sequence[TableLog], declared: str) -> list[str]:
     """Sentences about tables whose files are read as they are.
 
     `declared` is input.format. A format of files, such as parquet, asks for the files as they are.
-    Raises `InputError` for a table when no format is declared.
+    Raises `InputError` for a table when no format is declared: `TableError` when one can be.
     """
     if declared == "auto":
         for log in logs:
+            kind = log.format.lower()
+            if log.format != OUTPUT and kind in _formats():
+                raise TableError(_refusal(log), kind, log.table)
             raise InputError(_refusal(log))
     return [
         f"input.format {declared!r} reads every file of the {log.format} table {log.table!r} as it "
@@ -126,9 +140,9 @@ def _refusal(log: TableLog) -> str:
         else "write the present rows of the table into files of their own, for example with Spark"
     )
     return (
-        f"{log.table!r} is a {log.format} table (its log is {log.place!r}): its files hold rows of "
-        f"old versions and deleted rows, too. To read the table as it is now, {way}. To read every "
-        "file as it is, set input.format to the format of the files, such as 'parquet'"
+        f"{log.table!r} is a table of {log.format} (its log is {log.place!r}): its files hold rows "
+        f"of old versions and deleted rows, too. To read the table as it is now, {way}. To read "
+        "every file as it is, set input.format to the format of the files, such as 'parquet'"
     )
 
 

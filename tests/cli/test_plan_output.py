@@ -198,7 +198,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("inside the input", changed("output.path", "IN/out"), "Name an output.path outside"),
     ("the folder of the input", changed("output.path", "IN"), "is the folder of the input"),
     ("a table's log in the input",
-     lambda _, d: open_store(f"{d}/in").put("_delta_log/0.json", b"{}"), "is a Delta table"),
+     lambda _, d: open_store(f"{d}/in").put("_delta_log/0.json", b"{}"), "is a table of Delta"),
     ("a link that leads nowhere in the input",
      lambda _, d: (d / "in" / "b.jsonl").symlink_to("gone"), "leads to 'gone'"),
     ("another host", changed("output.path", "file://host/x/out"), "names the host 'host'"),

@@ -7,6 +7,7 @@ text in the first prompt.
 from __future__ import annotations
 
 import bz2
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,28 @@ def test_plan_takes_what_init_writes(tmp_path: Path, case: str) -> None:
     assert first_prompt(spec) == f"What is this about?\n\n{text}"
 
 
+@pytest.mark.parametrize(
+    ("files", "path"),
+    [
+        (("x.jsonl", "README.md"), "**/*.jsonl"),
+        (("a/part-0.c000.jsonl.gz", "a/LICENSE", ".gitattributes"), "**/*.jsonl.gz"),
+    ],
+)
+def test_files_beside_the_data_are_not_taken_for_text(
+    tmp_path: Path, files: tuple[str, ...], path: str
+) -> None:
+    """The refusal names a path that `init` and `plan` take."""
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        line = b'{"text": "hello"}\n'
+        (tmp_path / name).write_bytes(gzip.compress(line) if name.endswith("gz") else line)
+    with pytest.raises(InputError, match="1 others, such as") as refused:
+        starter_spec(str(tmp_path), MODEL)
+    better = str(tmp_path / path)
+    assert f"for example with {better!r}" in str(refused.value)
+    assert first_prompt(started(Path(better))).endswith("hello")
+
+
 @pytest.mark.parametrize("empty", ["a.csv", "z.csv", "a.parquet", "nothing"])
 def test_an_empty_file_beside_a_good_one_is_no_error(tmp_path: Path, empty: str) -> None:
     """Whatever it is called; `plan` counts it."""
@@ -119,6 +142,9 @@ def test_an_empty_file_beside_a_good_one_is_no_error(tmp_path: Path, empty: str)
             r"2 of json such as 'b.json', 1 of csv such as 'a.csv'",
         ),
         ({"a.csv.zip": b"PK"}, "unpack it first"),
+        ({"a.xlsx": b"PK\x03\x04..."}, "cannot be told from its name"),
+        ({"a.pdf": b"%PDF-1.7\n"}, "cannot be told from its name"),
+        ({"dump": b"id\x00\x01text"}, "cannot be told from its name"),
     ],
 )
 def test_an_input_that_is_refused(tmp_path: Path, files: dict[str, bytes], reason: str) -> None:

@@ -127,7 +127,6 @@ ORC_LACKS = {
     "large list", "fixed list", "text view", "large text", "dictionary", "zoned", "nanos",
     "seconds", "millis", "timestamp",
 }  # fmt: skip
-INEXACT = {"nanos", "float16", "float32"}
 FOLDER = "folder"  # the kind of a column in the names of folders
 FOLDER_VALUES = (
     "2026",
@@ -155,6 +154,8 @@ KEYS: dict[str, Callable[[int], Any]] = {
     "uuid": lambda n: uuid.UUID(int=n).bytes,
     "binary": lambda n: n.to_bytes(2, "big"),
 }
+FORMATS = ("parquet", "jsonl", "csv", "tsv", "psv", "json", "arrow", "orc")
+PACKED = ("", ".gz", ".zst", ".bz2", ".xz")
 TYPED = ("parquet", "arrow", "orc")
 LINES = ("jsonl", "json")
 DELIMITERS = {"csv": ",", "tsv": "\t", "psv": "|"}
@@ -222,26 +223,12 @@ class Table:
         return sum(len(file.rows) + len(file.broken) for file in self.files)
 
 
-@dataclass(frozen=True)
-class Features:
-    """What the package can read; the generator draws nothing else."""
-
-    formats: tuple[str, ...] = ("parquet", "jsonl", "csv")
-    packed: tuple[str, ...] = ("", ".gz", ".zst")
-    names: bool = False
-    lacks: bool = False
-    folders: bool = False
-    empty: bool = False
-    hidden: bool = False
-    exact: bool = False
-
-
 # --- drawing -------------------------------------------------------------------------------------
 
 
-def _kinds(format: str, has: Features) -> dict[str, tuple[Any, ...]]:
+def _kinds(format: str) -> dict[str, tuple[Any, ...]]:
     if format in TYPED:
-        lacks = (ORC_LACKS if format == "orc" else set()) | (set() if has.exact else INEXACT)
+        lacks = ORC_LACKS if format == "orc" else set()
         return {name: tuple(values) for name, (_, values) in TYPES.items() if name not in lacks}
     return JSON if format in LINES else CSV
 
@@ -272,53 +259,50 @@ def _rarely(draw: st.DrawFn, one_in: int) -> bool:
 
 
 @st.composite
-def tables(draw: st.DrawFn, has: Features) -> Table:
+def tables(draw: st.DrawFn) -> Table:
     """A table and a job over it; it shrinks to one file with one row and one column."""
-    format = draw(st.sampled_from((*has.formats, "parquet")))
-    kinds = _kinds(format, has)
-    every = NAMES + TAKEN_NAMES if has.names else NAMES
+    format = draw(st.sampled_from((*FORMATS, "parquet")))
+    kinds = _kinds(format)
+    every = NAMES + TAKEN_NAMES
     names = draw(st.lists(st.sampled_from(every), min_size=1, max_size=4, unique=True))
-    if not has.names:  # the prompt names the first column
-        names = list(dict.fromkeys([draw(st.sampled_from(PLAIN_NAMES)), *names[1:]]))
-    elif _rarely(draw, 6):  # a twin that differs only by case
+    if _rarely(draw, 6):  # a twin that differs only by case
         names = list(dict.fromkeys([*names, names[0].swapcase()]))
     columns = [(name, draw(st.sampled_from(list(kinds)))) for name in names]
-    if has.folders and _rarely(draw, 4):
-        in_folders = FOLDER_NAMES if has.hidden else FOLDER_NAMES[:-1]
-        found = draw(st.lists(st.sampled_from(in_folders), min_size=1, max_size=2, unique=True))
+    if _rarely(draw, 4):
+        found = draw(st.lists(st.sampled_from(FOLDER_NAMES), min_size=1, max_size=2, unique=True))
         columns += [(name, FOLDER) for name in found]
     many = _rarely(draw, 30)
-    first = _file(has, columns, format, most=1 if many else 6)
-    later = _file(has, columns, format, most=1 if many else 6, later=True)
+    first = _file(columns, format, most=1 if many else 6)
+    later = _file(columns, format, most=1 if many else 6, later=True)
     files = [draw(first), *draw(st.lists(later, min_size=20 * many, max_size=24 if many else 3))]
     places = st.integers(0, len(columns) - 1)
     keep = tuple(
-        (place, _kept_name(draw, columns[place][0], has))
+        (place, _kept_name(draw, columns[place][0]))
         for place in draw(st.lists(places, max_size=3, unique=True))
     )
     when = _when(draw, columns, files, format)
     # The rows by which types are guessed have to show every column, and values to compare.
     shown = not any(file.broken or file.lacks for file in files)
     shown = shown and (when is None or when[1] == NULL)
-    guessed = has.exact and format in LINES and shown
-    keys = [kind for kind in KEYS if kind in kinds and (has.exact or kind in ("text", "int"))]
+    guessed = format in LINES and shown
+    keys = [kind for kind in KEYS if kind in kinds]
     return Table(
         format=format,
         columns=tuple(columns),
         files=tuple(files),
         key=(draw(st.sampled_from(["key", "Row Key", "k.1"])), draw(st.sampled_from(keys))),
-        text=draw(places) if has.names else 0,
+        text=draw(places),
         keep=keep,
         id=draw(st.booleans()),
         when=when,
-        packed="" if format in TYPED else draw(st.sampled_from(("", *has.packed))),
+        packed="" if format in TYPED else draw(st.sampled_from(("", *PACKED))),
         unit_rows=draw(st.sampled_from([None, 2, 5])),
         path=draw(st.sampled_from(["folder", "glob", "list"])),
         junk=draw(st.booleans()),
         harm=_harm(draw, files) if _rarely(draw, 8) else (-1, ""),
         flaky=_rarely(draw, 4),
         looked_at=draw(st.sampled_from([1000, 1, 2])) if guessed else 1000,
-        layout=draw(_layouts(format, has)),
+        layout=draw(_layouts(format)),
     )
 
 
@@ -327,9 +311,7 @@ def _harm(draw: st.DrawFn, files: list[File]) -> tuple[int, str]:
     return draw(st.sampled_from(full)), draw(st.sampled_from(["gone", "replaced"]))
 
 
-def _kept_name(draw: st.DrawFn, name: str, has: Features) -> str:
-    if not has.names:
-        return name
+def _kept_name(draw: st.DrawFn, name: str) -> str:
     new = f"kept {name}"
     return new if name in TAKEN_NAMES[:5] else draw(st.sampled_from([name, new]))
 
@@ -353,7 +335,7 @@ def _when(
     return place, draw(st.sampled_from([usual, NULL])) if any(values) else NULL
 
 
-def _layouts(format: str, has: Features) -> st.SearchStrategy[dict[str, Any]]:
+def _layouts(format: str) -> st.SearchStrategy[dict[str, Any]]:
     true = st.just(True)
     options: dict[str, st.SearchStrategy[Any]] = {}
     if format == "parquet":
@@ -361,7 +343,7 @@ def _layouts(format: str, has: Features) -> st.SearchStrategy[dict[str, Any]]:
             "row_group_size": st.sampled_from([1, 2]),
             "compression": st.sampled_from(["none", "zstd", "gzip"]),
             "no_schema": true,
-            **({"int96": true} if has.exact else {}),
+            "int96": true,
         }
     elif format == "arrow":
         options = {"stream": true, "compression": st.sampled_from(["lz4", "zstd"])}
@@ -376,7 +358,6 @@ def _layouts(format: str, has: Features) -> st.SearchStrategy[dict[str, Any]]:
 @st.composite
 def _file(
     draw: st.DrawFn,
-    has: Features,
     columns: list[tuple[str, str]],
     format: str,
     most: int,
@@ -385,18 +366,18 @@ def _file(
     own: dict[int, str] = {}
     lacks = set()
     for place, (_, kind) in enumerate(columns):
-        other = NARROWER if format in TYPED else OTHERS if format in LINES and has.exact else {}
-        possible = [kind for kind in other.get(kind, ()) if kind in _kinds(format, has)]
+        other = NARROWER if format in TYPED else OTHERS if format in LINES else {}
+        possible = [kind for kind in other.get(kind, ()) if kind in _kinds(format)]
         if possible and _rarely(draw, 6):
             own[place] = draw(st.sampled_from(possible))
-        elif later and has.lacks and kind != FOLDER and _rarely(draw, 8):
+        elif later and kind != FOLDER and _rarely(draw, 8):
             lacks.add(place)
-    kinds = {**_kinds(format, has), FOLDER: ()}
+    kinds = {**_kinds(format), FOLDER: ()}
     cells = [
         _cell(kinds[own.get(place, kind)], nulls=format not in DELIMITERS)
         for place, (_, kind) in enumerate(columns)
     ]
-    empty = draw(st.sampled_from(["bytes", "header"])) if _is_empty(draw, has, later) else ""
+    empty = draw(st.sampled_from(["bytes", "header"])) if later and _rarely(draw, 10) else ""
     rows = [] if empty else draw(st.lists(st.tuples(*cells), min_size=1, max_size=most))
     broken: frozenset[int] = frozenset()
     if format == "jsonl" and most > 1 and not empty and _rarely(draw, 10):
@@ -411,7 +392,3 @@ def _file(
         broken=broken,
         empty=empty,
     )
-
-
-def _is_empty(draw: st.DrawFn, has: Features, later: bool) -> bool:
-    return later and has.empty and _rarely(draw, 10)

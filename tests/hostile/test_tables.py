@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +20,23 @@ from tokenizers import Tokenizer
 from gemma_batch.committing.commit import commit_unit
 from gemma_batch.committing.ledger import Ledger
 from gemma_batch.committing.repair import settle_errors
-from gemma_batch.errors import FailureCode, InputError
+from gemma_batch.errors import FailureCode
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning import schemas
 from gemma_batch.planning.passes import Failed, derive
 from gemma_batch.planning.plan import Plan, make_plan
+from gemma_batch.planning.settling import settled
 from gemma_batch.reading.prepare import Preparer
 from gemma_batch.rows import Completion, Failure, Outcome
 from gemma_batch.spec import JobSpec
-from gemma_batch.spec.output import Output
-from gemma_batch.storage.formats import formats_of
 from gemma_batch.storage.fs import open_store
-from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.readers import jsonl
 from gemma_batch.units.payload import Prepared, decode, encode
 from gemma_batch.units.unit import Unit, read_units, write_units
 from tests.examples import LONG
 from tests.hostile.simple_reader import Found, as_shown, as_text, matches, output, read, same
 from tests.hostile.table_files import write
-from tests.hostile.tables import FOLDER, PLAIN_NAMES, Features, Table, tables
+from tests.hostile.tables import FOLDER, PLAIN_NAMES, Table, tables
 
 EXAMPLES = 2000 if LONG else 100
 
@@ -51,34 +47,6 @@ def tokenizer(model: str) -> Tokenizer:
     return Tokenizer.from_file(f"{model}/tokenizer.json")
 
 
-def _features() -> Features:
-    """What the package can read, as long as it does not read everything that is drawn."""
-    every = ("parquet", "jsonl", "csv", "tsv", "psv", "json", "arrow", "orc")
-    packed = ("", ".gz", ".zst", ".bz2", ".xz")
-    names = hasattr(Output, "kept")
-    return Features(
-        formats=tuple(name for name in every if known(f"x.{name}")),
-        packed=tuple(end for end in packed if known(f"x.csv{end}")),
-        names=names,
-        lacks=names,
-        folders=names,
-        empty=find_spec("gemma_batch.storage.readers.empty") is not None,
-        hidden=find_spec("gemma_batch.storage.left_out") is not None,
-        exact=find_spec("gemma_batch.planning.settling") is not None,
-    )
-
-
-def known(name: str) -> bool:
-    """Whether the end of a file's name says how the file is read."""
-    try:
-        formats_of([InputFile(name, 0, "")])
-    except InputError as err:
-        return "does not exist" in str(err)
-    return True
-
-
-HAS = _features()
-BUNDLED = "members" in Unit.__dataclass_fields__
 HARMS = {"gone": "shard_unreadable", "replaced": "shard_changed"}
 
 
@@ -113,7 +81,7 @@ def spec_of(table: Table, folder: Path, paths: list[Path], model: str) -> JobSpe
             "prompt": {"user": "Say: {{ %s }}" % printed(names[table.text])},  # noqa: UP031
             **routes,
             "sampling": {"max_tokens": 4},
-            "output": {"path": str(folder / "out"), "keep": keep if HAS.names else list(keep)},
+            "output": {"path": str(folder / "out"), "keep": keep},
             "resources": {"engine": "echo", "max_model_len": 2048},
             "policy": {"unit_rows": table.unit_rows} if table.unit_rows else {},
         }
@@ -128,10 +96,7 @@ def printed(name: str) -> str:
 def plan_of(spec: JobSpec) -> Plan:
     """The plan that a run makes."""
     plan = make_plan(spec).placed(Hardware(gpu=None))
-    if find_spec("gemma_batch.planning.settling"):
-        settling = import_module("gemma_batch.planning.settling")
-        plan = replace(plan, survey=settling.settled(plan.survey, plan.spec))
-    return plan
+    return replace(plan, survey=settled(plan.survey, plan.spec))
 
 
 class Run:
@@ -161,8 +126,7 @@ class Run:
     def prepared(self, unit: Unit) -> Prepared:
         shards = self.plan.survey.shards
         (unit,) = read_units(write_units([unit]), unit.generation)
-        read: Any = self.preparers[unit.route].prepare
-        made = encode(read(shards if BUNDLED else shards[unit.shard], unit))
+        made = encode(self.preparers[unit.route].prepare(shards, unit))
         return decode(made["unit"][0].as_py(), made["rows"][0].as_buffer())
 
     def retry(self) -> None:
@@ -301,7 +265,7 @@ def try_table(table: Table, folder: Path, model: str, tokenizer: Tokenizer) -> N
     print_blob=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(table=tables(HAS))
+@given(table=tables())
 def test_every_row_of_a_table_comes_out_once_with_its_values(
     table: Table, tmp_path: Path, model: str, tokenizer: Tokenizer, looked_at: None
 ) -> None:

@@ -171,6 +171,7 @@ def test_each_odd_row_is_the_example_of_its_code(
     assert (one.code, one.rows, one.row_number) == (code, 1, 1)
     assert word.replace("line 27", "line 2") in one.message
     assert one.shard == str(tmp_path / "in.jsonl")
+    assert one.example.count(one.shard) == 1
 
 
 def test_kept_values_that_do_not_fit_are_foreseen(tmp_path: Path, model: str) -> None:
@@ -286,7 +287,7 @@ def test_max_failed_can_allow_that_every_row_fails(
     ("lines", "said"),
     [
         (["no JSON", "neither"], "line 1 of '.*' is not JSON"),
-        (["[1]"], "not a JSON object but list"),
+        (["[1]"], "not a JSON object but an array"),
         (["{}"], "have no columns"),
         (["", " "], "the input has no rows"),
     ],

@@ -15,9 +15,11 @@ from pyiceberg.catalog import load_catalog
 from pyiceberg.table import Table
 from pyiceberg.types import LongType, StringType
 
+from gemma_batch.cli.starter import starter_spec
 from gemma_batch.errors import InputError, UserError
 from gemma_batch.planning.survey import survey
 from gemma_batch.spec import JobSpec
+from gemma_batch.spec.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
     from tests.conftest import S3Server
@@ -63,6 +65,27 @@ def test_delta(tmp_path: Path) -> None:
     assert look(folder, "delta") == ["a", "c", "d"]
     assert look(folder, "delta", 0) == ["a", "b", "c"]
     assert look(folder, "delta", 1) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("kind", ["delta", "iceberg"])
+def test_init_writes_the_format_of_a_table(tmp_path: Path, kind: str) -> None:
+    """`plan` takes the spec as it is; a folder inside the table is refused."""
+    if kind == "delta":
+        folder = str(tmp_path / "my table")
+        rows = texts("the fox", "the dog").append_column("day", pa.array(["1", "2"]))
+        write_deltalake(folder, rows, partition_by=["day"])
+        parts = f"{folder}/day=1"
+    else:
+        iceberg(tmp_path).append(texts("the fox", "the dog"))
+        folder = str(tmp_path / "d" / "t")
+        parts = f"{folder}/data"
+    spec = JobSpec.from_dict(parse_yaml(starter_spec(folder, "google/gemma-3-4b-it"), where=""))
+    assert (spec.input.path, spec.input.format, spec.input.id) == (folder, kind, "id")
+    assert "{{ text }}" in (spec.prompt.user or "")
+    assert ("day" in survey(spec).schema.names) == (kind == "delta")
+    for path in (parts, f"{folder}/**/*.parquet"):
+        with pytest.raises(InputError, match=f"set input.format to '{kind}' and input.path to"):
+            starter_spec(path, "google/gemma-3-4b-it")
 
 
 def test_partitions_of_delta(tmp_path: Path) -> None:
@@ -152,6 +175,8 @@ def test_a_delta_table_that_parquet_would_give_wrongly(
     log.write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(InputError, match=reason):
         look(str(tmp_path), "delta")
+    with pytest.raises(InputError, match=reason):
+        starter_spec(str(tmp_path), "google/gemma-3-4b-it")
 
 
 def iceberg(folder: Path) -> Table:

@@ -44,7 +44,7 @@ def checked(params: dict[str, Any], engine: str = "vllm", **job: Any) -> dict[st
         ({"logprobs": 51}, {"logprobs": 50}, "at most 50, by sampling.logprobs"),
         ({"max_tokens": 5}, {"min_tokens": 9}, "min_tokens=9 is above max_tokens=5"),
         ({"temperature": 0}, {"n": 2}, "n=2 with temperature 0"),
-        ({"n": 2}, {}, "'n' cannot be set by a row: each row has 1 answers, as sampling.n says"),
+        ({"n": 2}, {}, "each row has as many answers as sampling.n says, 1"),
         ({"temperature": 2.5}, {}, "temperature"),
         ({"extra_args": {"x": [{"y": 2**64}]}}, {}, "extra_args: holds a number"),
         ({"extra_args": {"x": json.loads("[" * 900 + "]" * 900)}}, {}, "extra_args: .*50 levels"),

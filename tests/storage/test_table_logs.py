@@ -78,7 +78,7 @@ def test_a_table_is_found_by_its_log(
         assert f"set input.path to '{place}/t/results'" in str(refused.value)
         assert notes == []
         return
-    assert f"'{place}/t' is a {format} table" in str(refused.value)
+    assert f"'{place}/t' is a table of {format} " in str(refused.value)
     assert "set input.format to the format of the files" in str(refused.value)
     assert len(notes) == 1
     assert "deleted rows are read, too" in notes[0]
@@ -91,5 +91,5 @@ def test_a_table_behind_a_link_is_found(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "link").symlink_to(tmp_path / "t" / "x=1")
     for path in ("elsewhere/link", "elsewhere"):
-        with pytest.raises(InputError, match="Delta table"):
+        with pytest.raises(InputError, match="table of Delta"):
             check_logs(expand([f"{tmp_path}/{path}"]).logs, "auto")

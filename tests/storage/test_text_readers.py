@@ -91,16 +91,31 @@ def test_jsonl_spans_keep_both_limits(put_anywhere: Put) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'{"a": 1', "is not JSON"),
-        (b"[1]", "not a JSON object but list"),
-        (b"null", "not a JSON object but NoneType"),
+        (b'{"a": 1', "is not JSON: Expecting ',' delimiter at character 8$"),
+        (b'{"a": "b', "is not JSON: Unterminated string starting at character 7$"),
+        (b'{"a": "\t"}', "is not JSON: Invalid control character at character 8$"),
+        (b"[1]", "not a JSON object but an array"),
+        (b"null", "not a JSON object but null"),
+        (b"1.5", "not a JSON object but a number"),
         (b'{"a": "\xff"}', r"is not UTF-8 \(byte 8\)"),
         (b'{"a": "\\ud800"}', "unpaired surrogate"),
         (b'{"a": ' + b"9" * 5000 + b"}", "too many digits"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a": "' + b"x" * 200_000 + b'"}', "longer than 150000 bytes"),
     ],
-    ids=["cut", "list", "null", "utf8", "surrogate", "digits", "deep", "long"],
+    ids=[
+        "cut",
+        "text",
+        "tab",
+        "list",
+        "null",
+        "number",
+        "utf8",
+        "surrogate",
+        "digits",
+        "deep",
+        "long",
+    ],
 )
 def test_a_bad_line_costs_one_row(put: Put, line: bytes, reason: str) -> None:
     """Its failure names the line, the file and the reason; its neighbours are read."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SAMPLED_ROWS = 1000
 SAMPLED_BYTES = 64 * 2**20
+NAMES = {list: "an array", str: "a text", bool: "true or false", type(None): "null"}
+NAMES |= {int: "a number", float: "a number"}
 DEEPEST = 100  # nested lists and objects; later code handles values by recursion
 
 
@@ -73,19 +75,20 @@ def parse_object(data: bytes, encoding: str | None = None) -> dict[str, Any]:
     `encoding` is the encoding of the file that the spec names.
     """
     try:
-        values = json.loads(data.decode("utf-8"))
+        values = json.loads(data.decode("utf-8").rstrip(" \t\r\n"))
     except UnicodeDecodeError as err:
         raise BadLine(not_utf8(data, encoding, err.start)) from None
     except json.JSONDecodeError as err:
         hint = encoding_hint(data) if b"\x00" in data else ""
-        raise BadLine(f"is not JSON: {err.msg} at column {err.colno}{hint}") from None
+        said = err.msg.removesuffix(" at")
+        raise BadLine(f"is not JSON: {said} at character {err.pos + 1:,}{hint}") from None
     except RecursionError:
         raise BadLine("is nested too deeply") from None
     except ValueError:
         raise BadLine("has a number with too many digits") from None
     if not isinstance(values, dict):
         hint = "; if the file is one JSON array, set input.format: json"
-        said = f"is not a JSON object but {type(values).__name__}"
+        said = f"is not a JSON object but {NAMES[type(values)]}"
         raise BadLine(said + hint * isinstance(values, list))
     if data.count(b"[") + data.count(b"{") > DEEPEST and _too_deep(values):
         raise BadLine(f"is nested more than {DEEPEST} levels deep")
