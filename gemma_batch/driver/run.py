@@ -157,6 +157,8 @@ class Session:
         hardware = self._place({name: sample.mean_tokens for name, sample in samples.items()})
         self.show.update(Snapshot(phase="settling the types of columns"))
         survey = settled(self._plan.survey, self._plan.spec)
+        for note in survey.notes[len(self._plan.survey.notes) :]:
+            self.show.say(note)
         self._plan = replace(self._plan, survey=survey)
         self.show.update(Snapshot(phase="cutting the input into units"))
         replicas = max(make_pool(route, hardware).most for route in self._plan.routes)

@@ -3,6 +3,7 @@
 DuckDB evaluates the expressions, without access to files, network or extensions. It sees an
 in-memory table with only the columns that the expressions name (see `references.py`). The first
 matching route takes the row. An expression that is null or fails on a row does not match this row.
+Nor does one about a column in which the row has a value that the column's type cannot hold.
 The route of a row depends on the row alone, so every plan of the same input finds the same routes.
 Functions that depend on time or chance would break this rule, so the plan refuses such functions.
 """
@@ -56,7 +57,8 @@ class Router:
         if conditional:
             self._con = _connect()
         found = [self._parse(route, schema) for route in conditional]
-        self.columns = {reference.column for one in found for reference in one}
+        self._named = [{reference.column for reference in one} for one in found]
+        self.columns = {name for one in self._named for name in one}
         self._columns = distinct_names(
             [name for name in schema.names if name in self.columns], schema.names
         )
@@ -67,9 +69,9 @@ class Router:
             rewritten(str(route.when), references, self._columns, f"routes.{route.name}.when")
             for route, references in zip(conditional, found, strict=True)
         ]
+        self._matches = [f"coalesce(try(({when}\n)), false)" for when in whens]
         self._cases = "".join(
-            f" WHEN coalesce(try(({when}\n)), false) THEN {index}"
-            for index, when in enumerate(whens)
+            f" WHEN {match} THEN {index}" for index, match in enumerate(self._matches)
         )
         self._default = len(routes) - 1
         if conditional:
@@ -119,7 +121,7 @@ class Router:
         import duckdb
 
         self._con.register(TABLE, for_duckdb(self._table([])))  # the same columns as in `assign`
-        for route, when in zip(routes, whens, strict=True):
+        for route, when, named in zip(routes, whens, self._named, strict=True):
             query = f'SELECT coalesce(try(({when}\n)), false)::BOOLEAN FROM "{TABLE}"'
             try:
                 self._con.execute(query).fetchall()
@@ -127,8 +129,8 @@ class Router:
                 first = str(err).split("\n\n")[0].split("\nLINE")[0].replace("\n", " ")
                 raise SpecError(
                     f"routes.{route.name}.when: {route.when!r} cannot be evaluated on this input: "
-                    f"{first} (columns: {', '.join(schema.names)}"
-                    f"{'; input.schema declares types' if 'VARCHAR' in first else ''})"
+                    f"{first} (columns: {', '.join(schema.names)})"
+                    f"{_texts(named, schema) if 'VARCHAR' in first else ''}"
                 ) from None
 
     def assign(self, rows: Sequence[Row]) -> list[str]:
@@ -138,12 +140,36 @@ class Router:
         readable = [i for i, row in enumerate(rows) if row.values is not None]
         answer = [self.names[self._default]] * len(rows)
         if readable:
-            table = self._table([rows[i].values or {} for i in readable])
+            values = [rows[i].values or {} for i in readable]
+            table = self._table(values)
             self._con.register(TABLE, for_duckdb(table))
             query = f'SELECT CASE{self._cases} ELSE {self._default} END FROM "{TABLE}"'
             for i, (index,) in zip(readable, self._con.execute(query).fetchall(), strict=True):
                 answer[i] = self.names[index]
+            if unfit := self._unfit(values, table):
+                query = f'SELECT {", ".join(self._matches)} FROM "{TABLE}"'
+                matches = self._con.execute(query).fetchall()
+                for place, columns in unfit.items():
+                    answer[readable[place]] = self._without(columns, matches[place])
         return answer
+
+    def _unfit(self, values: Sequence[dict[str, Any]], table: pa.Table) -> dict[int, set[str]]:
+        """The places of rows with values that became null for their type: place -> the columns."""
+        found: dict[int, set[str]] = {}
+        for name, column in zip(self._columns, table.columns, strict=False):
+            given = [row.get(name) is not None for row in values] if column.null_count else []
+            if sum(given) > len(column) - column.null_count:
+                for place, valid in enumerate(column.is_valid().to_pylist()):
+                    if given[place] and not valid:
+                        found.setdefault(place, set()).add(name)
+        return found
+
+    def _without(self, columns: set[str], matches: Sequence[bool]) -> str:
+        """The first matching route whose expression names none of the columns."""
+        for index, (match, named) in enumerate(zip(matches, self._named, strict=True)):
+            if match and not named & columns:
+                return self.names[index]
+        return self.names[self._default]
 
     def _table(self, values: Sequence[dict[str, Any]]) -> pa.Table:
         if not self._schema.names:
@@ -200,9 +226,23 @@ def _connect() -> Any:
     return connection
 
 
+def _texts(named: set[str], schema: pa.Schema) -> str:
+    """A sentence about the columns of an expression that are text, as far as the files tell."""
+    texts = sorted(name for name in named if pa.types.is_string(schema.field(name).type))
+    if not texts:
+        return ""
+    name = texts[0] if texts[0].isidentifier() else json.dumps(texts[0], ensure_ascii=False)
+    are = "is text" if len(texts) == 1 else "are text"
+    return (
+        f". By the rows that were looked at, {' and '.join(map(repr, texts))} {are}: declare "
+        f"another type, such as `input.schema: {{{name}: int64}}`"
+    )
+
+
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     # In JSON lines, a value may have another type than its column. In a column of text, such a
-    # value becomes JSON text. In any other column, a value that is not of the type becomes null.
+    # value becomes JSON text. In any other column, a value that is not of the type becomes null,
+    # and `Router._unfit` finds it.
     if pa.types.is_floating(kind):  # SQL compares a large whole number as a float too
         values = [float(v) if type(v) is int and v in LARGE else v for v in values]
     return keep_column(values, kind)

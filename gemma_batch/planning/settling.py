@@ -9,6 +9,7 @@ the columns once more before it starts, and widens the types. A job that declare
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ from gemma_batch.planning.schemas import with_types
 from gemma_batch.planning.survey import Survey
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.formats import reader_for
-from gemma_batch.storage.readers.json_types import comparable_type, final_type, wider_kind
+from gemma_batch.storage.readers.json_types import comparable_type, final_type, fits, wider_kind
 from gemma_batch.units.unit import Shard
 
 Kinds = dict[str, set[pa.DataType]]
@@ -41,8 +42,9 @@ def unsettled(survey: Survey) -> dict[str, pa.DataType]:
 def settled(survey: Survey, spec: JobSpec) -> Survey:
     """The survey with types that hold every value of the columns. Reads all files, if needed.
 
-    A file that cannot be read has no say: its rows fail. Raises `SpecError` when a `when` cannot
-    work with the settled types, `StorageError` when storage does not answer.
+    A file that cannot be read has no say: its rows fail. The survey's `notes` end with new ones
+    about columns of a `when` in which some rows have a value of another type. Raises `SpecError`
+    when a `when` cannot work with the settled types, `StorageError` when storage does not answer.
     """
     wanted = unsettled(survey)
     if not wanted:
@@ -66,8 +68,21 @@ def settled(survey: Survey, spec: JobSpec) -> Survey:
     compare = {n: _known(comparable_type(guess, kinds[n])) for n, guess in wanted.items()}
     return replace(
         with_kept_types(survey, spec, keep),
+        notes=(*survey.notes, *_unfit_notes(compare, kinds, survey.router.columns)),
         router=Router(spec.effective_routes, with_types(survey.schema, compare)),
     )
+
+
+def _unfit_notes(compare: Mapping[str, pa.DataType], kinds: Kinds, used: set[str]) -> list[str]:
+    """A sentence for each column of a `when` in which some rows have a value of another type."""
+    return [
+        f"some rows have a value in the column {name!r} that is no {kind}, as the first rows have: "
+        f"no `when` that names {name!r} matches these rows. To compare their values too, declare "
+        f"`input.schema: {{{name if name.isidentifier() else json.dumps(name)}: string}}`, and "
+        "convert the column in the `when`, such as `try_cast(... AS DOUBLE) > 1`"
+        for name, kind in compare.items()
+        if name in used and not all(fits(one, kind) for one in kinds[name])
+    ]
 
 
 def _known(kind: pa.DataType) -> pa.DataType:

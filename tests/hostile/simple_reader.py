@@ -185,6 +185,8 @@ def same(value: Any, kept: Any, kind: str) -> bool:
         return value is None and kept is None
     if isinstance(value, float) and math.isnan(value):
         return isinstance(kept, float) and math.isnan(kept)
+    if kind in ("float32", "float16") and isinstance(value, float) and isinstance(kept, float):
+        return kept in (value, float(as_text(value, kind)))  # in a wider column: as it is shown
     if isinstance(kept, str) and not isinstance(value, str):
         if isinstance(value, int | float | list | dict):
             return same(value, json.loads(kept), kind)

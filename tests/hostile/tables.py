@@ -319,7 +319,7 @@ def _kept_name(draw: st.DrawFn, name: str) -> str:
 def _when(
     draw: st.DrawFn, columns: list[tuple[str, str]], files: list[File], format: str
 ) -> tuple[int, str] | None:
-    # In a column of JSON with values of several types, some count as null (docs/inputs.md).
+    # In a column of JSON with values of several types, some match no `when` (docs/inputs.md).
     places = [
         place
         for place, (_, kind) in enumerate(columns)

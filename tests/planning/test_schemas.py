@@ -211,6 +211,48 @@ ROUTES = [{"name": "dear", "when": "x > 10", "model": ""}, {"name": "rest", "mod
 
 
 @pytest.mark.parametrize(
+    ("when", "late", "route", "noted"),
+    [
+        ("x IS NULL", "free", "rest", True),
+        ("x IS NULL OR text = 't'", "free", "rest", True),
+        ("x IS NULL", 2.5, "rest", False),
+        ("x IS NULL", None, "dear", False),
+        ("NOT (x < 10)", {"eur": 5}, "rest", True),
+        ("text = 't'", "free", "dear", False),
+        ("x > 10", 2**70, "rest", True),
+        ("x > 10", 2**60, "dear", False),
+        ("x > 10", True, "rest", True),
+    ],
+)
+def test_a_late_value_of_another_type_is_no_null(
+    tmp_path: Path, model: str, when: str, late: Any, route: str, noted: bool
+) -> None:
+    """A `when` about its column does not match it, and the run says so."""
+    put(tmp_path, [{"text": "t", "x": 9}] * 1100 + [{"text": "t", "x": late}])
+    routes = [{**ROUTES[0], "when": when, "model": model}, {**ROUTES[1], "model": model}]
+    plan = planned(tmp_path, None, routes=routes)
+    survey = settled(plan.survey, plan.spec)
+    assert survey.router.assign(rows_of(plan))[-1] == route
+    notes = survey.notes[len(plan.survey.notes) :]
+    assert len(notes) == noted
+    assert all("the column 'x' that is no int64" in note for note in notes)
+    assert all("`input.schema: {x: string}`" in note for note in notes)
+
+
+@pytest.mark.parametrize("early", [[None], [1, "n/a"]])
+def test_a_when_about_a_column_that_looks_like_text(
+    tmp_path: Path, model: str, early: list[Any]
+) -> None:
+    """The refusal names the declaration with which the plan works."""
+    put(tmp_path, [{"text": "t", "x": x} for x in early * 1100] + [{"text": "t", "x": 11}])
+    given = {"routes": [{**route, "model": model} for route in ROUTES]}
+    with pytest.raises(SpecError, match=r"'x' is text: .*`input\.schema: \{x: int64\}`"):
+        planned(tmp_path, None, **given)
+    plan = planned(tmp_path, None, **given, input={"schema": {"x": "int64"}})
+    assert plan.survey.router.assign(rows_of(plan))[-1] == "dear"
+
+
+@pytest.mark.parametrize(
     ("files", "routes"),
     [
         ([[{"x": 9}] * 1100 + [{"x": 10.5}, {"x": "free"}, {"x": 11}]], ["dear", "rest", "dear"]),

@@ -257,6 +257,8 @@ def test_the_message_of_a_failed_row(
         ("x.json", b'[{"a": 1}, {"a": 2}', "corrupt: it ends inside an array"),
         ("x.json", b'[{"a": 1}] [', "corrupt: text follows the end of its array at byte 10"),
         ("x.json", b'{\n"a": 1,\n', "corrupt: it ends inside an array or an object"),
+        ("x.csv", b"sep=;\r\na;b\r\n1;2\r\n", "a line such as `sep=;`"),
+        ("x.csv", b"sep=,\na,b\n1,2\n", "a line such as `sep=;`"),
         ("x.csv", "a,b\n1,2\n".encode("utf-16-le"), "looks like UTF-16: set input.encoding"),
     ],
 )

@@ -13,6 +13,7 @@ character.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from gemma_batch.storage.interfaces import InputFile
+
+EXCEL = re.compile("sep=.?", re.IGNORECASE)  # a first line that names the delimiter
 
 
 class CsvReader:
@@ -107,6 +110,11 @@ class CsvReader:
         first = next(found, None)
         if first is None:
             return [], found
+        if first.values and EXCEL.fullmatch(first.values[0]) and not any(first.values[1:]):
+            raise InputError(
+                f"the CSV file {file.url!r} begins with a line such as `sep=;`, which only Excel "
+                "knows: remove this line, and name the delimiter in input.csv"
+            )
         header = self._options.header
         if isinstance(header, tuple):
             return [*header], itertools.chain([first], found)

@@ -98,6 +98,13 @@ def comparable_type(guess: pa.DataType, kinds: Iterable[pa.DataType]) -> pa.Data
     return final_type(found)
 
 
+def fits(kind: pa.DataType, compare: pa.DataType) -> bool:
+    """Whether values of the kind are compared in a column of the type `compare`, or are null."""
+    if kind == NULL or {kind, compare} == {NUMBER, WIDE}:
+        return True
+    return bool(final_type(wider_kind(compare, kind)) == compare)
+
+
 def kinds_in(
     records: Iterable[Line], parse: Parse, guesses: Mapping[str, pa.DataType]
 ) -> dict[str, set[pa.DataType]]:
