@@ -56,6 +56,8 @@ def look(path: str, files: Sequence[InputFile]) -> tuple[InputFile, str, ReadOpt
         several = len(formats_of(full)) > 1
     except InputError:
         named = [one.url for one in full if has_known_name(one.url)]
+        if len(named) == len(full):
+            raise  # the file cannot be read
         if named:
             other = next(one.url for one in full if not has_known_name(one.url))
             raise InputError(

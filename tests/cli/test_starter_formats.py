@@ -141,6 +141,8 @@ def test_an_empty_file_beside_a_good_one_is_no_error(tmp_path: Path, empty: str)
             {"a.csv": b"x\n1\n", "b.json": b"{}", "c.json": b"{}"},
             r"2 of json such as 'b.json', 1 of csv such as 'a.csv'",
         ),
+        ({"a.jsonl.gz": gzip.compress(b'{"x": 1}\n' * 99)[:-20]}, "is corrupt: "),
+        ({"a.csv": b"x,y\r1,2\r3,4\r"}, r"line ends of old Macs"),
         ({"a.csv.zip": b"PK"}, "unpack it first"),
         ({"a.xlsx": b"PK\x03\x04..."}, "cannot be told from its name"),
         ({"a.pdf": b"%PDF-1.7\n"}, "cannot be told from its name"),
