@@ -114,7 +114,7 @@ def test_files_beside_the_data_are_not_taken_for_text(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         line = b'{"text": "hello"}\n'
         (tmp_path / name).write_bytes(gzip.compress(line) if name.endswith("gz") else line)
-    with pytest.raises(InputError, match="1 others, such as") as refused:
+    with pytest.raises(InputError, match="the names of 1 of 2 files") as refused:
         starter_spec(str(tmp_path), MODEL)
     better = str(tmp_path / path)
     assert f"for example with {better!r}" in str(refused.value)
