@@ -61,8 +61,8 @@ def look(path: str, files: Sequence[InputFile]) -> tuple[InputFile, str, ReadOpt
         if named:
             other = next(one.url for one in full if not has_known_name(one.url))
             raise InputError(
-                f"the names of {len(named):,} of {len(full):,} files in {path!r} tell a format, such "
-                f"as {named[0]!r}, and those of the others do not, such as {other!r}: name files of "
+                f"the names of {len(named):,} of {len(full):,} files in {path!r} tell a format, "
+                f"such as {named[0]!r}, and other names do not, such as {other!r}: name files of "
                 f"one format, for example with {_glob(path, named[0])!r}"
             ) from None
         kind = guess_format(file.url)  # its name tells nothing
