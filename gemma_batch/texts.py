@@ -30,6 +30,11 @@ def size_text(size: float) -> str:
     return f"{size / 1024:,.1f} TiB"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with the noun that it counts: "1 row", "2,000 rows"."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
 def failures_text(failures: dict[str, int]) -> str:
     """Failures by code as text: "3 failed (prompt_too_long 2, null_value 1)"; "" for none."""
     if not failures:

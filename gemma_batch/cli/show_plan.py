@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from gemma_batch.texts import duration, failures_text
+from gemma_batch.texts import counted, duration, failures_text
 
 if TYPE_CHECKING:
     from gemma_batch.committing.outlook import Outlook
@@ -153,16 +153,18 @@ def print_plan(facts: dict[str, Any]) -> None:
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     given = facts["input"]
-    rows = f"{facts['rows']:,} rows in {facts['units']:,} units" if facts["rows"] else "not counted"
+    rows = "not counted"
+    if facts["rows"]:
+        rows = f"{counted(facts['rows'], 'row')} in {counted(facts['units'], 'unit')}"
     console.print(f"{facts['name']}: nothing was started", style="bold")
-    files = f"{given['files']:,} {given['format']} file{'s' if given['files'] != 1 else ''}"
+    files = counted(given["files"], f"{given['format']} file")
     console.print(f"  input    {files}, {_size(given['bytes'])}")
     console.print(f"  columns  {', '.join(f'{k} ({v})' for k, v in given['columns'].items())}")
     console.print(f"  reads    {', '.join(given['reads'])}")
     console.print(f"  work     {rows}")
     for route in facts["routes"]:
         when = f" when {route['when']}" if route["when"] else ""
-        count = f", {route['rows']:,} rows" if route["rows"] is not None else ""
+        count = f", {counted(route['rows'], 'row')}" if route["rows"] is not None else ""
         console.print(f"  route    {route['name']}: {route['model']}{when}{count}")
         if placement := route.get("placement"):
             console.print(
@@ -199,7 +201,7 @@ def _output_line(state: dict[str, Any]) -> str:
         return "new"
     if state["state"] == "unknown":
         return "not looked at"
-    rows, units = f"{state['rows']:,} rows", f"{state['units']:,} units"
+    rows, units = counted(state["rows"], "row"), counted(state["units"], "unit")
     if state["state"] == "complete":
         return f"complete, {rows} in {units} are committed: a run writes the report again, no more"
     return (
@@ -240,8 +242,9 @@ def _sample_lines(sample: dict[str, Any]) -> list[str]:
         return ["no row of the sample takes this route"]
     about = "" if sample["exact"] else "about (4 characters each, without the tokenizer) "
     lines = [
-        f"prompts of {about}{sample['mean']:,.0f} tokens on average in {sample['rows']:,} sampled "
-        f"rows (median {sample['p50']:,}, 95% up to {sample['p95']:,}, longest {sample['max']:,})"
+        f"prompts of {about}{sample['mean']:,.0f} tokens on average in "
+        f"{counted(sample['rows'], 'sampled row')} (median {sample['p50']:,}, "
+        f"95% up to {sample['p95']:,}, longest {sample['max']:,})"
     ]
     if sample["failures"]:
         share = 100 * sum(sample["failures"].values()) / sample["rows"]

@@ -14,7 +14,7 @@ from gemma_batch.cli.choice import TEXTS, id_column, kept, text_column
 from gemma_batch.cli.starter_input import listed, look
 from gemma_batch.errors import InputError
 from gemma_batch.planning.folders import with_constants, with_folders
-from gemma_batch.planning.recognise import conversation_column, ends_answered
+from gemma_batch.planning.recognise import advice, conversation_column, ends_answered
 from gemma_batch.prompts.mentions import mention
 from gemma_batch.rows import Row
 from gemma_batch.storage.interfaces import InputFile
@@ -83,6 +83,7 @@ def starter_spec(path: str, model: str) -> str:
         prompt = "prompt:\n  messages: messages        # a column of ready conversations"
     else:
         text = text_column(schema, rows)
+        given += f"  # {_shown(known)}\n" if (known := advice(rows)) else ""
         prompt = (
             "prompt:\n"
             "  system: You answer in one short sentence.\n"

@@ -56,12 +56,14 @@ def look(path: str, files: Sequence[InputFile]) -> tuple[InputFile, str, ReadOpt
         several = len(formats_of(full)) > 1
     except InputError:
         named = [one.url for one in full if has_known_name(one.url)]
+        if len(named) == len(full):
+            raise  # the file cannot be read
         if named:
             other = next(one.url for one in full if not has_known_name(one.url))
             raise InputError(
-                f"{path!r} matches {len(named):,} files whose names tell a format, such as "
-                f"{named[0]!r}, and {len(full) - len(named):,} others, such as {other!r}: name "
-                f"files of one format, for example with {_glob(path, named[0])!r}"
+                f"the names of {len(named):,} of {len(full):,} files in {path!r} tell a format, "
+                f"such as {named[0]!r}, and other names do not, such as {other!r}: name files of "
+                f"one format, for example with {_glob(path, named[0])!r}"
             ) from None
         kind = guess_format(file.url)  # its name tells nothing
         lines = f"  format: {kind}              # a guess by the first bytes\n"

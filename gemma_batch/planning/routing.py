@@ -130,7 +130,7 @@ class Router:
                 raise SpecError(
                     f"routes.{route.name}.when: {route.when!r} cannot be evaluated on this input: "
                     f"{first} (columns: {', '.join(schema.names)})"
-                    f"{_texts(named, schema) if 'VARCHAR' in first else ''}"
+                    f"{_texts(named, schema, first)}"
                 ) from None
 
     def assign(self, rows: Sequence[Row]) -> list[str]:
@@ -226,16 +226,21 @@ def _connect() -> Any:
     return connection
 
 
-def _texts(named: set[str], schema: pa.Schema) -> str:
-    """A sentence about the columns of an expression that are text, as far as the files tell."""
+def _texts(named: set[str], schema: pa.Schema, error: str) -> str:
+    """A sentence about the columns of an expression that are text, as far as the files tell.
+
+    "" when DuckDB's error is about something else.
+    """
     texts = sorted(name for name in named if pa.types.is_string(schema.field(name).type))
-    if not texts:
+    fields = "not a struct" in error
+    if not texts or not (fields or "VARCHAR" in error):
         return ""
     name = texts[0] if texts[0].isidentifier() else json.dumps(texts[0], ensure_ascii=False)
+    kind = "'struct<field: int64>'" if fields else "int64"
     are = "is text" if len(texts) == 1 else "are text"
     return (
         f". By the rows that were looked at, {' and '.join(map(repr, texts))} {are}: declare "
-        f"another type, such as `input.schema: {{{name}: int64}}`"
+        f"another type, such as `input.schema: {{{name}: {kind}}}`"
     )
 
 

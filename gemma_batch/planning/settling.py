@@ -76,8 +76,8 @@ def settled(survey: Survey, spec: JobSpec) -> Survey:
 def _unfit_notes(compare: Mapping[str, pa.DataType], kinds: Kinds, used: set[str]) -> list[str]:
     """A sentence for each column of a `when` in which some rows have a value of another type."""
     return [
-        f"some rows have a value in the column {name!r} that is no {kind}, as the first rows have: "
-        f"no `when` that names {name!r} matches these rows. To compare their values too, declare "
+        f"the first rows have {kind} in the column {name!r}, and later rows have values of another "
+        f"type: no `when` that names {name!r} matches these rows. To compare them too, declare "
         f"`input.schema: {{{name if name.isidentifier() else json.dumps(name)}: string}}`, and "
         "convert the column in the `when`, such as `try_cast(... AS DOUBLE) > 1`"
         for name, kind in compare.items()

@@ -114,7 +114,7 @@ def test_files_beside_the_data_are_not_taken_for_text(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         line = b'{"text": "hello"}\n'
         (tmp_path / name).write_bytes(gzip.compress(line) if name.endswith("gz") else line)
-    with pytest.raises(InputError, match="1 others, such as") as refused:
+    with pytest.raises(InputError, match="the names of 1 of 2 files") as refused:
         starter_spec(str(tmp_path), MODEL)
     better = str(tmp_path / path)
     assert f"for example with {better!r}" in str(refused.value)
@@ -141,6 +141,8 @@ def test_an_empty_file_beside_a_good_one_is_no_error(tmp_path: Path, empty: str)
             {"a.csv": b"x\n1\n", "b.json": b"{}", "c.json": b"{}"},
             r"2 of json such as 'b.json', 1 of csv such as 'a.csv'",
         ),
+        ({"a.jsonl.gz": gzip.compress(b'{"x": 1}\n' * 99)[:-20]}, "is corrupt: "),
+        ({"a.csv": b"x,y\r1,2\r3,4\r"}, r"line ends of old Macs"),
         ({"a.csv.zip": b"PK"}, "unpack it first"),
         ({"a.xlsx": b"PK\x03\x04..."}, "cannot be told from its name"),
         ({"a.pdf": b"%PDF-1.7\n"}, "cannot be told from its name"),

@@ -357,6 +357,8 @@ def test_an_input_without_a_prompt_is_recognised(
         short = begun.resources.model_copy(update={"engine": "echo"})
         (sample,) = sample_routes(make_plan(begun.model_copy(update={"resources": short}))).values()
         assert (sample.rows, sample.failures) == (1, {})
+    elif row.keys() & {"instruction", "prompt", "params", "request", "modelInput"}:
+        assert said in starter_spec(str(path), model)
 
 
 @pytest.mark.parametrize(

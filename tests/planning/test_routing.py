@@ -178,6 +178,9 @@ def test_each_route_means_its_own_column() -> None:
         ("text_1 = 'upper'", "cannot be evaluated"),
         ("order = 4", "double quotes"),
         ('"nope" = 4', "cannot be evaluated"),
+        ("text > 4", "`input.schema: {text: int64}`"),
+        ('"Review Text" > 4', '`input.schema: {"Review Text": int64}`'),
+        ("text.n > 4", "`input.schema: {text: 'struct<field: int64>'}`"),
     ],
 )
 def test_a_name_that_could_mean_another_column_is_refused(when: str, said: str) -> None:

@@ -235,7 +235,9 @@ def test_a_late_value_of_another_type_is_no_null(
     assert survey.router.assign(rows_of(plan))[-1] == route
     notes = survey.notes[len(plan.survey.notes) :]
     assert len(notes) == noted
-    assert all("the column 'x' that is no int64" in note for note in notes)
+    assert all(
+        "int64 in the column 'x', and later rows have values of another" in note for note in notes
+    )
     assert all("`input.schema: {x: string}`" in note for note in notes)
 
 

@@ -17,6 +17,10 @@ HINT = (
 # Stand-ins for escaped characters while csv looks at a record. No text in UTF-8 has them, and they
 # are others than those that stand for bytes that are not UTF-8.
 STAND_IN = 0xD800
+OLD_MAC = (
+    "a line ends with a carriage return alone. If all lines do, the file has the line ends "
+    "of old Macs: replace them, as with tr '\\r' '\\n'"
+)
 NEVER_CLOSED = "has a quote that is never closed"
 
 
@@ -66,7 +70,7 @@ def records(stream: BinaryIO, offset: int, limit: int, dialect: Dialect) -> Iter
         except StopIteration:
             return
         except (csv.Error, _TooLong) as err:
-            problem = f"is not valid CSV: {err}"
+            problem = f"is not valid CSV: {OLD_MAC if 'new-line' in str(err) else err}"
         hint = HINT if feed.quoted_by_backslash else ""
         if feed.ended:
             yield Record(feed.offset, feed.taken, None, NEVER_CLOSED, hint, feed.first)
