@@ -7,21 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import pyarrow as pa
 
 from gemma_batch.errors import InputError
-from gemma_batch.planning.in_threads import in_threads
 from gemma_batch.planning.widening import wider_type
 from gemma_batch.spec.column_types import column_type
-from gemma_batch.storage.formats import TYPED, reader_for
+from gemma_batch.storage.formats import reader_for
 from gemma_batch.storage.readers.json_types import final_type, wider_kind
 from gemma_batch.units.unit import Shard
 
 LOOKED_AT = 32  # files whose first lines are read, in formats without a footer
-
-
-def schemas_of(shards: Sequence[Shard]) -> list[pa.Schema]:
-    # Parquet and its like: every footer, so that a bad shard is found now. Text formats: the first
-    # lines of a few files.
-    looked = shards if shards[0].format in TYPED else shards[:LOOKED_AT]
-    return list(in_threads(lambda shard: shard.reader.schema(shard.file), looked))
 
 
 def is_guessed(shard: Shard) -> bool:

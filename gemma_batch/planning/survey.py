@@ -35,7 +35,6 @@ from gemma_batch.planning.schemas import (
     guesses,
     is_guessed,
     same_types,
-    schemas_of,
     union,
     with_declared,
 )
@@ -121,8 +120,9 @@ def survey(spec: JobSpec) -> Survey:
     id_column = spec.input.id or ("custom_id" if kind == "openai" else None)
     full = tuple(shard for shard in shards if shard.size) or shards
     unreadable = Unreadable(len(shards))
-    looked = readable(full if kind in TYPED else full[:LOOKED_AT], unreadable)
-    schemas = schemas_of(looked)
+    # Parquet and its like: every footer, so that a bad shard is found now. Text formats: the first
+    # lines of a few files.
+    looked, schemas = readable(full if kind in TYPED else full[:LOOKED_AT], unreadable)
     doubled = doubled_columns(looked, schemas)
     schemas = [first_of_each(one) for one in schemas]
     guessed = is_guessed(full[0])

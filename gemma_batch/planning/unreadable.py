@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pyarrow as pa
+
 from gemma_batch.errors import FailureCode, InputError
 from gemma_batch.planning.in_threads import in_threads
 from gemma_batch.units.unit import Shard
@@ -51,26 +53,28 @@ class Unreadable:
         ]
 
 
-def readable(shards: Sequence[Shard], unreadable: Unreadable) -> list[Shard]:
-    """The shards whose schema can be read; the others are added to `unreadable`.
+def readable(
+    shards: Sequence[Shard], unreadable: Unreadable
+) -> tuple[list[Shard], list[pa.Schema]]:
+    """The shards whose schema can be read, and their schemas; others are added to `unreadable`.
 
     Raises `InputError` when none can be read, or too few.
     """
 
-    def look(shard: Shard) -> InputError | None:
+    def look(shard: Shard) -> InputError | pa.Schema:
         try:
-            shard.reader.schema(shard.file)
+            return shard.reader.schema(shard.file)
         except InputError as err:
             return err
-        return None
 
-    found, errors = list[Shard](), list[InputError]()
-    for shard, err in zip(shards, in_threads(look, shards), strict=True):
-        if err is None:
-            found.append(shard)
+    found, schemas, errors = list[Shard](), list[pa.Schema](), list[InputError]()
+    for shard, looked in zip(shards, in_threads(look, shards), strict=True):
+        if isinstance(looked, InputError):
+            errors.append(looked)
+            unreadable.add(shard, looked)
         else:
-            errors.append(err)
-            unreadable.add(shard, err)
+            found.append(shard)
+            schemas.append(looked)
     if not found:
         raise errors[0]
-    return found
+    return found, schemas

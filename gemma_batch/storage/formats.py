@@ -6,13 +6,14 @@ it is an OpenAI batch file, and `guess_format` looks at a file whose name tells 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gemma_batch.errors import InputError
 from gemma_batch.storage.interfaces import InputFile
@@ -162,7 +163,11 @@ def reader_for(format: str, options: ReadOptions | None = None) -> Reader:
     """
     if format not in TABLE:
         raise InputError(f"input.format {format!r} is unknown: use one of {', '.join(FORMATS)}")
-    module, _, name = TABLE[format][0].partition(".")
-    found = importlib.import_module(f"gemma_batch.storage.readers.{module}")
-    reader: Reader = getattr(found, name)(options)
+    reader: Reader = _reader_class(format)(options)
     return reader
+
+
+@functools.cache
+def _reader_class(format: str) -> Any:
+    module, _, name = TABLE[format][0].partition(".")
+    return getattr(importlib.import_module(f"gemma_batch.storage.readers.{module}"), name)

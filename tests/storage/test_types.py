@@ -357,3 +357,20 @@ def test_an_interval_of_parquet_is_text(put: Put, tmp_path: Any) -> None:
     assert READER.schema(file) == pa.schema([("i", pa.string()), ("n", pa.string())])
     (row,) = READER.read(file, READER.head(file, 9), None)
     assert row.values == {"i": "P1M2DT3.5S", "n": None}
+
+
+def test_twelve_bytes_are_no_interval(put: Put, tmp_path: Any) -> None:
+    """Arrow's schema is the same for both, and footers of equal schemas share one schema."""
+    import duckdb
+
+    path = tmp_path / "i.parquet"
+    duckdb.sql(f"COPY (SELECT interval '1 month' AS i) TO '{path}'")
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"i": pa.array([bytes(12)], pa.binary(12))}), sink)
+    kinds = [
+        READER.schema(put(name, data)).field("i").type
+        for name, data in [("interval.parquet", path.read_bytes()), ("b.parquet", sink.getvalue())]
+    ]
+    assert kinds == [pa.string(), pa.binary(12)]
+    other = put("again.parquet", sink.getvalue())
+    assert READER.schema(other) is READER.schema(put("b.parquet", sink.getvalue()))

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gemma_batch.storage.fs import held, open_source
+from gemma_batch.storage.readers.plain import plain_type
 from gemma_batch.storage.readers.text import reading
 from gemma_batch.storage.whole import as_it_is
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from gemma_batch.storage.interfaces import InputFile
 
 REMEMBERED = 2**18  # footers, about 400 bytes each; schemas that are equal are one object
+TWELVE_BYTES = pa.binary(12)
 TAIL_BYTES = 2**16  # Arrow's first request, for the end of a file; a smaller file is read whole
 
 
@@ -37,24 +39,25 @@ def parquet_file(source: Any, **options: Any) -> pq.ParquetFile:
 
 def intervals_of(parquet: pq.ParquetFile) -> frozenset[str]:
     """The columns of Parquet's type INTERVAL, which Arrow takes for 12 bytes without a meaning."""
+    if TWELVE_BYTES not in parquet.schema_arrow.types:
+        return frozenset()
     schema = parquet.schema
     leaves = [schema.column(i) for i in range(len(schema))]
     return frozenset(leaf.path for leaf in leaves if leaf.converted_type == "INTERVAL")
 
 
 class Footer(NamedTuple):
-    """The columns of a file, as Arrow sees them; those of the type INTERVAL; the row groups.
+    """The columns of a file, as its reader gives them, and the row groups.
 
     `groups` has rows and uncompressed bytes of each row group that has rows.
     """
 
     schema: pa.Schema
-    intervals: frozenset[str]
     groups: tuple[tuple[int, int], ...]
 
 
 _known: dict[tuple[str, int, str], Footer] = {}
-_schemas: dict[bytes, pa.Schema] = {}
+_schemas: dict[tuple[bytes, frozenset[str]], pa.Schema] = {}
 _lock = threading.Lock()
 
 
@@ -70,14 +73,25 @@ def footer_of(file: InputFile) -> Footer:
     looked = as_it_is(file, TAIL_BYTES) if small else contextlib.nullcontext()
     with reading(file.url), looked, arrow_source(file.url) as source:
         parquet = parquet_file(source)
-        intervals = intervals_of(parquet)
-        footer, schema = parquet.metadata, parquet.schema_arrow
+        schema, intervals, footer = parquet.schema_arrow, intervals_of(parquet), parquet.metadata
         groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
         sizes = tuple((g.num_rows, max(0, g.total_byte_size)) for g in groups if g.num_rows)
+    # The metadata of a schema may differ from file to file, and nothing needs it.
+    kind = (schema.remove_metadata().serialize().to_pybytes(), intervals)
     with _lock:
         if len(_known) >= REMEMBERED:
             _known.clear()
             _schemas.clear()
-        schema = _schemas.setdefault(schema.serialize().to_pybytes(), schema)
-        _known[key] = found = Footer(schema, intervals, sizes)
+        if (plain := _schemas.get(kind)) is None:
+            plain = _schemas[kind] = _plain(schema, intervals)
+        _known[key] = found = Footer(plain, sizes)
     return found
+
+
+def _plain(schema: pa.Schema, intervals: frozenset[str]) -> pa.Schema:
+    return pa.schema(
+        [
+            (field.name, pa.string() if field.name in intervals else plain_type(field.type))
+            for field in schema
+        ]
+    )

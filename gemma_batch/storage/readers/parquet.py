@@ -25,7 +25,7 @@ from gemma_batch.storage.readers.footers import (
     parquet_file,
 )
 from gemma_batch.storage.readers.options import ReadOptions
-from gemma_batch.storage.readers.plain import UNREADABLE, interval_text, plain_type, plain_values
+from gemma_batch.storage.readers.plain import UNREADABLE, interval_text, plain_values
 from gemma_batch.storage.readers.reader import Span, bad_row, chosen
 from gemma_batch.storage.readers.text import reading
 
@@ -47,13 +47,7 @@ class ParquetReader:
         """A reader; Parquet needs no options."""
 
     def schema(self, file: InputFile) -> pa.Schema:
-        found, intervals, _ = footer_of(file)
-        return pa.schema(
-            [
-                (field.name, pa.string() if field.name in intervals else plain_type(field.type))
-                for field in found
-            ]
-        )
+        return footer_of(file).schema
 
     def index(self, file: InputFile, *, max_rows: int, max_bytes: int) -> list[Span]:
         sizes = footer_of(file).groups
