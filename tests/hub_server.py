@@ -24,7 +24,7 @@ class HubServer:
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = http.server.ThreadingHTTPServer((address, 0), handler)
         self.url = f"http://{address}:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def refuses(self, request: str) -> bool:
         """Note a request; True when it is one too many."""

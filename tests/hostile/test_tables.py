@@ -38,7 +38,7 @@ from tests.hostile.simple_reader import Found, as_shown, as_text, matches, outpu
 from tests.hostile.table_files import write
 from tests.hostile.tables import FOLDER, PLAIN_NAMES, Table, tables
 
-EXAMPLES = 2000 if LONG else 100
+EXAMPLES = 2000 if LONG else 50
 
 
 @pytest.fixture(scope="module")

@@ -114,7 +114,7 @@ def faults(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]
     upstream = urlsplit(s3.endpoint).netloc
     handler = type("Handler", (Proxy,), {"upstream": upstream, "faults": todo})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     set_patience(60)  # a busy machine may take seconds for one call

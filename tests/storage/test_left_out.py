@@ -392,7 +392,7 @@ class Denies(http.server.BaseHTTPRequestHandler):
 def denying(s3: S3Server) -> Iterator[str]:
     """The address of such a server."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Denies)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
