@@ -13,7 +13,6 @@ engines     engines that were started (aim: none); Ray is not even started
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 import time
 from dataclasses import replace
@@ -21,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common, inputs
-
-BUCKET = "resume"
+from benchmarks.s3_server import BUCKET, s3_server
 
 
 def plan(folder: Path, output: str, parts: int) -> Any:
@@ -146,62 +144,21 @@ def child(folder: Path, place: str, parts: int) -> common.Figures:
     }
 
 
-def serve(port: Any, objects: Any) -> None:
-    """An S3 server whose bucket is filled from inside: 100,000 puts over HTTP take minutes."""
-    import logging
-
-    from moto.s3.models import s3_backends
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    backend = s3_backends["123456789012"]["aws"]
-    backend.create_bucket(BUCKET, "us-east-1")
-    port.send(server.get_host_and_port()[1])
-    while (item := objects.get()) is not None:
-        names, data = item
-        for name in names:
-            backend.put_object(BUCKET, f"out/{name}", data)
-    port.send("filled")
-    time.sleep(3600)
-
-
 def on_s3(folder: Path, parts: int) -> common.Figures | None:
     """The measurement against a server of its own."""
-    import os
-
-    spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe()
-    objects = spawn.Queue()
-    server = spawn.Process(target=serve, args=(there, objects), daemon=True)
-    server.start()
-    address = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{here.recv()}",
-        "AWS_ACCESS_KEY_ID": "benchmark",
-        "AWS_SECRET_ACCESS_KEY": "benchmark",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    os.environ.update(address)
-    try:
+    with s3_server() as server:
         batch: list[str] = []
         last = b""
 
         def put(key: str, data: bytes) -> None:
             nonlocal last
-            batch.append(key)
+            batch.append(f"out/{key}")
             last = data
 
         fill(folder, f"s3://{BUCKET}/out", parts, put)
-        objects.put((batch, last))
-        objects.put(None)
-        assert here.recv() == "filled"
+        server.put(batch, last)
+        server.filled()
         return common.measure("benchmarks.resume", "s3", folder, "--parts", str(parts))
-    finally:
-        server.kill()
-        for name in address:
-            del os.environ[name]
 
 
 def on_disk(folder: Path, parts: int) -> common.Figures | None:

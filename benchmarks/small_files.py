@@ -18,8 +18,6 @@ from __future__ import annotations
 import argparse
 import http.client
 import io
-import multiprocessing
-import os
 import tempfile
 import threading
 import time
@@ -28,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common, inputs
+from benchmarks.s3_server import BUCKET, s3_server
 
-BUCKET, FEW = "small-files", 10
+FEW = 10
 LAYOUTS = ("one-row files", f"{FEW} files")
 PROBES, PROBERS = 4000, 4
 CUTTING = "cutting the input into units"
@@ -132,25 +131,6 @@ def one(folder: Path, source: str, output: str, layout: str, rows: int) -> commo
     }
 
 
-def serve(port: Any, objects: Any) -> None:
-    """An S3 server whose bucket is filled from inside: 100,000 puts over HTTP take minutes."""
-    import logging
-
-    from moto.s3.models import s3_backends
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    backend = s3_backends["123456789012"]["aws"]
-    backend.create_bucket(BUCKET, "us-east-1")
-    port.send(server.get_host_and_port()[1])
-    while (item := objects.get()) is not None:
-        backend.put_object(BUCKET, *item)
-    port.send("filled")
-    time.sleep(24 * 3600)
-
-
 def bare_speed(port: int, key: str) -> float:
     """GET requests/s that the server answers to plain HTTP clients."""
 
@@ -171,33 +151,14 @@ def bare_speed(port: int, key: str) -> float:
 
 def on_s3(folder: Path, options: Any) -> common.Figures | None:
     """The measurement against a server of its own."""
-    spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe()
-    objects = spawn.Queue(1000)
-    server = spawn.Process(target=serve, args=(there, objects), daemon=True)
-    server.start()
-    port = here.recv()
-    address = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "benchmark",
-        "AWS_SECRET_ACCESS_KEY": "benchmark",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    os.environ.update(address)
-    try:
+    with s3_server() as server:
         for layout in LAYOUTS:
             for file, data in files_of(layout, options.files):
-                objects.put((f"in/{short(layout)}/{file}", data))
-        objects.put(None)
-        assert here.recv() == "filled"
-        bare = bare_speed(port, f"in/{short(LAYOUTS[0])}/000000.parquet")
+                server.put([f"in/{short(layout)}/{file}"], data)
+        server.filled()
+        bare = bare_speed(server.port, f"in/{short(LAYOUTS[0])}/000000.parquet")
         found = measured("s3", folder, f"s3://{BUCKET}/in", f"s3://{BUCKET}/out", options)
         return found and {**found, "bare": bare}
-    finally:
-        server.kill()
-        for variable in address:
-            del os.environ[variable]
 
 
 def on_disk(folder: Path, options: Any) -> common.Figures | None:
