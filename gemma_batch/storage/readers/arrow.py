@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from gemma_batch.storage.readers.batches import Batch, BatchReader, Values, values_of
-from gemma_batch.storage.readers.plain import plain_type
+from gemma_batch.storage.readers.plain import plain_schema
 
 FILE, FEATHER_1 = b"ARROW1", b"FEA1"
 END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of a stream
@@ -25,8 +25,7 @@ class ArrowReader(BatchReader):
     name = "arrow"
 
     def columns(self, source: Any) -> pa.Schema:
-        schema = _opened(source).schema
-        return pa.schema([(field.name, plain_type(field.type)) for field in schema])
+        return plain_schema(_opened(source).schema)
 
     def batches(self, source: Any, place: int, columns: list[str] | None) -> Iterator[Batch]:
         if _start(source).startswith(FILE):

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from gemma_batch.storage.readers.batches import Batch, BatchReader, Values, values_of
-from gemma_batch.storage.readers.plain import plain_type
+from gemma_batch.storage.readers.plain import plain_schema
 
 
 class OrcReader(BatchReader):
@@ -18,8 +18,7 @@ class OrcReader(BatchReader):
     name = "orc"
 
     def columns(self, source: Any) -> pa.Schema:
-        schema = _opened(source).schema
-        return pa.schema([(field.name, plain_type(field.type)) for field in schema])
+        return plain_schema(_opened(source).schema)
 
     def batches(self, source: Any, place: int, columns: list[str] | None) -> Iterator[Batch]:
         file = _opened(source)

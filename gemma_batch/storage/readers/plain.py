@@ -151,6 +151,11 @@ def interval_text(months: int, days: int, nanoseconds: int) -> str:
     return f"P{date}{time}"
 
 
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """The columns with the types of their values after reading."""
+    return pa.schema([(field.name, plain_type(field.type)) for field in schema])
+
+
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """The type of a column that keeps the values of `plain_values`.
 
