@@ -131,6 +131,7 @@ class FailureCode(StrEnum):
     ENGINE_CRASH = "engine_crash"
     ENGINE_ERROR = "engine_error"
     DEADLINE = "deadline"
+    INVALID_ANSWER = "invalid_answer"
 
 
 FAILURE_MEANING: dict[FailureCode, str] = {
@@ -149,6 +150,7 @@ FAILURE_MEANING: dict[FailureCode, str] = {
     FailureCode.ENGINE_CRASH: "the engine process dies when it is given this row",
     FailureCode.ENGINE_ERROR: "the engine failed this row on every attempt",
     FailureCode.DEADLINE: "the row took longer than policy.row_deadline",
+    FailureCode.INVALID_ANSWER: "no answer had the shape that the job asks for",
 }
 
 

@@ -5,18 +5,24 @@ No type here knows which input format a row came from or which engine answers th
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 
 @dataclass(slots=True)
 class Failure:
-    """Why a row has no answer. `seconds` is the wall time that was spent on the row."""
+    """Why a row has no answer. `seconds` is the wall time that was spent on the row.
+
+    `output` is the model's text, where there is an answer without the shape that was asked for; of
+    several samples, their texts as a JSON list.
+    """
 
     code: str
     message: str
     attempts: int = 0
     seconds: float = 0.0
+    output: str | None = None
 
 
 class Origin(NamedTuple):
@@ -81,7 +87,9 @@ class Request:
 class Completion:
     """The answer to one row: one entry in `outputs` and `finish_reasons` per sample (`n`).
 
-    `seconds` is the wall time of the last attempt in the engine.
+    `seconds` is the wall time of the last attempt in the engine. `token_logprobs` are, per sample,
+    the text and the log probability of each token, where the answer's shape asks for them.
+    `values` has, per sample, the values that the answer's shape read out of the text, by column.
     """
 
     outputs: list[str]
@@ -92,6 +100,15 @@ class Completion:
     attempts: int = 1
     seconds: float = 0.0
     logprobs: str | None = None
+    token_logprobs: list[list[tuple[str, float]]] = field(default_factory=list)
+    values: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The text of the answer; of several samples, their texts as a JSON list."""
+        if len(self.outputs) == 1:
+            return self.outputs[0]
+        return json.dumps(self.outputs, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)

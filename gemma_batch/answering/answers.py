@@ -1,105 +1,152 @@
-"""Answer shapes: how an answer must look, and which columns it fills (driver and GPU actor).
+"""Answers: the columns that a job's answers fill, and whether an answer may fill them (driver, GPU
+actor).
 
-In the driver, the plan asks a shape which sampling parameters it needs. In the GPU actor, the feed
-asks the shape whether a completion is acceptable, and the commit asks it for the values of the
-columns. To add a shape, write a class with the methods of `AnswerShape`, and add one line to
-`shape_of` and one to `EVERY_SHAPE`.
+The text of an answer goes through a row of readers (see `shapes.py`). Each reader takes one thing
+out of the text: the thoughts, the calls of functions, the typed value. A reader refuses an answer
+in which this thing is broken. In the driver, the plan asks the readers which sampling parameters
+they need. In the GPU actor, the feed has each answer read, and the commit writes the columns.
+
+To add a shape, write a class with the methods of `Reader`, and add it to `shape_of`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from gemma_batch.errors import FailureCode
-from gemma_batch.rows import Completion, Refusal
+from gemma_batch.rows import Completion, Refusal, Request
 
 Fields = Sequence[tuple[str, pa.DataType]]
+Check = Callable[[Completion, Request], Refusal | None]
+# What every answer fills, whatever its shape. `logprobs` only where the job asks for them.
+TEXT_COLUMNS = frozenset({"output", "finish_reason", "logprobs"})
 
 
-class AnswerShape(Protocol):
-    """The shape that a job wants its answers to have.
+@dataclass(slots=True)
+class Sample:
+    """One answer of a row, on its way through the readers.
 
-    A shape has no state, so one instance serves any number of rows.
+    `text` is the text that the readers have left over; after the last reader it becomes the
+    column `output`. `tokens` are the text and log probability of each token of the answer, where
+    the shape asked for them. `own` are the row's own parameters. `values` are the values of the
+    readers' columns.
+    """
+
+    text: str
+    finish_reason: str
+    tokens: Sequence[tuple[str, float]] = ()
+    own: Mapping[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+class Reader(Protocol):
+    """Reads one thing out of the text of an answer.
+
+    A reader keeps nothing between two answers, so one instance serves any number of rows.
     """
 
     def fields(self) -> Fields:
-        """Name and type of each column that holds the answer. They stand after the row's id."""
+        """Name and type of each column that the reader fills. They stand after `output`."""
         ...
 
     def details(self) -> Fields:
-        """Name and type of each column with details of the answer. They stand at the end."""
+        """Name and type of each column with details. They stand at the end of the row."""
         ...
 
     def asks(self) -> dict[str, Any]:
-        """Sampling parameters that the shape needs, in addition to those of the job."""
+        """Sampling parameters that the reader needs, in addition to those of the job."""
         ...
 
-    def check(self, completion: Completion) -> Refusal | None:
-        """None if the completion has this shape, else the reason why it has not."""
+    def read(self, sample: Sample) -> Refusal | None:
+        """Put the values of the columns into `sample.values`; take what was read out of the text.
+
+        A column without a value is null. Returns why the answer does not have the shape, else None.
+        """
         ...
+
+
+class AnswerShape:
+    """The shape of a job's answers: text, and what `readers` read out of it.
+
+    `samples` is the number of answers of a row: above 1, each column has a list of so many values.
+    """
+
+    def __init__(
+        self, readers: Sequence[Reader] = (), *, samples: int = 1, logprobs: bool = False
+    ) -> None:
+        self.readers, self.samples, self.logprobs = tuple(readers), samples, logprobs
+
+    def fields(self) -> Fields:
+        """Name and type of each column that holds the answer. They stand after the row's id."""
+        text = [("output", pa.string())]
+        read = [one for reader in self.readers for one in reader.fields()]
+        return self._listed([*text, *read, ("finish_reason", pa.string())])
+
+    def details(self) -> Fields:
+        """Name and type of each column with details of the answer. They stand at the end."""
+        read = self._listed([one for reader in self.readers for one in reader.details()])
+        return [*read, ("logprobs", pa.string())] if self.logprobs else read
+
+    def _listed(self, fields: Fields) -> list[tuple[str, pa.DataType]]:
+        if self.samples == 1:
+            return list(fields)
+        return [(name, pa.list_(kind)) for name, kind in fields]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all columns of the answer."""
+        return frozenset(name for name, _ in (*self.fields(), *self.details()))
+
+    def asks(self) -> dict[str, Any]:
+        """Sampling parameters that the shape needs, in addition to those of the job."""
+        return {name: value for reader in self.readers for name, value in reader.asks().items()}
+
+    def check(self, completion: Completion, request: Request) -> Refusal | None:
+        """Read the completion: None when it has the shape, else the reason why it has not.
+
+        An accepted completion has its `values`, and `outputs` are the texts that the readers left.
+        A refused one stays as it is.
+        """
+        found = len(completion.outputs)
+        if not found == self.samples == len(completion.finish_reasons):
+            text = f"the engine gave {found} answers where sampling.n asks for {self.samples}"
+            return Refusal(FailureCode.ENGINE_ERROR.value, text, again=True)
+        tokens = completion.token_logprobs or [[]] * found
+        samples = [
+            Sample(*one, own=request.sampling)
+            for one in zip(completion.outputs, completion.finish_reasons, tokens, strict=True)
+        ]
+        for sample in samples:
+            for reader in self.readers:
+                if (refusal := reader.read(sample)) is not None:
+                    return refusal
+        completion.outputs = [sample.text for sample in samples]
+        completion.values = [sample.values for sample in samples]
+        return None
 
     def columns(self, completions: Sequence[Completion]) -> dict[str, list[Any]]:
         """The values of each column in `fields` and `details`, one value per completion.
 
         Every completion has passed `check`.
         """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class TextShape:
-    """The text as the model gave it. With `samples` above 1, a row has a list of so many texts."""
-
-    samples: int = 1
-    logprobs: bool = False
-
-    def fields(self) -> Fields:
-        """`output` and `finish_reason`."""
-        kind = pa.string() if self.samples == 1 else pa.list_(pa.string())
-        return [("output", kind), ("finish_reason", kind)]
-
-    def details(self) -> Fields:
-        """`logprobs` as JSON text, when the job asks for them."""
-        return [("logprobs", pa.string())] if self.logprobs else []
-
-    def asks(self) -> dict[str, Any]:
-        """Nothing: every engine answers with text."""
-        return {}
-
-    def check(self, completion: Completion) -> Refusal | None:
-        """Accepts any text. Refuses a completion with more or fewer than `samples` texts."""
-        found = len(completion.outputs)
-        if found == self.samples == len(completion.finish_reasons):
-            return None
-        text = f"the engine gave {found} answers where sampling.n asks for {self.samples}"
-        return Refusal(FailureCode.ENGINE_ERROR.value, text, again=True)
-
-    def columns(self, completions: Sequence[Completion]) -> dict[str, list[Any]]:
-        """The values of each column in `fields` and `details`, one value per completion."""
-        single = self.samples == 1
-        columns: dict[str, list[Any]] = {
-            "output": [c.outputs[0] if single else c.outputs for c in completions],
-            "finish_reason": [
-                c.finish_reasons[0] if single else c.finish_reasons for c in completions
-            ],
+        read = [*(reader.fields() for reader in self.readers)]
+        details = [*(reader.details() for reader in self.readers)]
+        columns = {
+            "output": [self._one(c.outputs) for c in completions],
+            **{
+                name: [self._one([values.get(name) for values in c.values]) for c in completions]
+                for fields in (*read, *details)
+                for name, _ in fields
+            },
+            "finish_reason": [self._one(c.finish_reasons) for c in completions],
         }
         if self.logprobs:
             columns["logprobs"] = [c.logprobs for c in completions]
         return columns
 
-
-EVERY_SHAPE: tuple[AnswerShape, ...] = (TextShape(logprobs=True),)
-# The names of all columns that an answer may fill, of any shape. No kept column may have such a
-# name.
-ANSWER_COLUMNS = frozenset(
-    name for shape in EVERY_SHAPE for name, _ in (*shape.fields(), *shape.details())
-)
-
-
-def shape_of(sampling: Mapping[str, Any]) -> AnswerShape:
-    """The shape of the answers in a job with these sampling parameters."""
-    return TextShape(int(sampling.get("n", 1)), sampling.get("logprobs") is not None)
+    def _one(self, values: list[Any]) -> Any:
+        return values[0] if self.samples == 1 else values

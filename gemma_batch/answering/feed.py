@@ -55,6 +55,12 @@ class _Item:
     first: float = 0.0
     engine: Engine | None = None
     again: str = "engine_lost"  # the cause of the next attempt, if there is one
+    asking: Request | None = None  # the request of the next attempt, where it is not `request`
+    transient: int = 0  # attempts that failed for a reason that may pass
+    refused: int = 0  # answers that did not have the shape
+
+
+AskAgain = Callable[[Request, Completion, Refusal, int], Request | None]
 
 
 class Feed:
@@ -63,7 +69,9 @@ class Feed:
     Any thread may read `stats` and call `engine_numbers`.
     `make` returns an engine that is not started yet. `in_flight` is the number of requests to keep
     in the engine. `check` returns None for a completion of the shape that the job wants, else the
-    refusal (see `answers.py`). `stats` are totals to go on with, of an earlier engine.
+    refusal (see `answers.py`). `ask_again` makes the next request for a row whose answer was
+    refused for the n-th time, or None to give up (default: the same request, up to the attempts of
+    the policy). `stats` are totals to go on with, of an earlier engine.
     """
 
     def __init__(
@@ -73,11 +81,12 @@ class Feed:
         in_flight: int,
         policy: RowPolicy | None = None,
         order: Order = "auto",
-        check: Callable[[Completion], Refusal | None] = lambda completion: None,
+        check: Callable[[Completion, Request], Refusal | None] = lambda completion, request: None,
+        ask_again: AskAgain | None = None,
         stats: FeedStats | None = None,
     ) -> None:
         self.stats = stats or FeedStats()
-        self._check = check
+        self._check, self._ask_again = check, ask_again or self._same_again
         self._make = make
         self._limit = max(1, in_flight)
         self._policy = policy or RowPolicy()
@@ -209,14 +218,17 @@ class Feed:
             item.attempts, item.again = item.attempts + 1, "engine_lost"
             try:
                 async with asyncio.timeout(policy.deadline):
-                    answer = await engine.generate(item.request)
-                refusal = self._check(answer)
+                    answer = await engine.generate(item.asking or item.request)
+                if (refusal := self._check(answer, item.request)) is not None:
+                    item.refused += 1
+                    following = self._ask_again(item.request, answer, refusal, item.refused)
             except RowRejected as err:
                 self._finish(item, self._failure(item, FailureCode.ENGINE_REJECTED, str(err)))
             except RowTransient as err:
-                if item.attempts < policy.max_attempts:
+                item.transient += 1
+                if item.transient < policy.max_attempts:
                     item.again = "transient"
-                    await asyncio.sleep(pause(item.attempts, base=policy.backoff, cap=PAUSE_CAP))
+                    await asyncio.sleep(pause(item.transient, base=policy.backoff, cap=PAUSE_CAP))
                     continue
                 self._finish(item, self._failure(item, FailureCode.ENGINE_ERROR, str(err)))
             except TimeoutError:
@@ -233,12 +245,19 @@ class Feed:
                 if refusal is None:
                     answer.attempts = item.attempts
                     self._finish(item, answer)
-                elif refusal.again and item.attempts < policy.max_attempts:
-                    item.again = "refused"
+                elif following is not None:
+                    item.again, item.asking = "refused", following
                     continue
                 else:
-                    self._finish(item, self._failure(item, refusal.code, refusal.message))
+                    failure = self._failure(item, refusal.code, refusal.message)
+                    failure.output = answer.text
+                    self._finish(item, failure)
             return True
+
+    def _same_again(
+        self, request: Request, answer: Completion, refusal: Refusal, refused: int
+    ) -> Request | None:
+        return request if refusal.again and refused < self._policy.max_attempts else None
 
     def _failure(self, item: _Item, code: str, message: str) -> Failure:
         return Failure(str(code), message, item.attempts, time.monotonic() - item.first)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from gemma_batch.answering.feed import Feed
+from gemma_batch.answering.feed import AskAgain, Feed
 from gemma_batch.answering.stats import FeedStats
 from gemma_batch.engines.base import Engine, EngineConfig, engine_class, make_engine
 from gemma_batch.errors import EngineError, GemmaBatchError
@@ -27,7 +27,8 @@ class Host:
     """Hosts one engine, which starts to load at once. Any thread may call the methods.
 
     The event loop runs in a separate thread, so work on the caller's threads cannot delay the
-    engine. `in_flight` (requests), `policy`, `order` and `check` go to the `Feed`. `on_ready` is
+    engine. `in_flight` (requests), `policy`, `order`, `check` and `ask_again` go to the
+    `Feed`. `on_ready` is
     called in a thread before the first request goes to the engine. `stats` are totals to go on
     with.
     """
@@ -39,7 +40,8 @@ class Host:
         in_flight: int,
         policy: RowPolicy | None = None,
         order: Order = "auto",
-        check: Callable[[Completion], Refusal | None] = lambda completion: None,
+        check: Callable[[Completion, Request], Refusal | None] = lambda completion, request: None,
+        ask_again: AskAgain | None = None,
         on_ready: Callable[[], object] | None = None,
         stats: FeedStats | None = None,
     ) -> None:
@@ -52,6 +54,7 @@ class Host:
             policy=policy,
             order=order,
             check=check,
+            ask_again=ask_again,
             stats=stats,
         )
         self._started = self._submit(self._start(on_ready))

@@ -23,9 +23,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from gemma_batch.answering.answers import shape_of
 from gemma_batch.answering.host import Host
 from gemma_batch.answering.host_memory import memory_share
+from gemma_batch.answering.shapes import shape_of
 from gemma_batch.answering.stats import FeedStats
 from gemma_batch.cluster.board import Case
 from gemma_batch.cluster.reach import require_output
@@ -102,7 +102,7 @@ class Worker:
         _ask_for_normal_priority()
         self._name = f"{os.uname().nodename}-{uuid.uuid4().hex[:8]}"
         self._relay = Relay(board, self._name)
-        self._shape = shape_of(job.sampling)
+        self._shape = shape_of(job.sampling, job.asked)
         self._gate = Gate()
         self._closed = threading.Event()
         self._totals = FeedStats()

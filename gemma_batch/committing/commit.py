@@ -17,7 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from gemma_batch.answering.answers import AnswerShape, shape_of
+from gemma_batch.answering.answers import AnswerShape
+from gemma_batch.answering.shapes import shape_of
 from gemma_batch.committing.errors_file import errors_file
 from gemma_batch.committing.ledger import Receipt, part_failures, part_receipt
 from gemma_batch.rows import Completion, Failure, Outcome
@@ -67,6 +68,7 @@ def commit_unit(
             "message": outcome.message,
             "attempts": outcome.attempts,
             "seconds": round(outcome.seconds, 3),
+            **({} if outcome.output is None else {"output": outcome.output}),
         }
         for number, row in zip(prepared.numbers, prepared.ids, strict=True)
         if isinstance(outcome := outcomes[number], Failure)
@@ -74,7 +76,7 @@ def commit_unit(
     if unit.generation:
         failures += _carried(store, unit, set(prepared.numbers))
     receipt = _receipt(job, unit, list(outcomes.values()), failures, facts)
-    shape = shape or shape_of(job.sampling)
+    shape = shape or shape_of(job.sampling, job.asked)
     schema = results_schema(job.keep_schema, shape.fields(), shape.details())
     data = build_results(_columns(job, shape, prepared, outcomes), schema, receipt, failures)
     if not store.create(unit.path, data):
@@ -89,7 +91,8 @@ def commit_unit(
         )
         kept, raw = prepared.keep.take(failed), unpack(prepared.raw).take(failed)
         # Create-only: a late writer must not overwrite an errors file that a retry has replaced.
-        store.create(unit.key.errors_path, errors_file(unit, job.keep_schema, failures, kept, raw))
+        data = errors_file(unit, job.keep_schema, failures, kept, raw, with_output=job.asked.shaped)
+        store.create(unit.key.errors_path, data)
     return receipt
 
 

@@ -25,11 +25,14 @@ def errors_file(
     failures: Sequence[dict[str, Any]],
     kept: pa.Table,
     raw: pa.Table,
+    *,
+    with_output: bool = False,
 ) -> bytes:
     """The errors file as the bytes of a Parquet file, with one row per failure.
 
     `failures` come from the footer of the part of `unit`; the file names the unit's generation.
     `kept` are the kept columns and `raw` the raw rows (see `units/raw_rows.py`) of the same rows.
+    `with_output` adds the texts of refused answers.
     """
     written: dict[str, list[Any] | pa.ChunkedArray] = {
         **{name: kept[name] for name in kept.column_names},
@@ -39,8 +42,9 @@ def errors_file(
         "attempts": [failure["attempts"] for failure in failures],
         "route": [unit.route] * len(failures),
         **{name: raw[name] for name in raw.column_names},
+        "output": [failure.get("output") for failure in failures],
     }
-    return build_errors(written, keep_schema, unit.generation)
+    return build_errors(written, keep_schema, unit.generation, with_output=with_output)
 
 
 def errors_from_input(
@@ -49,6 +53,8 @@ def errors_from_input(
     columns: Sequence[str],
     keep_schema: pa.Schema,
     failures: Sequence[dict[str, Any]],
+    *,
+    with_output: bool = False,
 ) -> bytes:
     """The errors file of `errors_file`, when the unit's rows are no longer at hand.
 
@@ -58,7 +64,8 @@ def errors_from_input(
     rows = {row.number: row for row in unit_rows(shards, unit, columns)} if failures else {}
     mine = [rows[failure["number"]] for failure in failures]
     kept = keep_table(mine, keep_schema)
-    return errors_file(unit, keep_schema, failures, kept, raw_rows(mine, shards[unit.shard].url))
+    raw = raw_rows(mine, shards[unit.shard].url)
+    return errors_file(unit, keep_schema, failures, kept, raw, with_output=with_output)
 
 
 def is_current(store: Store, path: str, unit: Unit, failures: Sequence[dict[str, Any]]) -> bool:

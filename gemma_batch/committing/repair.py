@@ -30,8 +30,12 @@ def settle_errors(
     receipts: Mapping[PartKey, Receipt],
     columns: Sequence[str],
     keep_schema: pa.Schema,
+    *,
+    with_output: bool = False,
 ) -> int:
     """Write every errors file that is missing or out of date; returns how many were written.
+
+    `with_output` as for `errors_file`.
 
     Raises `StorageError`, and `OutputError` for a part or errors file that cannot be read.
     """
@@ -48,7 +52,9 @@ def settle_errors(
         path = present.get(unit.key)
         if path is not None and is_current(store, path, newest, failures):
             return 0
-        data = errors_from_input(shards, newest, columns, keep_schema, failures)
+        data = errors_from_input(
+            shards, newest, columns, keep_schema, failures, with_output=with_output
+        )
         store.put(unit.key.errors_path, data)
         return 1
 

@@ -31,6 +31,7 @@ from gemma_batch.driver.lanes import Lane, LaneThreads
 from gemma_batch.driver.sorting import Stage
 from gemma_batch.errors import GemmaBatchError, LeaseError, StoppedError, StorageError
 from gemma_batch.family.hardware import Hardware
+from gemma_batch.planning.asking import asked_of
 from gemma_batch.planning.estimate import estimate_routes, totals
 from gemma_batch.planning.foresight import check_usable, warnings
 from gemma_batch.planning.plan import Plan, check_not_empty, make_plan, rows_by_route
@@ -235,7 +236,13 @@ class Session:
         check_receipts(manifest, receipts, done)
         survey = self._plan.survey
         settle_errors(
-            self.store, manifest.by_number, every, receipts, survey.columns, survey.keep_schema
+            self.store,
+            manifest.by_number,
+            every,
+            receipts,
+            survey.columns,
+            survey.keep_schema,
+            with_output=asked_of(self._plan.spec).shaped,
         )
         report = self._report(manifest, every, receipts, started)
         save_report(self.store, report)

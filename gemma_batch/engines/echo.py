@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from gemma_batch.engines.base import EngineConfig
+from gemma_batch.engines.dry_answers import dry_answer
 from gemma_batch.engines.placing import place_anywhere
 from gemma_batch.engines.token_ids import check_token_ids
 from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, SpecError
@@ -248,10 +249,12 @@ class EchoEngine:
             raise EngineLost("the echo engine's process died")
         if self._tally is not None:
             os.write(self._tally, b".")
-        text = " ".join(map(str, ids[-count:]))
+        text, reason = " ".join(map(str, ids[-count:])), "length" if count < len(ids) else "stop"
+        if structure := params.get("structured_outputs"):
+            text, reason = dry_answer(structure, ids), "stop"
         return Completion(
             outputs=[text] * samples,
-            finish_reasons=["length" if count < len(ids) else "stop"] * samples,
+            finish_reasons=[reason] * samples,
             prompt_tokens=len(ids),
             completion_tokens=count * samples,
             seconds=time.perf_counter() - started,

@@ -314,8 +314,10 @@ class VllmEngine:
 
         if (stops := self._config.stop_token_ids) and not given.get("ignore_eos"):
             given = {**given, "stop_token_ids": [*(given.get("stop_token_ids") or ()), *stops]}
-        detect = "repetition_detection"
+        detect, shape = "repetition_detection", "structured_outputs"
         try:
+            if given.get(shape):
+                given = {**given, shape: theirs.StructuredOutputsParams(**given[shape])}
             if given.get(detect):
                 kind = getattr(theirs, "RepetitionDetectionParams", dict)
                 given = {**given, detect: kind(**given[detect])}

@@ -65,6 +65,10 @@ NEUTRAL_FORMATS = ("safetensors", "fastsafetensors", "instanttensor", "runai_str
 STREAMING = "runai_streamer"  # vLLM's load format that streams weights into memory
 STREAMER = "runai_model_streamer_s3"  # the package that this format needs for object storage
 MOST_LOGPROBS = 20  # vLLM's default of its argument max_logprobs
+STRUCTURED = "structured_outputs_config"
+# One backend for all requests of an engine, which refuses a shape that it cannot enforce ("auto"
+# would silently enforce less). Without the second field a weak model may write blanks for ever.
+STRUCTURED_CONFIG = {"backend": "xgrammar", "disable_any_whitespace": True}
 RETENTION = "prefix_cache_retention_interval"
 
 
@@ -149,6 +153,8 @@ def engine_args(config: EngineConfig, fields: Container[str]) -> dict[str, Any]:
         ours["gpu_memory_utilization"] = config.gpu_memory_utilization
     if (logprobs := config.sampling.get("logprobs") or 0) > MOST_LOGPROBS:
         ours["max_logprobs"] = logprobs
+    if config.structured:
+        ours[STRUCTURED] = dict(STRUCTURED_CONFIG)
     ours = {k: v for k, v in ours.items() if k in fields and v is not None}
     # By default vLLM drops a sliding layer's cache of a shared prefix after the first row, so
     # every prefix is computed twice. None keeps it; unused blocks are evicted first.

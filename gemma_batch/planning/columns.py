@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
-from gemma_batch.answering.answers import ANSWER_COLUMNS
+from gemma_batch.answering.answers import TEXT_COLUMNS
+from gemma_batch.answering.shapes import shape_of
 from gemma_batch.errors import SpecError
 from gemma_batch.planning.folders import named_twice
 from gemma_batch.prompts.mentions import ROW, mention, subscript
@@ -19,10 +20,11 @@ from gemma_batch.storage.formats import TYPED
 from gemma_batch.storage.keep import kept_field
 from gemma_batch.storage.parts import ERROR_COLUMNS, RESULT_COLUMNS
 from gemma_batch.storage.readers.filled import FROM_FOLDER
+from gemma_batch.units.asked import Asked
 from gemma_batch.units.unit import Shard
 
 # A kept column may not have the name of a column that the output has anyway.
-RESERVED_COLUMNS = ANSWER_COLUMNS | RESULT_COLUMNS.keys() | ERROR_COLUMNS.keys()
+RESERVED_COLUMNS = TEXT_COLUMNS | RESULT_COLUMNS.keys() | ERROR_COLUMNS.keys()
 
 
 def wanted_columns(
@@ -168,12 +170,14 @@ def row_notes(prompt: Prompt) -> list[str]:
 
 def kept_columns(spec: JobSpec, schema: pa.Schema) -> pa.Schema:
     """The kept columns, by their names in the output. Raises `SpecError` for a reserved name."""
+    asked = Asked(answer=spec.answer, tools=spec.tools, thinking=spec.thinking)
+    reserved = RESERVED_COLUMNS | shape_of(spec.sampling.engine_params(), asked).names
     for name, column in spec.output.kept.items():
-        if name in RESERVED_COLUMNS:
+        if name in reserved:
             new = free_name(f"input_{column}", schema.names)
             raise SpecError(
                 f"output.keep: {name!r} is the name of a column that the output has of its own "
-                f"({', '.join(sorted(RESERVED_COLUMNS))}): keep the input's column under another "
+                f"({', '.join(sorted(reserved))}): keep the input's column under another "
                 f"name, {{new name: column}}, such as {{{new}: {column}}}"
             )
     return pa.schema(

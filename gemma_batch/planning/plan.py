@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gemma_batch.answering.answers import shape_of
 from gemma_batch.committing.manifest import MODEL_WEIGHTS, Fingerprint, fingerprint
 from gemma_batch.engines.base import EngineConfig, answer_args, engine_class
 from gemma_batch.errors import InputError, PlacementError, SpecError
@@ -20,6 +19,8 @@ from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.placement import Placement
 from gemma_batch.family.speed import rows_per_second
 from gemma_batch.planning.absolute import absolute
+from gemma_batch.planning.answer_files import with_definitions
+from gemma_batch.planning.asking import all_sampling, asked_of
 from gemma_batch.planning.cut import cut, rows_per_unit
 from gemma_batch.planning.input_options import option_fields
 from gemma_batch.planning.model_look import end_of_turn, model_of
@@ -138,6 +139,7 @@ class Plan:
         }
         if spec.input.schema:  # older manifests lack the field
             fields["input.schema"] = dict(spec.input.schema)
+        fields.update(asked_of(spec).fields())
         for plan in self.routes:
             where = f"routes.{plan.route.name}" if spec.routes else ""
             fields.update(_route_fields(plan, f"{where}." if where else ""))
@@ -162,8 +164,8 @@ class Plan:
         """
         spec, policy = self.spec, self.spec.policy
         assert plan.placement is not None
-        sampling = spec.sampling.engine_params()
-        sampling = {**sampling, **shape_of(sampling).asks()}
+        asked = asked_of(spec, plan.card)
+        sampling = all_sampling(spec, asked)
         return RouteJob(
             output=spec.output.path,
             route=plan.route.name,
@@ -183,6 +185,7 @@ class Plan:
                 hang=policy.engine_hang_timeout,
             ),
             in_flight=plan.in_flight,
+            asked=asked,
             storage_patience=policy.storage_patience,
             order=plan.resources.order,
             name=spec.name,
@@ -278,6 +281,7 @@ def _engine_config(
         fork_template=_forks(resources, on_gpu=on_gpu),
         sampling=sampling,
         stop_token_ids=(plan.end_of_turn[1],) if plan.end_of_turn else (),
+        structured="structured_outputs" in sampling,
         args=dict(resources.engine_args),
     )
 
@@ -295,7 +299,7 @@ def make_plan(spec: JobSpec, *, need_files: bool = True) -> Plan:
     catalog alone. The spec of the plan has absolute paths. Raises a `UserError` that says how to
     change the spec or the input.
     """
-    spec = absolute(spec)
+    spec = with_definitions(absolute(spec))
     looked = survey(spec)
     notes = list(looked.notes)
     routes = tuple(
@@ -315,7 +319,7 @@ def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[st
             f"which `prompt` asks for (it takes {', '.join(sorted(engine.takes))})"
         )
     card, files = model_of(route, need_files=need_files, notes=notes)
-    sampling = spec.sampling.engine_params()
+    sampling = all_sampling(spec, asked_of(spec, card))
     try:
         engine.check_sampling(sampling, job=sampling, args=resources.engine_args, vocab=card.vocab)
     except ValueError as err:

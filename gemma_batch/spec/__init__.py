@@ -1,5 +1,6 @@
 """Spec: JobSpec and its parts, the one place where input from people is validated."""
 
+from gemma_batch.spec.answer import Answer
 from gemma_batch.spec.input import Input
 from gemma_batch.spec.jobspec import JobSpec
 from gemma_batch.spec.output import Output
@@ -8,13 +9,16 @@ from gemma_batch.spec.prompt import Prompt
 from gemma_batch.spec.resources import Replicas, Resources
 from gemma_batch.spec.route import SINGLE_ROUTE, Route
 from gemma_batch.spec.sampling import Sampling
+from gemma_batch.spec.tools import NamedTool, Tools
 
 __all__ = [
     "SINGLE_ROUTE",
     "AlertName",
     "Alerts",
+    "Answer",
     "Input",
     "JobSpec",
+    "NamedTool",
     "Output",
     "Policy",
     "Prompt",
@@ -23,4 +27,5 @@ __all__ = [
     "Route",
     "Sampling",
     "Stop",
+    "Tools",
 ]

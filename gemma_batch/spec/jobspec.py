@@ -16,6 +16,7 @@ import pydantic
 from pydantic import model_validator
 
 from gemma_batch.errors import SpecError
+from gemma_batch.spec.answer import Answer
 from gemma_batch.spec.input import Input
 from gemma_batch.spec.output import Output
 from gemma_batch.spec.policy import Policy
@@ -24,6 +25,7 @@ from gemma_batch.spec.resources import Resources
 from gemma_batch.spec.route import SINGLE_ROUTE, Route
 from gemma_batch.spec.sampling import Sampling
 from gemma_batch.spec.spec_part import SpecPart
+from gemma_batch.spec.tools import Tools
 from gemma_batch.spec.yaml_text import apply_overrides, parse_yaml, sentences
 
 
@@ -39,6 +41,16 @@ class JobSpec(SpecPart):
 
     prompt: Prompt = Prompt()
     """What the model is asked about each row."""
+
+    answer: Answer = Answer()
+    """The shape that answers must have. Default: free text."""
+
+    tools: Tools | None = None
+    """The functions that the model may call in its answers. Default: none."""
+
+    thinking: bool = False
+    """Let the model think before it answers, where it can (Gemma 4). The thoughts stand in the
+    column `thinking`, and never in `output`."""
 
     model: str | None = None
     """The model: a Gemma by name (`gemma-batch models`), another Gemma on the hub, or a local or

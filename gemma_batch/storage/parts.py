@@ -49,6 +49,8 @@ ERROR_COLUMNS = {
     "shard": pa.string(),
     "row_number": pa.int64(),
 }
+# The last error column, in jobs whose answers must have a shape: the text of the refused answer.
+OUTPUT_COLUMN = {"output": pa.string()}
 
 Column: TypeAlias = Sequence[Any] | pa.Array | pa.ChunkedArray
 
@@ -122,9 +124,10 @@ def results_schema(
     return pa.schema([*_nullable(keep), first, *answer, *rest, *details])
 
 
-def errors_schema(keep: pa.Schema) -> pa.Schema:
-    """The columns of an errors file: kept columns, then the error columns."""
-    return pa.schema([*_nullable(keep), *ERROR_COLUMNS.items()])
+def errors_schema(keep: pa.Schema, *, with_output: bool = False) -> pa.Schema:
+    """The columns of an errors file: kept columns, then the error columns, then `output`."""
+    last = OUTPUT_COLUMN.items() if with_output else ()
+    return pa.schema([*_nullable(keep), *ERROR_COLUMNS.items(), *last])
 
 
 def _nullable(keep: pa.Schema) -> list[tuple[str, pa.DataType]]:
@@ -149,10 +152,12 @@ def build_results(
     return _write(_table(columns, schema), footer)
 
 
-def build_errors(columns: Mapping[str, Column], keep: pa.Schema, generation: int) -> bytes:
+def build_errors(
+    columns: Mapping[str, Column], keep: pa.Schema, generation: int, *, with_output: bool = False
+) -> bytes:
     """An errors file as bytes, with the failures that were open after the pass `generation`."""
     footer = {GENERATION: str(generation).encode()}
-    return _write(_table(columns, errors_schema(keep)), footer)
+    return _write(_table(columns, errors_schema(keep, with_output=with_output)), footer)
 
 
 def _table(columns: Mapping[str, Column], schema: pa.Schema) -> pa.Table:

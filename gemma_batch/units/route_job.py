@@ -11,6 +11,7 @@ from gemma_batch.engines.base import EngineConfig
 from gemma_batch.spec import Prompt
 from gemma_batch.storage.landmarks import Landmarks
 from gemma_batch.storage.models import ModelFiles
+from gemma_batch.units.asked import Asked
 from gemma_batch.units.row_policy import Order, RowPolicy
 
 
@@ -24,7 +25,8 @@ class RouteJob:
     requests that the feed keeps in the engine. `storage_patience` is the number of seconds for
     which a failing call to storage is tried again. One engine holds `devices` GPUs (1 for an engine
     on a CPU), each at `price` per hour. `name` is the name of the job, `run` the id of the run in
-    the manifest, which parts name. A node that does not see `landmarks` does not share the job's
+    the manifest, which parts name. `asked` is what the job asks
+    of the form of its answers. A node that does not see `landmarks` does not share the job's
     paths with the driver.
     """
 
@@ -42,6 +44,7 @@ class RouteJob:
     engine: EngineConfig
     policy: RowPolicy
     in_flight: int
+    asked: Asked = field(default_factory=Asked)
     storage_patience: float = 300.0
     order: Order = "auto"
     name: str = "gemma-batch"

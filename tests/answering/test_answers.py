@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gemma_batch.answering.answers import AnswerShape, TextShape, shape_of
+from gemma_batch.answering.answers import AnswerShape, Sample
 from gemma_batch.answering.feed import Feed
+from gemma_batch.answering.shapes import shape_of
 from gemma_batch.committing.commit import commit_unit
+from gemma_batch.committing.ledger import part_failures
 from gemma_batch.engines.echo import EchoEngine
 from gemma_batch.rows import Completion, Failure, Refusal
 from gemma_batch.storage.interfaces import Store
+from gemma_batch.units.asked import Asked
 from gemma_batch.units.payload import Prepared
 from tests.answering.test_feed import config, good
 from tests.committing.test_commit import job
@@ -30,7 +32,7 @@ def completion(*outputs: str) -> Completion:
 @pytest.mark.parametrize("sampling", [{}, {"n": 2}, {"logprobs": 1}, {"n": 3, "logprobs": 0}])
 def test_text_fills_the_columns_that_it_names(sampling: dict[str, Any]) -> None:
     """One value per row in each, of the type that was named."""
-    shape = shape_of(sampling)
+    shape = shape_of(sampling, Asked())
     answers = [completion(*"abc"[: sampling.get("n", 1)]) for _ in range(4)]
     columns = shape.columns(answers)
     fields = [*shape.fields(), *shape.details()]
@@ -42,18 +44,18 @@ def test_text_fills_the_columns_that_it_names(sampling: dict[str, Any]) -> None:
 
 def test_another_number_of_answers_is_refused() -> None:
     """An engine's defect must not shift answers from one column value to another."""
-    assert TextShape(2).check(completion("a", "b")) is None
-    refusal = TextShape(2).check(completion("a"))
+    assert AnswerShape(samples=2).check(completion("a", "b"), good(1)) is None
+    refusal = AnswerShape(samples=2).check(completion("a"), good(1))
     assert refusal is not None
     assert refusal.again
     assert refusal.message == "the engine gave 1 answers where sampling.n asks for 2"
 
 
-class NumberShape:
-    """The next shape: the last token as a number, which has to be even."""
+class Number:
+    """The next thing to read: the last token as a number, which has to be even."""
 
     def fields(self) -> list[tuple[str, pa.DataType]]:
-        return [("output", pa.string()), ("answer", pa.int64())]
+        return [("answer", pa.int64())]
 
     def details(self) -> list[tuple[str, pa.DataType]]:
         return []
@@ -61,19 +63,16 @@ class NumberShape:
     def asks(self) -> dict[str, Any]:
         return {"max_tokens": 1}
 
-    def check(self, completion: Completion) -> Refusal | None:
-        if int(completion.outputs[0]) % 2 == 0:
-            return None
-        return Refusal("engine_error", f"{completion.outputs[0]!r} is odd", again=True)
-
-    def columns(self, completions: Sequence[Completion]) -> dict[str, list[Any]]:
-        texts = [completion.outputs[0] for completion in completions]
-        return {"output": texts, "answer": [int(text) for text in texts]}
+    def read(self, sample: Sample) -> Refusal | None:
+        if int(sample.text) % 2:
+            return Refusal("engine_error", f"{sample.text!r} is odd", again=True)
+        sample.values["answer"] = int(sample.text)
+        return None
 
 
 def test_a_new_shape_is_one_class(store: Store, prepared: Prepared) -> None:
     """The feed refuses what is not of the shape, after a few tries; its columns are committed."""
-    shape: AnswerShape = NumberShape()
+    shape = AnswerShape([Number()])
     settings = {**job().sampling, **shape.asks()}
 
     async def work() -> tuple[Feed, dict[int, Any]]:
@@ -94,21 +93,23 @@ def test_a_new_shape_is_one_class(store: Store, prepared: Prepared) -> None:
     table = pq.read_table(pa.BufferReader(store.read(prepared.unit.path)))
     assert table.schema.names[:4] == ["n", "id", "output", "answer"]
     assert table["answer"].to_pylist() == [0, 2]
+    (failure,) = part_failures(store, prepared.unit.path)
+    assert failure["output"] == "1", "the text of a refused answer is kept"
     assert receipt["failures"] == {"engine_error": 1}
 
 
-class BrokenShape(NumberShape):
-    """A shape with a defect: it cannot even look at some answers."""
+class Broken(Number):
+    """A reader with a defect: it cannot even look at some answers."""
 
-    def check(self, completion: Completion) -> Refusal | None:
-        raise KeyError(completion.outputs[0])
+    def read(self, sample: Sample) -> Refusal | None:
+        raise KeyError(sample.text)
 
 
 def test_a_defect_of_a_shape_costs_the_row_and_not_the_run() -> None:
     """Nobody waits for ever for a row whose answer could not be checked (promise 3)."""
 
     async def work() -> dict[int, Any]:
-        feed = Feed(lambda: EchoEngine(config()), in_flight=4, check=BrokenShape().check)
+        feed = Feed(lambda: EchoEngine(config()), in_flight=4, check=AnswerShape([Broken()]).check)
         await feed.start()
         try:
             return await asyncio.wait_for(feed.run([good(1)]), 60)

@@ -16,7 +16,7 @@ import typer.main
 import yaml
 
 from gemma_batch import errors
-from gemma_batch.answering.answers import TextShape
+from gemma_batch.answering.answers import AnswerShape
 from gemma_batch.cli.commands import app
 from gemma_batch.driver.retry import WORTH_A_RETRY
 from gemma_batch.errors import FAILURE_MEANING
@@ -249,7 +249,7 @@ def test_every_failure_code_is_explained_and_its_retry_told() -> None:
 def test_every_column_of_the_output_is_named() -> None:
     """Both tables of columns are complete and in the order of the files."""
     nothing = pa.schema([])
-    shape = TextShape(logprobs=True)
+    shape = AnswerShape(logprobs=True)
     results = results_schema(nothing, shape.fields(), shape.details())
     for schema, folder in ((results, "results"), (errors_schema(nothing), "errors")):
         columns = {field.name: str(field.type) for field in schema}

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from gemma_batch.answering.answers import TextShape
+from gemma_batch.answering.answers import AnswerShape
 from gemma_batch.cli.commands import main
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.parts import results_schema
@@ -73,7 +73,7 @@ def test_the_query_shown_runs_on_results(tmp_path: Path) -> None:
     (query,) = blocks("sql", "README.md")
     (tmp_path / "results").mkdir()
     empty = results_schema(
-        pa.schema([("ticket_id", pa.int64())]), TextShape().fields()
+        pa.schema([("ticket_id", pa.int64())]), AnswerShape().fields()
     ).empty_table()
     pq.write_table(empty, tmp_path / "results" / "part.parquet")
     here = query.replace("s3://tickets-out/2026", str(tmp_path))

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemma_batch.answering.answers import TextShape
+from gemma_batch.answering.answers import AnswerShape
 from gemma_batch.errors import OutputError
 from gemma_batch.planning.columns import RESERVED_COLUMNS
 from gemma_batch.rows import Row
@@ -38,7 +38,7 @@ from gemma_batch.units.raw_rows import pack, raw_rows, unpack
 
 KEEP = pa.schema([("ticket", pa.int64()), ("day", pa.date32())])
 DAY = datetime.date(2026, 1, 2)
-SCHEMA = results_schema(KEEP, TextShape().fields())
+SCHEMA = results_schema(KEEP, AnswerShape().fields())
 
 
 def columns(rows: int, **more: list[Any]) -> dict[str, list[Any]]:
@@ -87,7 +87,7 @@ def test_a_part_without_answers_is_valid() -> None:
 
 def test_several_samples_and_logprobs() -> None:
     """With n > 1 the answers are lists; logprobs only when asked for."""
-    shape = TextShape(2, logprobs=True)
+    shape = AnswerShape(samples=2, logprobs=True)
     schema = results_schema(KEEP, shape.fields(), shape.details())
     assert schema.names[-2:] == ["seconds", "logprobs"], "the order of parts of older versions"
     data = columns(1, output=[["a", "b"]], finish_reason=[["stop", "length"]], logprobs=["[]"])
@@ -189,7 +189,7 @@ def test_a_foreign_file_named_like_a_part_is_refused(tmp_path: Path) -> None:
 
 def test_the_reserved_columns_are_all_of_ours() -> None:
     """Planning refuses to keep a column of that name."""
-    shape = TextShape(logprobs=True)
+    shape = AnswerShape(logprobs=True)
     ours = {*results_schema(pa.schema([]), shape.fields(), shape.details()).names}
     assert ours | {*errors_schema(pa.schema([])).names} == RESERVED_COLUMNS
 
