@@ -15,7 +15,8 @@ class Failure:
     """Why a row has no answer. `seconds` is the wall time that was spent on the row.
 
     `output` is the model's text, where there is an answer without the shape that was asked for; of
-    several samples, their texts as a JSON list.
+    several samples, their texts as a JSON list. `refused_tokens` are the tokens of all such answers
+    and their prompts.
     """
 
     code: str
@@ -23,6 +24,7 @@ class Failure:
     attempts: int = 0
     seconds: float = 0.0
     output: str | None = None
+    refused_tokens: int = 0
 
 
 class Origin(NamedTuple):
@@ -87,7 +89,8 @@ class Request:
 class Completion:
     """The answer to one row: one entry in `outputs` and `finish_reasons` per sample (`n`).
 
-    `seconds` is the wall time of the last attempt in the engine. `token_logprobs` are, per sample,
+    `seconds` is the wall time of the last attempt in the engine. `refused_tokens` are the tokens of
+    earlier answers without the right shape, and of their prompts. `token_logprobs` are, per sample,
     the text and the log probability of each token, where the answer's shape asks for them.
     `values` has, per sample, the values that the answer's shape read out of the text, by column.
     """
@@ -99,6 +102,7 @@ class Completion:
     cached_tokens: int = 0
     attempts: int = 1
     seconds: float = 0.0
+    refused_tokens: int = 0
     logprobs: str | None = None
     token_logprobs: list[list[tuple[str, float]]] = field(default_factory=list)
     values: list[dict[str, Any]] = field(default_factory=list)

@@ -4,10 +4,9 @@ The feed knows neither Ray nor storage. It takes the requests of a unit and retu
 request. The rows of all units wait in one queue (see `order.py`), so the engine does not run empty
 at the end of a unit. A slow row delays only the unit that it belongs to.
 
-When the engine dies, the feed starts a new engine and tries the rows that were in flight again, in
-smaller and smaller groups. No other row runs meanwhile. The search ends when the row that kills the
-engine runs alone: this row fails. If one of N rows kills the engine, the search takes at most
-log2(N) + 1 further deaths of the engine, and usually half as many.
+When the engine dies, the feed starts a new engine and looks for the row that killed it among those
+that were in flight (see `isolation.py`): this row fails. A row whose answer does not have the shape
+of the job is asked again (see `again.py`).
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from gemma_batch.answering.isolation import isolate
+from gemma_batch.answering.item import AskAgain, Item
 from gemma_batch.answering.order import RowQueue
 from gemma_batch.answering.stats import FeedStats
 from gemma_batch.backoff import pause
@@ -31,7 +31,7 @@ from gemma_batch.errors import (
     RowTransient,
 )
 from gemma_batch.prompts.rendered import TokenPrompt
-from gemma_batch.rows import Completion, Failure, Outcome, Refusal, Request
+from gemma_batch.rows import Completion, Outcome, Refusal, Request
 from gemma_batch.units.row_policy import Order, RowPolicy
 
 logger = logging.getLogger(__name__)
@@ -47,22 +47,6 @@ START_ATTEMPTS = 3
 HARMLESS = Request(-1, TokenPrompt([2]), {"max_tokens": 1, "min_tokens": 0})
 
 
-@dataclass(slots=True, eq=False)
-class _Item:
-    request: Request
-    done: asyncio.Future[Outcome]
-    attempts: int = 0
-    first: float = 0.0
-    engine: Engine | None = None
-    again: str = "engine_lost"  # the cause of the next attempt, if there is one
-    asking: Request | None = None  # the request of the next attempt, where it is not `request`
-    transient: int = 0  # attempts that failed for a reason that may pass
-    refused: int = 0  # answers that did not have the shape
-
-
-AskAgain = Callable[[Request, Completion, Refusal, int], Request | None]
-
-
 class Feed:
     """Feeds one engine. The methods run on one event loop.
 
@@ -70,8 +54,8 @@ class Feed:
     `make` returns an engine that is not started yet. `in_flight` is the number of requests to keep
     in the engine. `check` returns None for a completion of the shape that the job wants, else the
     refusal (see `answers.py`). `ask_again` makes the next request for a row whose answer was
-    refused for the n-th time, or None to give up (default: the same request, up to the attempts of
-    the policy). `stats` are totals to go on with, of an earlier engine.
+    refused for the n-th time, or gives up (default: the same request, up to the attempts of the
+    policy). `stats` are totals to go on with, of an earlier engine.
     """
 
     def __init__(
@@ -92,12 +76,12 @@ class Feed:
         self._policy = policy or RowPolicy()
         self._engine: Engine | None = None
         self._ready = False
-        self._queue: RowQueue[_Item] = RowQueue(order, lambda item: item.request)
-        self._open: set[_Item] = set()  # every row without an outcome
+        self._queue: RowQueue[Item] = RowQueue(order, lambda item: item.request)
+        self._open: set[Item] = set()  # every row without an outcome
         self._admission = asyncio.Lock()
         self._wanted = asyncio.Event()
         self._wanted.set()
-        self._active: dict[_Item, asyncio.Task[bool]] = {}
+        self._active: dict[Item, asyncio.Task[bool]] = {}
         self._recovery: asyncio.Task[None] | None = None
         self._broken: EngineError | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -126,7 +110,7 @@ class Feed:
         alive, so that no row is lost silently.
         """
         loop = asyncio.get_running_loop()
-        items = [_Item(request, loop.create_future()) for request in requests]
+        items = [Item.of(request, loop.create_future()) for request in requests]
         self._open.update(items)
         self._queue.add(items)
         self._pump()
@@ -196,18 +180,18 @@ class Feed:
             self.stats.starved_seconds += now - self._idle_since
             self._idle_since = None
 
-    def _submit(self, item: _Item) -> asyncio.Task[bool]:
+    def _submit(self, item: Item) -> asyncio.Task[bool]:
         item.first = item.first or time.monotonic()
         task = asyncio.create_task(self._attempt(item))
         self._active[item] = task
         task.add_done_callback(lambda _: self._after(item))
         return task
 
-    def _after(self, item: _Item) -> None:
+    def _after(self, item: Item) -> None:
         self._active.pop(item, None)
         self._pump()
 
-    async def _attempt(self, item: _Item) -> bool:
+    async def _attempt(self, item: Item) -> bool:
         """Try one row. True when the row has an outcome, False when the engine died first."""
         assert self._engine is not None
         engine, policy = self._engine, self._policy
@@ -218,51 +202,46 @@ class Feed:
             item.attempts, item.again = item.attempts + 1, "engine_lost"
             try:
                 async with asyncio.timeout(policy.deadline):
-                    answer = await engine.generate(item.asking or item.request)
+                    answer = await engine.generate(item.asking)
                 if (refusal := self._check(answer, item.request)) is not None:
-                    item.refused += 1
-                    following = self._ask_again(item.request, answer, refusal, item.refused)
+                    item.refuse(answer)
+                    following = await self._ask_again(item.asking, answer, refusal, item.refused)
             except RowRejected as err:
-                self._finish(item, self._failure(item, FailureCode.ENGINE_REJECTED, str(err)))
+                self._finish(item, item.failure(FailureCode.ENGINE_REJECTED, str(err)))
             except RowTransient as err:
                 item.transient += 1
                 if item.transient < policy.max_attempts:
                     item.again = "transient"
                     await asyncio.sleep(pause(item.transient, base=policy.backoff, cap=PAUSE_CAP))
                     continue
-                self._finish(item, self._failure(item, FailureCode.ENGINE_ERROR, str(err)))
+                self._finish(item, item.failure(FailureCode.ENGINE_ERROR, str(err)))
             except TimeoutError:
                 text = f"no answer within {policy.deadline:g} s (policy.row_deadline)"
-                self._finish(item, self._failure(item, FailureCode.DEADLINE, text))
+                self._finish(item, item.failure(FailureCode.DEADLINE, text))
             except EngineLost as err:
                 self._engine_lost(engine, err)
                 return False
             except Exception as err:  # a defect of engine or shape costs this row, not the run
                 logger.exception("unexpected error for row %s", item.request.number)
                 text = f"{type(err).__name__}: {err}"
-                self._finish(item, self._failure(item, FailureCode.ENGINE_ERROR, text))
+                self._finish(item, item.failure(FailureCode.ENGINE_ERROR, text))
             else:
                 if refusal is None:
-                    answer.attempts = item.attempts
-                    self._finish(item, answer)
-                elif following is not None:
+                    self._finish(item, item.accepted(answer))
+                elif isinstance(following, Request):
                     item.again, item.asking = "refused", following
                     continue
                 else:
-                    failure = self._failure(item, refusal.code, refusal.message)
-                    failure.output = answer.text
-                    self._finish(item, failure)
+                    code, text = following.code, following.message
+                    self._finish(item, item.failure(code, text, output=answer.text))
             return True
 
-    def _same_again(
+    async def _same_again(
         self, request: Request, answer: Completion, refusal: Refusal, refused: int
-    ) -> Request | None:
-        return request if refusal.again and refused < self._policy.max_attempts else None
+    ) -> Request | Refusal:
+        return request if refusal.again and refused < self._policy.max_attempts else refusal
 
-    def _failure(self, item: _Item, code: str, message: str) -> Failure:
-        return Failure(str(code), message, item.attempts, time.monotonic() - item.first)
-
-    def _finish(self, item: _Item, outcome: Outcome) -> None:
+    def _finish(self, item: Item, outcome: Outcome) -> None:
         if item.done.done():
             return
         self._open.discard(item)
@@ -333,14 +312,20 @@ class Feed:
             logger.warning("engine lost with %d rows in flight: %s", len(self._active), error)
             self._recovery = asyncio.create_task(self._recover(list(self._active)))
 
-    async def _recover(self, suspects: list[_Item]) -> None:
+    async def _recover(self, suspects: list[Item]) -> None:
         begun = time.monotonic()
         try:
             # Every row in flight notices the death. Wait until each row has reported the death or
             # an answer.
             await asyncio.gather(*self._active.values(), return_exceptions=True)
             await self._restart()
-            await self._isolate([item for item in suspects if not item.done.done()])
+            await isolate(
+                [item for item in suspects if not item.done.done()],
+                trial=self._trial,
+                restart=self._restart,
+                condemn=self._condemn,
+                put_back=self._queue.put_back,
+            )
         except EngineError as err:
             self._break(err)
         except asyncio.CancelledError:
@@ -359,29 +344,7 @@ class Feed:
         await dead.stop()
         await self._start_engine()
 
-    async def _isolate(self, suspects: list[_Item]) -> None:
-        """Halve the rows that were in flight, until the row that kills the engine runs alone.
-
-        This row is condemned.
-        """
-        while suspects:
-            group = suspects[: max(1, len(suspects) // 2)]
-            rest = suspects[len(group) :]
-            left = await self._trial(group)
-            if not left:
-                suspects = rest  # no row of the group killed the engine, so look among the rest
-                continue
-            if len(group) == 1:
-                self._condemn(group[0])
-                await self._restart()
-                await self._canary()
-            else:
-                await self._restart()
-            # Nothing is known against the rest: these rows go back to the head of the queue.
-            self._queue.put_back(rest)
-            suspects = left if len(group) > 1 else []
-
-    async def _trial(self, group: list[_Item]) -> list[_Item]:
+    async def _trial(self, group: list[Item]) -> list[Item]:
         """Run only these rows. Returns the rows without an outcome, because the engine died."""
         limit = self._limit
         for start in range(0, len(group), limit):
@@ -389,10 +352,12 @@ class Feed:
             await asyncio.gather(*tasks, return_exceptions=True)
         return [item for item in group if not item.done.done()]
 
-    def _condemn(self, item: _Item) -> None:
+    async def _condemn(self, item: Item) -> None:
         self._condemned_in_a_row += 1
         text = "the engine process died, or hung, with this row alone in flight"
-        self._finish(item, self._failure(item, FailureCode.ENGINE_CRASH, text))
+        self._finish(item, item.failure(FailureCode.ENGINE_CRASH, text))
+        await self._restart()
+        await self._canary()
 
     async def _canary(self) -> None:
         if self._condemned_in_a_row < CONDEMNED_BEFORE_CANARY:
