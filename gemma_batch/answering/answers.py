@@ -12,7 +12,7 @@ To add a shape, write a class with the methods of `Reader`, and add it to `shape
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -30,14 +30,15 @@ TEXT_COLUMNS = frozenset({"output", "finish_reason", "logprobs"})
 class Sample:
     """One answer of a row, on its way through the readers.
 
-    `text` is the text that the readers have left over; after the last reader it becomes the
-    column `output`. `tokens` are the text and log probability of each token of the answer, where
-    the shape asked for them. `own` are the row's own parameters. `values` are the values of the
-    readers' columns.
+    `text` is the text that the readers have left over of the `whole` answer; after the last reader
+    it becomes the column `output`. `tokens` are the text and log probability of each token of the
+    answer, where the shape asked for them. `own` are the row's own parameters. `values` are the
+    values of the readers' columns.
     """
 
     text: str
     finish_reason: str
+    whole: str = ""
     tokens: Sequence[tuple[str, float]] = ()
     own: Mapping[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
@@ -73,12 +74,19 @@ class AnswerShape:
     """The shape of a job's answers: text, and what `readers` read out of it.
 
     `samples` is the number of answers of a row: above 1, each column has a list of so many values.
+    `max_tokens` is the job's longest answer, in tokens.
     """
 
     def __init__(
-        self, readers: Sequence[Reader] = (), *, samples: int = 1, logprobs: bool = False
+        self,
+        readers: Sequence[Reader] = (),
+        *,
+        samples: int = 1,
+        logprobs: bool = False,
+        max_tokens: int = 0,
     ) -> None:
         self.readers, self.samples, self.logprobs = tuple(readers), samples, logprobs
+        self.max_tokens = max_tokens
 
     def fields(self) -> Fields:
         """Name and type of each column that holds the answer. They stand after the row's id."""
@@ -117,16 +125,30 @@ class AnswerShape:
             return Refusal(FailureCode.ENGINE_ERROR.value, text, again=True)
         tokens = completion.token_logprobs or [[]] * found
         samples = [
-            Sample(*one, own=request.sampling)
-            for one in zip(completion.outputs, completion.finish_reasons, tokens, strict=True)
+            Sample(text, reason, whole=text, tokens=parts, own=request.sampling)
+            for text, reason, parts in zip(
+                completion.outputs, completion.finish_reasons, tokens, strict=True
+            )
         ]
         for sample in samples:
             for reader in self.readers:
                 if (refusal := reader.read(sample)) is not None:
-                    return refusal
+                    return self._explained(refusal, sample)
         completion.outputs = [sample.text for sample in samples]
         completion.values = [sample.values for sample in samples]
         return None
+
+    def _explained(self, refusal: Refusal, sample: Sample) -> Refusal:
+        """The refusal with its deeper cause, where the answer came to no end of its own."""
+        if refusal.code != FailureCode.INVALID_ANSWER:
+            return refusal
+        if sample.finish_reason == "length":
+            most = int(sample.own.get("max_tokens", self.max_tokens))
+            text = f"the answer was cut off after {most:,} tokens (sampling.max_tokens)"
+            return replace(refusal, message=text)
+        if sample.finish_reason == "error":
+            return replace(refusal, message="the engine found no way to write the shape")
+        return refusal
 
     def columns(self, completions: Sequence[Completion]) -> dict[str, list[Any]]:
         """The values of each column in `fields` and `details`, one value per completion.

@@ -12,7 +12,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from gemma_batch.answering.feed import AskAgain, Feed
+from gemma_batch.answering.again import Again
+from gemma_batch.answering.feed import Feed
 from gemma_batch.answering.stats import FeedStats
 from gemma_batch.engines.base import Engine, EngineConfig, engine_class, make_engine
 from gemma_batch.errors import EngineError, GemmaBatchError
@@ -27,10 +28,9 @@ class Host:
     """Hosts one engine, which starts to load at once. Any thread may call the methods.
 
     The event loop runs in a separate thread, so work on the caller's threads cannot delay the
-    engine. `in_flight` (requests), `policy`, `order`, `check` and `ask_again` go to the
-    `Feed`. `on_ready` is
-    called in a thread before the first request goes to the engine. `stats` are totals to go on
-    with.
+    engine. `in_flight` (requests), `policy`, `order` and `check` go to the `Feed`. A row whose
+    answer `check` refuses is asked again `retries` times (see `again.py`). `on_ready` is called in
+    a thread before the first request goes to the engine. `stats` are totals to go on with.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Host:
         policy: RowPolicy | None = None,
         order: Order = "auto",
         check: Callable[[Completion, Request], Refusal | None] = lambda completion, request: None,
-        ask_again: AskAgain | None = None,
+        retries: int = 0,
         on_ready: Callable[[], object] | None = None,
         stats: FeedStats | None = None,
     ) -> None:
@@ -54,7 +54,7 @@ class Host:
             policy=policy,
             order=order,
             check=check,
-            ask_again=ask_again,
+            ask_again=Again(lambda: self._config, retries=retries),
             stats=stats,
         )
         self._started = self._submit(self._start(on_ready))

@@ -7,6 +7,7 @@ from typing import Any
 
 from gemma_batch.answering.answers import AnswerShape, Reader
 from gemma_batch.answering.labels import Choice
+from gemma_batch.spec.sampling import DEFAULT_MAX_TOKENS
 from gemma_batch.units.asked import Asked
 
 
@@ -22,4 +23,5 @@ def shape_of(sampling: Mapping[str, Any], asked: Asked) -> AnswerShape:
         readers,
         samples=int(sampling.get("n", 1)),
         logprobs=sampling.get("logprobs") is not None,
+        max_tokens=int(sampling.get("max_tokens", DEFAULT_MAX_TOKENS)),
     )

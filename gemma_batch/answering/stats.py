@@ -15,8 +15,9 @@ class FeedStats:
 
     `oldest` is the time when the oldest row in the engine first went there (monotonic clock in
     seconds; 0 when the engine has no row). `ready_at` is the Unix time when an engine was first
-    ready (0: not yet). `failures` counts failed rows by code. `retries` counts all attempts after
-    a row's first attempt, by the cause that ended the attempt before.
+    ready (0: not yet). `refused_tokens` are the tokens of answers without the right shape, and of
+    their prompts; no other total counts them. `failures` counts failed rows by code. `retries`
+    counts all attempts after a row's first attempt, by the cause that ended the attempt before.
     """
 
     answered: int = 0
@@ -24,6 +25,7 @@ class FeedStats:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    refused_tokens: int = 0
     in_flight: int = 0
     waiting: int = 0
     oldest: float = 0.0
@@ -38,6 +40,7 @@ class FeedStats:
 
     def count(self, outcome: Outcome) -> None:
         """Count one finished row."""
+        self.refused_tokens += outcome.refused_tokens
         if isinstance(outcome, Failure):
             self.failed += 1
             self.failures[outcome.code] = self.failures.get(outcome.code, 0) + 1

@@ -24,12 +24,13 @@ def report_text(report: Report) -> str:
     head = "complete" if report.complete else "not complete"
     share = report.cached_tokens / max(report.prompt_tokens, 1)
     cached = f" ({100 * share:.0f}% cached)"
+    refused = f"; {report.refused_tokens:,} in answers that were refused, and their prompts"
     lines = [
         f"{report.name}: {head}",
         f"  rows     {report.answered:,} answered of {report.rows:,}"
         + (f"; {failures_text(report.failures)}" if report.failed else "; none failed"),
         f"  tokens   {report.prompt_tokens:,} in{cached if report.cached_tokens else ''}, "
-        f"{report.completion_tokens:,} out",
+        f"{report.completion_tokens:,} out{refused if report.refused_tokens else ''}",
     ]
     if report.run_rows:
         first = (

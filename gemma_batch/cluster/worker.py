@@ -129,6 +129,7 @@ class Worker:
             policy=self._job.policy,
             order=self._job.order,
             check=self._shape.check,
+            retries=self._job.asked.answer.retries,
             on_ready=on_ready,
             stats=self._totals,
         )

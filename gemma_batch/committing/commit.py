@@ -117,6 +117,7 @@ def _receipt(
     # that is still without an answer after this pass.
     answers = [outcome for outcome in outcomes if isinstance(outcome, Completion)]
     codes = Counter(failure["code"] for failure in failures)
+    refused = sum(outcome.refused_tokens for outcome in outcomes)
     return {
         "part": unit.name,
         **({"step": unit.step} if unit.step is not None else {}),
@@ -130,6 +131,7 @@ def _receipt(
         "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
         "completion_tokens": sum(answer.completion_tokens for answer in answers),
         "cached_tokens": sum(answer.cached_tokens for answer in answers),
+        **({"refused_tokens": refused} if refused else {}),
         "prompt_sizes": _sizes(answer.prompt_tokens for answer in answers),
         "answer_sizes": _sizes(answer.completion_tokens for answer in answers),
         "attempts": sum(outcome.attempts for outcome in outcomes),

@@ -29,7 +29,7 @@ Message = dict[str, str]
 BOS, EOS = "<bos>", "<eos>"
 SEPARATOR = "\n\n"
 _PROBE_SYSTEM, _PROBE_USER = "7d1f-system-probe", "7d1f-user-probe"
-_PROBE_ANSWER = "7d1f-answer-probe"
+_PROBE_ANSWER, _PROBE_REPLY = "7d1f-answer-probe", "7d1f-reply-probe"
 
 
 class _Generation(Extension):
@@ -150,6 +150,25 @@ class ChatTemplate:
             return self._apply(turns, False).partition(_PROBE_ANSWER)[2]
         except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError):
             return ""
+
+    def further_turn(self) -> tuple[str, str] | None:
+        """The texts before and behind a user's reply to an answer, so that the model answers again.
+
+        The first begins where the answer ends. None when the template takes no answers.
+        """
+        if self._compiled is None:
+            return SEPARATOR, SEPARATOR
+        turns = [
+            {"role": "user", "content": _PROBE_USER},
+            {"role": "assistant", "content": _PROBE_ANSWER},
+            {"role": "user", "content": _PROBE_REPLY},
+        ]
+        try:
+            _, answer, rest = self._apply(turns, True).partition(_PROBE_ANSWER)
+        except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError):
+            return None
+        before, reply, behind = rest.partition(_PROBE_REPLY)
+        return (before, behind) if answer and reply else None
 
     def _apply(self, messages: list[Message], add_generation_prompt: bool) -> str:
         assert self._compiled is not None

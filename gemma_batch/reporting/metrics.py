@@ -23,7 +23,7 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rows": ("Rows with an outcome, by `outcome`: answered or failed.", ("outcome",)),
     "failures": ("Failed rows by `code`.", ("code",)),
     "retries": ("Attempts beyond a row's first, by `cause`.", ("cause",)),
-    "tokens": ("Tokens by `kind`: prompt, cached (part of prompt) or output.", ("kind",)),
+    "tokens": ("Tokens by `kind`: prompt, cached (part of prompt), output, or refused.", ("kind",)),
     "starved_seconds": ("Seconds in which a ready engine had nothing to do.", ()),
     "recovering_seconds": ("Seconds spent on replacing an engine and isolating a row.", ()),
     "engine_starts": ("Starts of an engine; all but the first replaced one that was lost.", ()),
@@ -131,6 +131,7 @@ class Metrics:
         self._grow("tokens", stats.prompt_tokens, kind="prompt")
         self._grow("tokens", stats.cached_tokens, kind="cached")
         self._grow("tokens", stats.completion_tokens, kind="output")
+        self._grow("tokens", stats.refused_tokens, kind="refused")
         self._grow("starved_seconds", stats.starved_seconds)
         self._grow("recovering_seconds", stats.recovering_seconds)
         self._grow("engine_starts", stats.engine_starts)

@@ -27,6 +27,8 @@ class Report:
     """Totals of an output.
 
     `rows` counts planned rows; `answered` and `failed` count committed rows, after retries.
+    `refused_tokens` are the tokens of answers without the right shape, and of their prompts; the
+    other counts of tokens are those of answers.
     `seconds` is the wall time of the last run; `first_commit` is in seconds since its start.
     Speeds are per second of `seconds`, and 0 when the last run had nothing to do. The steady speed
     counts from the moment when the first engine was ready. `engine_time` are shares of the last
@@ -47,6 +49,7 @@ class Report:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    refused_tokens: int = 0
     routes: dict[str, dict[str, Any]] = field(default_factory=dict)
     units: int = 0
     units_committed: int = 0
@@ -125,6 +128,7 @@ def make_report(
         prompt_tokens=_sum(receipts.values(), "prompt_tokens"),
         completion_tokens=_sum(receipts.values(), "completion_tokens"),
         cached_tokens=_sum(receipts.values(), "cached_tokens"),
+        refused_tokens=sum(r.get("refused_tokens", 0) for r in receipts.values()),
         routes=_by_route(receipts.values()),
         units=units,
         units_committed=sum(1 for key in receipts if key.generation == 0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from gemma_batch.committing.commit import commit_unit
 from gemma_batch.committing.ledger import part_failures
 from gemma_batch.engines.echo import EchoEngine
 from gemma_batch.rows import Completion, Failure, Refusal
+from gemma_batch.spec import Answer
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.units.asked import Asked
 from gemma_batch.units.payload import Prepared
@@ -49,6 +51,44 @@ def test_another_number_of_answers_is_refused() -> None:
     assert refusal is not None
     assert refusal.again
     assert refusal.message == "the engine gave 1 answers where sampling.n asks for 2"
+
+
+LABELS = ("no", "none", "other")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "own", "message"),
+    [
+        ("other", "stop", {}, None),
+        ("other", "length", {}, None),
+        ("none", "length", {}, None),
+        ("no", "stop", {}, None),
+        # `no` may be all that was left of `none`.
+        ("no", "length", {}, "the answer was cut off after 4 tokens (sampling.max_tokens)"),
+        ("ot", "length", {}, "the answer was cut off after 4 tokens (sampling.max_tokens)"),
+        (
+            "",
+            "length",
+            {"max_tokens": 2},
+            "the answer was cut off after 2 tokens (sampling.max_tokens)",
+        ),
+        ("", "error", {}, "the engine found no way to write the shape"),
+        ("Other", "stop", {}, "the answer 'Other' is none of the labels of answer.choice"),
+    ],
+)
+def test_a_label_that_was_cut_off_is_none(
+    text: str, reason: str, own: dict[str, Any], message: str | None
+) -> None:
+    """Unless nothing could have followed: what is committed is what the model meant."""
+    shape = shape_of({"max_tokens": 4}, Asked(answer=Answer(choice=LABELS)))
+    found = Completion([text], [reason], 5, 1)
+    refusal = shape.check(found, replace(good(1), sampling=own))
+    if message is None:
+        assert refusal is None
+        assert shape.columns([found])["answer"] == [text]
+    else:
+        assert refusal == Refusal("invalid_answer", message, again=True)
+        assert found.text == text
 
 
 class Number:
