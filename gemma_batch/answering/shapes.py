@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gemma_batch.answering.answers import AnswerShape, Reader
+from gemma_batch.answering.confidence import Confidence
 from gemma_batch.answering.labels import Choice
 from gemma_batch.spec.sampling import DEFAULT_MAX_TOKENS
 from gemma_batch.units.asked import Asked
@@ -17,11 +18,15 @@ def shape_of(sampling: Mapping[str, Any], asked: Asked) -> AnswerShape:
     The readers stand in the order in which they read.
     """
     readers: list[Reader] = []
+    confident = asked.answer.confidence
+    if confident:
+        readers.append(Confidence(asked.answer))
     if asked.answer.choice is not None:
         readers.append(Choice(asked.answer.choice))
     return AnswerShape(
         readers,
         samples=int(sampling.get("n", 1)),
-        logprobs=sampling.get("logprobs") is not None,
+        # With `confidence`, log probabilities are asked for, but make no column of their own.
+        logprobs=sampling.get("logprobs") is not None and not confident,
         max_tokens=int(sampling.get("max_tokens", DEFAULT_MAX_TOKENS)),
     )

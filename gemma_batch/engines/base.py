@@ -36,7 +36,8 @@ class EngineConfig:
     the weights from, where that is another. `files` is the model as it was planned.
     `keep_prefixes` says that rows which share a prefix come one after the other.
     `stop_token_ids` end an answer besides the tokens that the model's files and the request name.
-    `structured` says that answers have a shape that the engine enforces.
+    `structured` says that answers have a shape that the engine enforces. `token_logprobs` says that
+    log probabilities are for the shape (`Completion.token_logprobs`) and not for a column.
     `args` are passed through to the engine, checked by `check_args` at plan time. `fork_template`
     says whether its processes are forked from a template (see `forking.py`).
     """
@@ -63,6 +64,7 @@ class EngineConfig:
     sampling: dict[str, Any] = field(default_factory=dict)
     stop_token_ids: tuple[int, ...] = ()
     structured: bool = False
+    token_logprobs: bool = False
     args: dict[str, Any] = field(default_factory=dict)
 
 

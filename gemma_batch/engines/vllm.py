@@ -39,7 +39,7 @@ from gemma_batch.engines.stepper import Stepper
 from gemma_batch.engines.turns import turn
 from gemma_batch.engines.vllm_args import check_args, engine_args, is_neutral
 from gemma_batch.engines.vllm_sampling import check_sampling
-from gemma_batch.engines.vllm_words import logprobs_of, refusals
+from gemma_batch.engines.vllm_words import logprobs_of, refusals, token_logprobs
 from gemma_batch.engines.weights import check_loaded, with_weights
 from gemma_batch.errors import (
     EngineError,
@@ -330,10 +330,14 @@ class VllmEngine:
             raise RowTransient("vLLM ended the request without an output")
         samples = sorted(final.outputs, key=lambda sample: sample.index)
         reasons = [sample.finish_reason or "unknown" for sample in samples]
-        if any(reason in {"abort", "error"} for reason in reasons):
+        # With a shape, "error" means that no token could follow: that does not pass by waiting.
+        broken = {"abort"} if self._config.structured else {"abort", "error"}
+        if not broken.isdisjoint(reasons):
             raise RowTransient(f"vLLM ended the request with {reasons!r}")
-        logprobs = None
-        if any(sample.logprobs for sample in samples):
+        logprobs, of_tokens = None, []
+        if self._config.token_logprobs:
+            of_tokens = [list(token_logprobs(sample)) for sample in samples]
+        elif any(sample.logprobs for sample in samples):
             logprobs = json.dumps([list(logprobs_of(sample.logprobs)) for sample in samples])
         return Completion(
             outputs=[sample.text for sample in samples],
@@ -343,6 +347,7 @@ class VllmEngine:
             cached_tokens=final.num_cached_tokens or 0,
             seconds=seconds,
             logprobs=logprobs,
+            token_logprobs=of_tokens,
         )
 
     def numbers(self) -> dict[str, float]:

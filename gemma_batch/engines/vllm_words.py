@@ -21,3 +21,9 @@ def logprobs_of(positions: Any) -> Iterator[list[dict[str, Any]]]:
             {"id": token, "token": item.decoded_token, "logprob": item.logprob, "rank": item.rank}
             for token, item in position.items()
         ]
+
+
+def token_logprobs(sample: Any) -> Iterator[tuple[str, float]]:
+    """The text and the log probability of each token of an answer."""
+    for token, position in zip(sample.token_ids, sample.logprobs or (), strict=False):
+        yield position[token].decoded_token or "", position[token].logprob

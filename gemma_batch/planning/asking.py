@@ -6,15 +6,29 @@ from dataclasses import replace
 from typing import Any
 
 from gemma_batch.answering.shapes import shape_of
+from gemma_batch.errors import SpecError
 from gemma_batch.family.card import ModelCard
-from gemma_batch.spec import JobSpec
+from gemma_batch.spec import JobSpec, Resources
 from gemma_batch.units.asked import Asked
+
+# Log probabilities before temperature, top_k and the like, and after the mask of a shape.
+RAW = "raw_logprobs"
 
 
 def asked_of(spec: JobSpec, card: ModelCard | None = None) -> Asked:
     """What a job asks of the form of its answers. The columns are the same for every card."""
     asked = Asked(answer=spec.answer, tools=spec.tools, thinking=spec.thinking)
     return asked if card is None else replace(asked, generation=card.generation)
+
+
+def check_confidence(spec: JobSpec, resources: Resources) -> None:
+    """Raise `SpecError` where log probabilities would not be those that `confidence` is made of."""
+    mode = resources.engine_args.get("logprobs_mode", RAW)
+    if spec.answer.confidence and mode != RAW:
+        raise SpecError(
+            f"resources.engine_args.logprobs_mode: {mode!r} gives numbers that `answer.confidence` "
+            f"cannot use: leave it out, or set {RAW!r}"
+        )
 
 
 def all_sampling(spec: JobSpec, asked: Asked) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from gemma_batch.family.placement import Placement
 from gemma_batch.family.speed import rows_per_second
 from gemma_batch.planning.absolute import absolute
 from gemma_batch.planning.answer_files import with_definitions
-from gemma_batch.planning.asking import all_sampling, asked_of
+from gemma_batch.planning.asking import all_sampling, asked_of, check_confidence
 from gemma_batch.planning.cut import cut, rows_per_unit
 from gemma_batch.planning.input_options import option_fields
 from gemma_batch.planning.model_look import end_of_turn, model_of
@@ -282,6 +282,7 @@ def _engine_config(
         sampling=sampling,
         stop_token_ids=(plan.end_of_turn[1],) if plan.end_of_turn else (),
         structured="structured_outputs" in sampling,
+        token_logprobs=spec.answer.confidence,
         args=dict(resources.engine_args),
     )
 
@@ -313,6 +314,7 @@ def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[st
     resources = spec.resources_of(route)
     engine = engine_class(resources.engine)
     engine.check_args(resources.engine_args)
+    check_confidence(spec, resources)
     if unknown := sorted(kinds_of(spec.prompt) - engine.takes):
         raise SpecError(
             f"resources.engine: {resources.engine!r} takes no prompts of the kind {unknown[0]!r}, "

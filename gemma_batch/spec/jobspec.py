@@ -100,6 +100,15 @@ class JobSpec(SpecPart):
             self.resources_of(route)
         return self
 
+    @model_validator(mode="after")
+    def _one_use_of_logprobs(self) -> JobSpec:
+        if self.answer.confidence and self.sampling.logprobs is not None:
+            raise ValueError(
+                "`answer.confidence` and `sampling.logprobs` are two requests for log "
+                "probabilities, and an engine takes one: keep one of the two"
+            )
+        return self
+
     @property
     def effective_routes(self) -> tuple[Route, ...]:
         """The routes; a job with just `model` has one, `SINGLE_ROUTE`."""

@@ -30,7 +30,7 @@ class Asked:
     def fields(self) -> dict[str, Any]:
         """The parts of the spec that were set, for the fingerprint; {} for free text."""
         found: dict[str, Any] = {}
-        if self.answer.kind is not None:
+        if self.answer.kind is not None or self.answer.confidence:
             found["answer"] = self.answer.model_dump(mode="json", exclude_defaults=True)
         if self.tools is not None:
             found["tools"] = self.tools.model_dump(mode="json", exclude_defaults=True)

@@ -200,3 +200,26 @@ def test_a_missing_column_is_refused_when_planning(tmp_path: Path, model: str, c
     """Not row by row, hours later."""
     with pytest.raises(SpecError, match=f"prompt.user names the column '{column}'"):
         plan_for(write(tmp_path, "parquet"), model, prompt={"user": "{{ %s }}" % column})  # noqa: UP031
+
+
+def test_a_row_cannot_ask_for_log_probabilities_beside_those_of_the_confidence(
+    tmp_path: Path, model: str
+) -> None:
+    """One engine takes one such request. The engine's are asked for by the shape."""
+    own = [{**row, "own": {"logprobs": 2} if row["n"] == 3 else {"seed": 1}} for row in ROWS]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    changes: dict[str, Any] = {
+        "prompt": {"user": "{{ text }}", "params": "own"},
+        "answer": {"confidence": True},
+    }
+    plan = plan_for(str(tmp_path / "in.jsonl"), model, **changes)
+    job = plan.job(plan.routes[0])
+    assert (job.sampling["logprobs"], job.engine.token_logprobs) == (0, True)
+    failures = {number: one for unit in prepare(plan) for number, one in unit.failures.items()}
+    assert {number: one.code for number, one in failures.items()} == {3: "bad_params"}
+    assert "'logprobs' cannot be set by a row" in failures[3].message
+    without = plan_for(str(tmp_path / "in.jsonl"), model, prompt=changes["prompt"])
+    assert plan.fingerprint() != without.fingerprint(), "the columns differ"
+    args = {"engine": "vllm", "engine_args": {"logprobs_mode": "processed_logits"}}
+    with pytest.raises(SpecError, match=r"logprobs_mode: 'processed_logits' gives numbers"):
+        plan_for(str(tmp_path / "in.jsonl"), model, **changes, resources=args)
