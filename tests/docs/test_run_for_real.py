@@ -12,9 +12,11 @@ import pytest
 import yaml
 
 from gemma_batch.answering.answers import AnswerShape
+from gemma_batch.answering.shapes import shape_of
 from gemma_batch.cli.commands import main
-from gemma_batch.spec import JobSpec
+from gemma_batch.spec import Answer, JobSpec
 from gemma_batch.storage.parts import results_schema
+from gemma_batch.units.asked import Asked
 from tests.docs.pages import blocks, readme_spec, shell_lines
 
 
@@ -79,3 +81,20 @@ def test_the_query_shown_runs_on_results(tmp_path: Path) -> None:
     here = query.replace("s3://tickets-out/2026", str(tmp_path))
     assert here != query
     assert duckdb.sql(here).fetchall() == []
+
+
+def test_the_query_for_calibration_runs_on_results(tmp_path: Path) -> None:
+    """By DuckDB, on what a job with `choice` and `confidence` commits."""
+    (query,) = blocks("sql", "docs/answers.md")
+    asked = Asked(answer=Answer(choice=("a", "b"), confidence=True))
+    shape = shape_of({"max_tokens": 4, "logprobs": 0}, asked)
+    schema = results_schema(pa.schema([("gold", pa.string())]), shape.fields(), shape.details())
+    sure = [("a", "a", 1.0), ("a", "a", 0.95), ("b", "a", 0.92), ("b", "b", 0.55)]
+    rows = [
+        {"gold": gold, "answer": label, "confidence": {"label": chance}}
+        for label, gold, chance in sure
+    ]
+    (tmp_path / "results").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "results" / "part.parquet")
+    here = query.replace("s3://tickets-out/2026", str(tmp_path))
+    assert duckdb.sql(here).fetchall() == [(0.5, 1, 0.55, 1.0), (0.9, 3, 0.957, 0.667)]
