@@ -70,6 +70,7 @@ bench: setup
 	$(PY) -m benchmarks.resume --record
 	$(PY) -m benchmarks.scale_out --replicas 1 16 --record
 	$(PY) -m benchmarks.tail --record
+	$(PY) -m benchmarks.shapes --record
 
 lock: setup
 	bash scripts/lock.sh $(VENV)
