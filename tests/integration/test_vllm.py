@@ -289,3 +289,55 @@ def test_what_rows_and_spec_ask_for_is_what_they_get(
     assert answers["r5"]["completion_tokens"] == 3
     assert answers["r3"]["finish_reason"] == "repetition"
     assert answers["r3"]["completion_tokens"] < 6
+
+
+@pytest.mark.long
+def test_labels_too_long_for_their_answers_are_asked_again_and_then_fail(
+    tiny: str, tmp_path: Path, texts: list[str]
+) -> None:
+    """Every row has one label or one failure with its text, after the run and after a retry. The
+    label's probability is there, and tokens of refused answers are told."""
+    labels = ["yes", "a label that takes many tokens more than there are for an answer"]
+    rows = [{"id": f"r{i}", "doc": text[:200]} for i, text in enumerate(texts[:60])]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = write_spec(
+        tmp_path / "job.yaml",
+        input={"path": str(tmp_path / "in.jsonl"), "id": "id"},
+        prompt={"user": "{{ doc }}"},
+        model=tiny,
+        answer={"choice": labels, "confidence": True, "retries": 2},
+        sampling={"temperature": 1, "seed": 3, "max_tokens": 6},
+        output={"path": str(tmp_path / "out")},
+        resources=CPU,
+        policy={"unit_rows": 25, "max_failed": 60},
+    )
+
+    def look() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        results, errors = assert_each_once(str(tmp_path / "out"), [row["id"] for row in rows])
+        assert results
+        assert errors, "the seed decides it"
+        for row in results:
+            assert row["answer"] == row["output"] == "yes"
+            assert 0 < row["confidence"]["label"] <= 1
+            assert 1 <= row["attempts"] <= 3
+        for row in errors:
+            assert (row["code"], row["attempts"]) == ("invalid_answer", 3)
+            assert row["message"] == "the answer was cut off after 6 tokens (sampling.max_tokens)"
+            assert labels[1].startswith(row["output"])
+            assert row["output"]
+        return results, errors
+
+    done = run_to_its_end("run", str(job), "--json")
+    assert done.returncode == 0, done.stderr
+    results, errors = look()
+    assert {row["attempts"] for row in results} > {1}, "some were answered at a later attempt"
+    report = json.loads(done.stdout)
+    again = sum(row["attempts"] - 1 for row in results) + 3 * len(errors)
+    assert report["refused_tokens"] > 6 * again
+    assert report["failures"] == {"invalid_answer": len(errors)}
+    assert f"{report['refused_tokens']:,} in answers that were refused" in done.stderr
+    for file in (tmp_path / "out" / "errors").iterdir():
+        file.unlink()
+    done = run_to_its_end("retry", str(tmp_path / "out"), "--code", "invalid_answer")
+    assert done.returncode == 0, done.stderr
+    look()

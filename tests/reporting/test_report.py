@@ -63,6 +63,19 @@ def test_a_run_whose_every_row_failed_can_be_told() -> None:
     assert "200 failed (null_value 200)" in report_text(report)
 
 
+def test_tokens_of_refused_answers_are_told_apart() -> None:
+    """They were paid for and are in no result. Receipts of older versions have no such number."""
+    receipts = {
+        PartKey(0, 0, None, 0): receipt(100),
+        PartKey(0, 100, None, 0): {**receipt(100), "refused_tokens": 1234},
+    }
+    report = make_report(MANIFEST, "out", 2, receipts)
+    assert (report.prompt_tokens, report.refused_tokens) == (2000, 1234)
+    assert "400 out; 1,234 in answers that were refused, and their prompts" in report_text(report)
+    del receipts[PartKey(0, 100, None, 0)]
+    assert "refused" not in report_text(make_report(MANIFEST, "out", 2, receipts))
+
+
 def test_a_run_that_is_not_finished_says_so() -> None:
     """Parts of a retry do not make up for units that are missing."""
     receipts = {PartKey(0, 0, None, 0): receipt(100), PartKey(0, 0, None, 1): receipt(1)}
