@@ -50,6 +50,36 @@ def test_system_text_always_arrives(generation_: str) -> None:
     assert chat.system_role == (generation_ not in {"gemma", "gemma2"})
 
 
+@pytest.mark.parametrize("generation_", ["gemma", "gemma2", "gemma3", "gemma3n", "gemma4"])
+def test_a_further_turn_goes_on_behind_the_prompt_that_was_answered(generation_: str) -> None:
+    """Prompt, answer, reply and the two texts around it are the whole conversation."""
+    chat = default_chat_template(generation_)
+    turn = chat.further_turn()
+    assert turn is not None
+    first, answer = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
+    reply = {"role": "user", "content": "R"}
+    before, behind = turn
+    together = chat.render([first]) + "A" + before + "R" + behind
+    assert together == chat.render([first, answer, reply])
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (None, ("\n\n", "\n\n")),
+        ("{% for m in messages %}{{ m.content }}|{% endfor %}", ("|", "|")),
+        ("{{ messages[0].content }}", None),
+        ("{{ messages[0].content }}{{ (messages[1] or messages[0]).content }}", None),
+        ("{% if messages[1] %}{{ raise_exception('one turn') }}{% endif %}x", None),
+    ],
+)
+def test_a_template_without_further_turns_has_none(
+    source: str | None, expected: tuple[str, str] | None
+) -> None:
+    """Rather than one that the model does not see."""
+    assert ChatTemplate(source).further_turn() == expected
+
+
 def test_a_template_that_drops_the_system_text_is_noticed() -> None:
     """Silently ignoring instructions is worse than refusing them: they are folded."""
     chat = ChatTemplate("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}")
