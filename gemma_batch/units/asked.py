@@ -28,10 +28,15 @@ class Asked:
         return self.answer.kind is not None or self.tools is not None
 
     def fields(self) -> dict[str, Any]:
-        """The parts of the spec that were set, for the fingerprint; {} for free text."""
+        """The parts of the spec that were set, for the fingerprint; {} for free text.
+
+        Without `retries`: more of them can give a failed row an answer, and change no other.
+        """
         found: dict[str, Any] = {}
         if self.answer.kind is not None or self.answer.confidence:
-            found["answer"] = self.answer.model_dump(mode="json", exclude_defaults=True)
+            found["answer"] = self.answer.model_dump(
+                mode="json", exclude_defaults=True, exclude={"retries"}
+            )
         if self.tools is not None:
             found["tools"] = self.tools.model_dump(mode="json", exclude_defaults=True)
         if self.thinking:

@@ -65,6 +65,33 @@ def resume(ready: Plan) -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "same"),
+    [
+        ({"choice": ["a", "b"], "retries": 3}, True),
+        ({"choice": ["a", "c"]}, False),
+        ({"choice": ["a", "b"], "confidence": True}, False),
+        ({"confidence": True}, False),
+        ({}, False),
+    ],
+)
+def test_answers_of_another_shape_are_another_job(
+    tmp_path: Path, model: str, answer: dict[str, Any], same: bool
+) -> None:
+    """But a failed row may be asked more often, as by `retry OUTPUT --set answer.retries=3`."""
+    ready = plan(tmp_path, model)
+
+    def shaped(answer: dict[str, Any]) -> Plan:
+        return make_plan(JobSpec.from_dict({**ready.spec.to_dict(), "answer": answer}))
+
+    begin(shaped({"choice": ["a", "b"]}))
+    if same:
+        resume(shaped(answer))
+    else:
+        with pytest.raises(MismatchError, match="answer"):
+            resume(shaped(answer))
+
+
+@pytest.mark.parametrize(
     "args",
     [
         {"load_format": "dummy"},  # weights that vLLM makes up
