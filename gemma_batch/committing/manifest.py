@@ -31,7 +31,7 @@ VERSION, VERSION_STAGED, VERSION_BUNDLES = 1, 2, 3
 FORGOTTEN = ("prompt_logprobs",)
 # A field that older versions did not write: what it was is not known.
 MODEL_WEIGHTS = "model weights"
-SHOWN = 4
+SHOWN, SHORT = 4, 120  # files that a refusal names, characters of a value
 ENGINE = Resources.model_fields["engine"].default
 RUN_ID = 16  # hex digits
 
@@ -63,7 +63,7 @@ class Fingerprint:
                 continue
             old, new = self.fields.get(name), other.fields.get(name)
             if old != new:
-                phrases.append(f"{name} was {_short(old)}, now {_short(new)}")
+                phrases.append("{} was {}, now {}".format(name, *_shown(old, new)))
         gone = sorted(self.inputs.keys() - other.inputs.keys())
         new_ones = sorted(other.inputs.keys() - self.inputs.keys())
         both = self.inputs.keys() & other.inputs.keys()
@@ -76,9 +76,18 @@ class Fingerprint:
         return phrases
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."
+def _shown(*values: Any) -> list[str]:
+    """Two values for people; of long ones, the part in which they begin to differ."""
+    texts = [repr(value) for value in values]
+    pairs = enumerate(zip(*texts, strict=False))
+    same = next((place for place, (old, new) in pairs if old != new), min(map(len, texts)))
+    start = max(0, same - 40) if min(map(len, texts)) > SHORT else 0
+    return [
+        ("..." if start else "") + text[start : start + SHORT - 3] + "..."
+        if len(text) - start > SHORT
+        else ("..." if start else "") + text[start:]
+        for text in texts
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,6 +107,15 @@ class Engine(Protocol):
         """
 
     @classmethod
+    def check_structure(cls, structure: Mapping[str, Any]) -> list[str]:
+        """Notes about a shape of answers, the sampling parameter `structured_outputs`.
+
+        Raises `ValueError` when the engine cannot enforce the shape, with a sentence that begins
+        with the field of the spec's `answer`.
+        """
+        ...
+
+    @classmethod
     def place(
         cls, card: ModelCard, resources: Resources, hardware: Hardware, max_model_len: int
     ) -> Placement:

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from gemma_batch.engines.base import EngineConfig
-from gemma_batch.engines.dry_answers import dry_answer
+from gemma_batch.engines.dry_answers import check_dry, dry_answer
 from gemma_batch.engines.placing import place_anywhere
 from gemma_batch.engines.token_ids import check_token_ids
 from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, SpecError
@@ -162,6 +162,11 @@ class EchoEngine:
     ) -> None:
         """Raise `ValueError` for token ids that the model lacks, as for a run that is not dry."""
         check_token_ids(params, vocab)
+
+    @classmethod
+    def check_structure(cls, structure: Mapping[str, Any]) -> list[str]:
+        """By the rules for an engine that computes, as for a run that is not dry."""
+        return check_dry(structure)
 
     async def start(self) -> None:
         if _own_names().intersection(self._args.get("fail_start_on", [])):

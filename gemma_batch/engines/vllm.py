@@ -32,6 +32,7 @@ import psutil
 
 from gemma_batch.engines.base import EngineConfig
 from gemma_batch.engines.cpu_cores import CORES, cpu_environment, leave_workers_alone
+from gemma_batch.engines.enforced import check_structure
 from gemma_batch.engines.forking import Template, build_engine, helpers, start_template
 from gemma_batch.engines.numbers import SchedulerNumbers
 from gemma_batch.engines.placing import place_model
@@ -119,6 +120,11 @@ class VllmEngine:
     ) -> None:
         """Raise `ValueError` for parameters that vLLM, started like this, would refuse."""
         check_sampling(params, job=job, args=args, vocab=vocab)
+
+    @classmethod
+    def check_structure(cls, structure: Mapping[str, Any]) -> list[str]:
+        """By the rules in `engines/enforced.py`, and by xgrammar where it is installed."""
+        return check_structure(structure)
 
     @classmethod
     def place(

@@ -31,6 +31,7 @@ from gemma_batch.errors import (
     UserError,
 )
 from gemma_batch.ops.dashboard import asking, connect, dashboard_url, last_line
+from gemma_batch.planning.answer_files import with_definitions
 from gemma_batch.planning.plan import Plan, make_plan
 from gemma_batch.reporting.status import current_report
 from gemma_batch.spec import JobSpec
@@ -123,6 +124,7 @@ class RayJobs:
         `GemmaBatchError` when the cluster does not take the job.
         """
         _check_travels(spec)
+        spec = with_definitions(spec)  # the cluster has neither the files nor the classes
         plan = make_plan(spec, need_files=False)
         fingerprint = plan.fingerprint().digest
         self._check_nobody_else(spec, fingerprint)

@@ -21,6 +21,14 @@ def asked_of(spec: JobSpec, card: ModelCard | None = None) -> Asked:
     return asked if card is None else replace(asked, generation=card.generation)
 
 
+def check_shape(spec: JobSpec) -> None:
+    """Raise `SpecError` for a schema whose values have no columns."""
+    try:
+        shape_of(spec.sampling.engine_params(), asked_of(spec))
+    except ValueError as err:
+        raise SpecError(f"answer.schema: {err}") from None
+
+
 def check_confidence(spec: JobSpec, resources: Resources) -> None:
     """Raise `SpecError` where log probabilities would not be those that `confidence` is made of."""
     mode = resources.engine_args.get("logprobs_mode", RAW)

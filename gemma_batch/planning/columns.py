@@ -171,7 +171,10 @@ def row_notes(prompt: Prompt) -> list[str]:
 def kept_columns(spec: JobSpec, schema: pa.Schema) -> pa.Schema:
     """The kept columns, by their names in the output. Raises `SpecError` for a reserved name."""
     asked = Asked(answer=spec.answer, tools=spec.tools, thinking=spec.thinking)
-    reserved = RESERVED_COLUMNS | shape_of(spec.sampling.engine_params(), asked).names
+    shape = shape_of(spec.sampling.engine_params(), asked)
+    reserved = RESERVED_COLUMNS | shape.names
+    if spec.answer.flatten:
+        _check_flat([name for name, _ in (*shape.fields(), *shape.details())], spec.output.kept)
     for name, column in spec.output.kept.items():
         if name in reserved:
             new = free_name(f"input_{column}", schema.names)
@@ -186,6 +189,21 @@ def kept_columns(spec: JobSpec, schema: pa.Schema) -> pa.Schema:
             for name, column in spec.output.kept.items()
         ]
     )
+
+
+def _check_flat(names: Sequence[str], kept: Iterable[str]) -> None:
+    """Raise `SpecError` when a property cannot be a column of its own, beside the others.
+
+    `names` are all columns of the answer. Names that differ only by case count as the same.
+    """
+    taken = {name.casefold(): name for name in RESULT_COLUMNS}
+    taken |= {name.casefold(): f"{name} (output.keep)" for name in kept}
+    for name in names:
+        if (other := taken.setdefault(name.casefold(), name)) != name or names.count(name) > 1:
+            raise SpecError(
+                f"answer.flatten: a column {name!r} cannot stand beside the column {other!r} that "
+                "the output has: leave `flatten` out, or rename the property"
+            )
 
 
 def free_name(name: str, taken: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ from gemma_batch.family.placement import Placement
 from gemma_batch.family.speed import rows_per_second
 from gemma_batch.planning.absolute import absolute
 from gemma_batch.planning.answer_files import with_definitions
-from gemma_batch.planning.asking import all_sampling, asked_of, check_confidence
+from gemma_batch.planning.asking import all_sampling, asked_of, check_confidence, check_shape
 from gemma_batch.planning.cut import cut, rows_per_unit
 from gemma_batch.planning.input_options import option_fields
 from gemma_batch.planning.model_look import end_of_turn, model_of
@@ -301,6 +301,7 @@ def make_plan(spec: JobSpec, *, need_files: bool = True) -> Plan:
     change the spec or the input.
     """
     spec = with_definitions(absolute(spec))
+    check_shape(spec)
     looked = survey(spec)
     notes = list(looked.notes)
     routes = tuple(
@@ -326,6 +327,10 @@ def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[st
         engine.check_sampling(sampling, job=sampling, args=resources.engine_args, vocab=card.vocab)
     except ValueError as err:
         raise SpecError(f"sampling.{err} (model {route.model!r})") from None
+    try:
+        notes += engine.check_structure(sampling.get("structured_outputs", {}))
+    except ValueError as err:
+        raise SpecError(f"answer.{err} (model {route.model!r})") from None
     max_model_len = resources.max_model_len or min(card.context, DEFAULT_MODEL_LEN)
     if max_model_len > card.context:
         raise PlacementError(

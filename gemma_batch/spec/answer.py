@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from gemma_batch.spec import patterns
+from gemma_batch.spec.json_schema import check_schema
 from gemma_batch.spec.spec_part import SpecPart
 
 KINDS = ("schema", "choice", "regex", "grammar")
+
+
+def schema_of_class(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a class of Pydantic. Raises `ValueError` where it has none."""
+    try:
+        return model.model_json_schema()
+    except Exception as err:  # by several types, and by the code of the class itself
+        first = (str(err).strip() or type(err).__name__).splitlines()[0]
+        raise ValueError(f"no JSON schema can be made of {model.__name__!r}: {first}") from None
 
 
 class Answer(SpecPart):
@@ -50,7 +62,33 @@ class Answer(SpecPart):
     @classmethod
     def _of_class(cls, value: Any) -> Any:
         if isinstance(value, type) and issubclass(value, BaseModel):
-            return value.model_json_schema()
+            return schema_of_class(value)
+        return value
+
+    @field_validator("schema")
+    @classmethod
+    def _usable(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            check_schema(value)
+        return value
+
+    @field_validator("regex")
+    @classmethod
+    def _enforceable(cls, value: str | None) -> Any:
+        try:
+            if value is not None:
+                patterns.check(value)
+        except ValueError as err:
+            raise ValueError(f"the pattern {value!r}: {err}") from None
+        return value
+
+    @field_validator("grammar")
+    @classmethod
+    def _rooted(cls, value: str | None) -> Any:
+        if value is not None and re.search(r"^\s*root\s*::=", value, re.MULTILINE) is None:
+            raise ValueError(
+                "has no rule `root ::= ...`, with which an answer starts (the form is EBNF)"
+            )
         return value
 
     @field_validator("choice")
@@ -72,6 +110,11 @@ class Answer(SpecPart):
             )
         if self.flatten and self.schema is None:
             raise ValueError("`flatten` makes columns of a schema's properties: it needs `schema`")
+        if self.flatten and isinstance(self.schema, dict) and not self.schema.get("properties"):
+            raise ValueError(
+                "`flatten` makes columns of the properties of the schema, which has none at its "
+                "top: leave `flatten` out, or write an object with `properties` there"
+            )
         return self
 
     @property

@@ -28,6 +28,11 @@ from gemma_batch.spec.spec_part import SpecPart
 from gemma_batch.spec.tools import Tools
 from gemma_batch.spec.yaml_text import apply_overrides, parse_yaml, sentences
 
+# Sampling fields by which an answer ends early, goes on after its end, or lacks tokens it needs.
+AGAINST_A_SHAPE = (
+    "stop", "stop_token_ids", "ignore_eos", "allowed_token_ids", "logit_bias", "bad_words",
+)  # fmt: skip
+
 
 class JobSpec(SpecPart):
     """One batch job: the input rows, the question, the model, and the place of the answers."""
@@ -107,6 +112,18 @@ class JobSpec(SpecPart):
                 "`answer.confidence` and `sampling.logprobs` are two requests for log "
                 "probabilities, and an engine takes one: keep one of the two"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_against_the_shape(self) -> JobSpec:
+        if (kind := self.answer.kind) is None:
+            return self
+        for name in AGAINST_A_SHAPE:
+            if getattr(self.sampling, name):
+                raise ValueError(
+                    f"`sampling.{name}` could end or change an answer where `answer.{kind}` does "
+                    "not allow it: leave one of the two out"
+                )
         return self
 
     @property

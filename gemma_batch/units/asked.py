@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,8 +36,11 @@ class Asked:
         found: dict[str, Any] = {}
         if self.answer.kind is not None or self.answer.confidence:
             found["answer"] = self.answer.model_dump(
-                mode="json", exclude_defaults=True, exclude={"retries"}
+                mode="json", exclude_defaults=True, exclude={"retries", "schema"}
             )
+        if self.answer.schema is not None:
+            # As text, in which the order of the properties counts: it is that of the columns.
+            found["answer.schema"] = json.dumps(self.answer.schema, ensure_ascii=False)
         if self.tools is not None:
             found["tools"] = self.tools.model_dump(mode="json", exclude_defaults=True)
         if self.thinking:

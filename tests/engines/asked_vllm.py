@@ -10,11 +10,13 @@ import json
 import sys
 from typing import Any
 
+from gemma_batch.answering.narrowed import narrowed
 from gemma_batch.engines.base import EngineConfig
 from gemma_batch.engines.vllm import VllmEngine
 from gemma_batch.engines.vllm_args import engine_args
 from gemma_batch.errors import EngineError
 from gemma_batch.spec import Sampling
+from tests.engines.structures import ENFORCED, NOT_ENFORCED
 
 # A value of each sampling field that is not vLLM's default, and the same value as vLLM keeps it
 # where vLLM keeps it in another form.
@@ -105,8 +107,6 @@ def in_vocabulary(params: dict[str, Any], vocab: int) -> dict[str, Any]:
 def judged(model: str, vocab: int) -> list[bool]:
     """Whether the front end of vLLM takes each of the cases, for an engine started for it."""
     from vllm.engine.arg_utils import EngineArgs
-    from vllm.usage.usage_lib import UsageContext
-    from vllm.v1.engine.input_processor import InputProcessor
 
     verdicts, front_ends = [], {}
     for given, args in JUDGED:
@@ -115,8 +115,7 @@ def judged(model: str, vocab: int) -> list[bool]:
         asked = engine_args(config, EngineArgs.__dataclass_fields__)
         key = repr(sorted(asked.items(), key=str))
         if key not in front_ends:
-            made = EngineArgs(**asked).create_engine_config(UsageContext.LLM_CLASS)
-            front_ends[key] = InputProcessor(made)
+            front_ends[key] = front_end(config)
         try:
             front_ends[key]._validate_params(sampling_of(config), ("generate",))
         except Exception:  # vLLM refuses by several types of errors
@@ -124,6 +123,47 @@ def judged(model: str, vocab: int) -> list[bool]:
         else:
             verdicts.append(True)
     return verdicts
+
+
+def front_end(config: EngineConfig) -> Any:
+    """What takes requests in for an engine of this configuration."""
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    asked = engine_args(config, EngineArgs.__dataclass_fields__)
+    return InputProcessor(EngineArgs(**asked).create_engine_config(UsageContext.LLM_CLASS))
+
+
+def structures(model: str) -> dict[str, list[bool]]:
+    """Whether vLLM takes the schemas of `structures.py`, and lets the texts through that break
+    them. Those that can be enforced are asked for in the form in which a job asks."""
+    import xgrammar
+    from xgrammar.testing import _is_grammar_accept_string
+
+    takes = front_end(config_for(model, structured=True))
+
+    def taken(schema: Any) -> bool:
+        params = {"structured_outputs": {"json": json.dumps(schema)}}
+        try:
+            takes._validate_params(sampling_of(config_for(model, sampling=params)), ("generate",))
+        except Exception:
+            return False
+        return True
+
+    def lets_through(schema: Any, text: str) -> bool:
+        grammar = xgrammar.Grammar.from_json_schema(
+            json.dumps(schema), any_whitespace=False, separators=(",", ":")
+        )
+        return bool(_is_grammar_accept_string(grammar, text))
+
+    return {
+        "enforced": [taken(narrowed(schema)) for schema in ENFORCED],
+        "not enforced": [
+            taken(schema) if text is None else lets_through(schema, text)
+            for schema, _, text in NOT_ENFORCED
+        ],
+    }
 
 
 def sampling_of(config: EngineConfig) -> Any:
@@ -173,6 +213,7 @@ def main(model: str) -> None:
         "vocab": plain.get_vocab_size(),
         "judged": judged(model, plain.get_vocab_size()),
         "types": types,
+        "structures": structures(model),
         "early": refused_before_the_start(model),
     }
     print(json.dumps(answers))
