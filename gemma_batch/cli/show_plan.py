@@ -39,6 +39,7 @@ def plan_facts(
     from gemma_batch.planning.pool import make_pool
     from gemma_batch.planning.preview import first_prompt
     from gemma_batch.planning.sample import sample_facts, sample_routes
+    from gemma_batch.planning.shape_cost import shape_facts
 
     hardware = None
     if gpu or spec.resources.gpu:
@@ -68,6 +69,8 @@ def plan_facts(
                 plan.routes, samples, by_route, hardware, output_tokens=answer, price=price
             )
         )
+    first = first_prompt(plan)
+    shape = shape_facts(plan, first["text"])
     return {
         "name": spec.name,
         "input": {
@@ -103,6 +106,7 @@ def plan_facts(
             *plan.notes,
             *said,
             *_output_notes(outlook),
+            *([shape["hint"]] if shape and shape["hint"] else []),
             *foresight.warnings(samples, spec.policy, sum(by_route.values()) or None),
             *(
                 []
@@ -113,7 +117,8 @@ def plan_facts(
                 ]
             ),
         ],
-        "prompt": first_prompt(plan),
+        "answer": shape,
+        "prompt": first,
     }
 
 
@@ -178,6 +183,8 @@ def print_plan(facts: dict[str, Any]) -> None:
             console.print(f"           {line}")
         if (sort := route["sort"]) and sort["whole"] - sort["window"] >= 0.01:
             console.print(f"           {_sort_line(sort)}")
+    for line in _shape_lines(facts["answer"]):
+        console.print(line)
     for line in _estimate_lines(facts):
         console.print(line)
     console.print(f"  output   {facts['output']}: {_output_line(facts['output_state'])}")
@@ -264,6 +271,24 @@ def _sample_lines(sample: dict[str, Any]) -> list[str]:
     if sample["hint"]:
         lines.append(f"hint: {sample['hint']}")
     return lines
+
+
+def _shape_lines(shape: dict[str, Any] | None) -> list[str]:
+    """The columns of an answer's shape and what the shape costs, for people."""
+    if shape is None:
+        return []
+    texts = [f"{name}: {kind}" for name, kind in shape["columns"].items()]
+    for name, route in shape["routes"].items():
+        costs = []
+        if route["smallest_tokens"] is not None:
+            costs.append(f"the smallest answer has about {route['smallest_tokens']:,} tokens")
+        if route["compile_seconds"] is not None:
+            costs.append(
+                f"an engine compiles the shape once, in {route['compile_seconds']:.2f} s here"
+            )
+        if costs:
+            texts.append(f"{name}: {', '.join(costs)}")
+    return [f"  {'answer' if n == 0 else '':8} {text}" for n, text in enumerate(texts)]
 
 
 def _sort_line(sort: dict[str, Any]) -> str:

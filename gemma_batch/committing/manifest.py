@@ -81,7 +81,7 @@ def _shown(*values: Any) -> list[str]:
     texts = [repr(value) for value in values]
     pairs = enumerate(zip(*texts, strict=False))
     same = next((place for place, (old, new) in pairs if old != new), min(map(len, texts)))
-    start = max(0, same - 40) if min(map(len, texts)) > SHORT else 0
+    start = max(0, same - 40) if max(map(len, texts)) > SHORT else 0
     return [
         ("..." if start else "") + text[start : start + SHORT - 3] + "..."
         if len(text) - start > SHORT

@@ -25,6 +25,7 @@ from gemma_batch.planning.cut import cut, rows_per_unit
 from gemma_batch.planning.input_options import option_fields
 from gemma_batch.planning.model_look import end_of_turn, model_of
 from gemma_batch.planning.neutral import NEUTRAL_RESOURCES
+from gemma_batch.planning.shape_cost import shape_notes
 from gemma_batch.planning.survey import Survey, survey
 from gemma_batch.planning.unreadable import Unreadable
 from gemma_batch.prompts.rendered import kinds_of
@@ -328,9 +329,11 @@ def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[st
     except ValueError as err:
         raise SpecError(f"sampling.{err} (model {route.model!r})") from None
     try:
-        notes += engine.check_structure(sampling.get("structured_outputs", {}))
+        structure = sampling.get("structured_outputs", {})
+        notes += engine.check_structure(structure)
     except ValueError as err:
         raise SpecError(f"answer.{err} (model {route.model!r})") from None
+    notes += shape_notes(spec, structure, files)
     max_model_len = resources.max_model_len or min(card.context, DEFAULT_MODEL_LEN)
     if max_model_len > card.context:
         raise PlacementError(

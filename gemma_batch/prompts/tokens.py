@@ -140,6 +140,15 @@ class Tokenizer:
         found = self._tokens.token_to_id(token)
         return None if found is None else (token, found)
 
+    def vocabulary(self) -> tuple[list[str], list[int]]:
+        """The text of each token, by its id, and the ids of the tokens that end an answer."""
+        known = self._tokens.get_vocab(with_added_tokens=True)
+        words = [""] * (1 + max(known.values()))
+        for text, number in known.items():
+            words[number] = text
+        ends = {self.eos_id, (self.end_of_turn() or ("", None))[1]}
+        return words, sorted(number for number in ends if number is not None)
+
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """The start and the end of each token of `text`, in characters, without BOS."""
         return self._tokens.encode(text, add_special_tokens=False).offsets

@@ -1,0 +1,125 @@
+"""What the shape of answers costs, and what comes out of it (driver, laptop).
+
+A shape costs tokens, of which the smallest answer needs a number that can be counted, and the time
+in which an engine compiles it, once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gemma_batch.answering.shapes import shape_of
+from gemma_batch.engines import grammars
+from gemma_batch.engines.dry_json import Instances
+from gemma_batch.planning.asking import all_sampling, asked_of
+from gemma_batch.prompts.tokens import Tokenizer
+from gemma_batch.spec import JobSpec
+from gemma_batch.spec.json_schema import shown, subschemas
+from gemma_batch.spec.patterns import shortest
+from gemma_batch.storage.models import ModelFiles
+
+if TYPE_CHECKING:
+    from gemma_batch.planning.plan import Plan, RoutePlan
+
+BOUNDS = ("minLength", "maxLength")
+
+
+def smallest_answers(structure: Mapping[str, Any]) -> Sequence[str]:
+    """Small texts of a shape, one of which is about the smallest; none where nobody knows one.
+
+    `structure` is the sampling parameter `structured_outputs`.
+    """
+    if (text := structure.get("json")) is not None:
+        value = Instances.of(text).smallest()
+        return [json.dumps(value, ensure_ascii=False, separators=(",", ":"))]
+    if (pattern := structure.get("regex")) is not None:
+        return [shortest(pattern)]
+    return list(structure.get("choice", ()))
+
+
+def shape_notes(spec: JobSpec, structure: Mapping[str, Any], files: ModelFiles | None) -> list[str]:
+    """Sentences about a shape that will come out otherwise than people may think."""
+    notes = []
+    if (tokens := _fewest_tokens(structure, files)) is not None:
+        most = spec.sampling.max_tokens
+        if tokens > most:
+            notes.append(
+                f"the smallest answer that `answer.{spec.answer.kind}` allows has about {tokens:,} "
+                f"tokens, and sampling.max_tokens is {most:,}: every row will fail as "
+                "`invalid_answer`"
+            )
+    schema = spec.answer.schema
+    for place, one in subschemas(schema) if isinstance(schema, dict) else ():
+        if isinstance(one, dict) and any(name in one for name in BOUNDS):
+            notes.append(
+                f"{shown(place)} bounds the length of a text: the engine then writes none of the "
+                "characters that JSON writes with a backslash, such as a quotation mark or a line "
+                "break"
+            )
+            break
+    return notes
+
+
+def _fewest_tokens(structure: Mapping[str, Any], files: ModelFiles | None) -> int | None:
+    if files is None or not (texts := smallest_answers(structure)):
+        return None
+    encode = Tokenizer.from_folder(files.path).encode
+    ids = encode("")  # the marks that every text gets
+    return min(len(encode(text)) for text in texts) - len(ids)
+
+
+def shape_facts(plan: Plan, prompt: str | None) -> dict[str, Any] | None:
+    """Facts about the shape of a job's answers, as plain data; None for free text.
+
+    `columns` has the type of each column that the shape fills. Per route, `smallest_tokens` counts
+    the smallest answer, and `compile_seconds` is the time in which an engine compiles the shape;
+    both are None where it is not known here. `prompt` is the first prompt, for a hint.
+    """
+    spec = plan.spec
+    asked = asked_of(spec)
+    if not asked.shaped:
+        return None
+    shape = shape_of(spec.sampling.engine_params(), asked)
+    usual = {name for name, _ in shape_of(spec.sampling.engine_params(), type(asked)()).fields()}
+    return {
+        "kind": spec.answer.kind,
+        "columns": {
+            name: str(kind)
+            for name, kind in (*shape.fields(), *shape.details())
+            if name not in usual
+        },
+        "routes": {route.route.name: _route_facts(spec, route) for route in plan.routes},
+        "hint": _hint(spec.answer.schema, prompt),
+    }
+
+
+def _route_facts(spec: JobSpec, route: RoutePlan) -> dict[str, Any]:
+    structure = all_sampling(spec, asked_of(spec, route.card)).get("structured_outputs", {})
+    return {
+        "smallest_tokens": _fewest_tokens(structure, route.files),
+        "compile_seconds": _seconds(structure, route.files),
+    }
+
+
+def _seconds(structure: Mapping[str, Any], files: ModelFiles | None) -> float | None:
+    if files is None or not grammars.installed():
+        return None
+    for kind in ("json", "regex", "grammar"):
+        if (text := structure.get(kind)) is not None:
+            words, ends = Tokenizer.from_folder(files.path).vocabulary()
+            return grammars.seconds_to_compile(kind, text, words, ends)
+    return None
+
+
+def _hint(schema: Any, prompt: str | None) -> str | None:
+    """A sentence when a prompt says nothing of the properties that the model has to fill."""
+    names = list(schema.get("properties", ())) if isinstance(schema, Mapping) else []
+    if not names or prompt is None or any(name in prompt for name in names):
+        return None
+    listed = ", ".join(repr(name) for name in names[:4]) + (" ..." if len(names) > 4 else "")
+    return (
+        f"the model does not see the schema, and the first prompt names none of its properties "
+        f"({listed}): say in the prompt what each of them means"
+    )
