@@ -116,11 +116,9 @@ def test_a_cluster_whose_head_hangs_or_was_killed_is_a_sentence(tmp_path: Path) 
     where = f"127.0.0.1:{port}"
 
     def gcs() -> psutil.Process:
-        return next(
-            process
-            for process in psutil.Process().children(recursive=True)
-            if process.name() == "gcs_server"
-        )
+        attributes = psutil.process_iter(["name"])  # without those that end meanwhile
+        ours = {process.pid for process in psutil.Process().children(recursive=True)}
+        return next(p for p in attributes if p.pid in ours and p.info["name"] == "gcs_server")
 
     def up() -> bool:
         return attempt(where) == "up\n"

@@ -57,6 +57,13 @@ def end(processes: list[psutil.Process]) -> None:
     psutil.wait_procs(processes, timeout=10)
 
 
+def lives(process: psutil.Process) -> bool:
+    """Whether it has not ended; one that nobody has waited for yet has ended too."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 class Cluster:
     """A head without engines' room and `nodes` nodes with `cpus` logical CPUs each.
 
@@ -148,9 +155,11 @@ class Cluster:
         return "\n".join(lines)
 
     def node_of(self, worker: psutil.Process) -> subprocess.Popen[bytes] | None:
-        """The node that a worker process runs on."""
-        ancestors = {process.pid for process in worker.parents()}
-        return next((node for node in self._nodes if node.pid in ancestors), None)
+        """The node that a worker process runs on; None for one that has ended."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            ancestors = {process.pid for process in worker.parents()}
+            return next((node for node in self._nodes if node.pid in ancestors), None)
+        return None
 
     def kill_node(self, node: subprocess.Popen[bytes]) -> None:
         """SIGKILL of everything on the node at once, as when its machine goes away."""

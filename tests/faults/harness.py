@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
@@ -30,7 +30,7 @@ from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import read_receipt
 from tests.integration.helpers import command, environment
 
-from .cluster import Cluster
+from .cluster import Cluster, lives
 from .proxy import FaultProxy
 from .tokens import Tokens
 
@@ -89,9 +89,10 @@ class Job:
         self.starts += 1
         words = arguments or ("run", str(self.path), "--json")
         env = environment(RAY_ADDRESS=self.cluster.address, **self.env)
+        others = frozenset(self.cluster.workers())
         with self.log.open("ab") as log:
             process = subprocess.Popen(command(*words), env=env, stdout=subprocess.PIPE, stderr=log)
-        driver = Driver(self, process)
+        driver = Driver(self, process, others)
         self.drivers.append(driver)
         return driver
 
@@ -193,10 +194,15 @@ class Job:
 
 
 class Driver:
-    """One running driver process."""
+    """One running driver process.
 
-    def __init__(self, job: Job, process: subprocess.Popen[bytes]) -> None:
-        self.job, self.process = job, process
+    `others` are GPU actors of earlier drivers that have not ended yet when this one starts.
+    """
+
+    def __init__(
+        self, job: Job, process: subprocess.Popen[bytes], others: frozenset[psutil.Process]
+    ) -> None:
+        self.job, self.process, self._others = job, process, others
         self.began = time.monotonic()
         self.output = b""
 
@@ -218,15 +224,50 @@ class Driver:
         wanted = len(self.job.parts()) + more
         self.until(lambda: len(self.job.parts()) >= wanted, f"{more} more parts", timeout)
 
-    def until_workers(self, count: int = 1, timeout: float = PATIENCE) -> list[Any]:
-        """Until so many GPU actors are there; their processes."""
-        cluster = self.job.cluster
+    def workers(self) -> list[psutil.Process]:
+        """The processes of its GPU actors that are there now; each may end at any moment."""
+        return [one for one in self.job.cluster.workers() if one not in self._others]
 
-        def there() -> list[Any]:
-            found = cluster.workers()
+    def until_workers(self, count: int = 1, timeout: float = PATIENCE) -> list[psutil.Process]:
+        """Until so many GPU actors are there; their processes."""
+
+        def there() -> list[psutil.Process]:
+            found = self.workers()
             return found if len(found) >= count else []
 
         return list(self.until(there, f"{count} workers", timeout))
+
+    def strike(
+        self,
+        find: Callable[[], Sequence[psutil.Process]],
+        what: str,
+        blow: Callable[[psutil.Process], object] = psutil.Process.kill,
+    ) -> psutil.Process:
+        """Deal the blow to the first process that `find` gives and that lives; this process.
+
+        It waits until there is one: between a death and the new start there is none, and one that
+        was found may end before the blow.
+        """
+
+        def struck() -> psutil.Process | None:
+            for process in find():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if lives(process):
+                        blow(process)
+                        return process
+            return None
+
+        found: psutil.Process = self.until(struck, what)
+        return found
+
+    def kill_worker(self, chance: random.Random) -> None:
+        """SIGKILL of one of its GPU actors."""
+
+        def shuffled() -> list[psutil.Process]:
+            found = self.workers()
+            return chance.sample(found, len(found))
+
+        self.strike(shuffled, "a worker to kill")
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, if it still lives."""
@@ -356,22 +397,3 @@ class Bench:
     def poison(self) -> list[int]:
         """The token ids by which engines know a poison row, whatever surrounds it."""
         return self.tokenizer.encode(POISON_TEXT)[-6:]
-
-
-def make_documents(rows: int) -> list[dict[str, Any]]:
-    """Short real documents, so that no prompt has to be truncated."""
-    from jobs.stdlib_docs import documents
-
-    found: list[dict[str, Any]] = []
-    for document in documents():
-        if document["chars"] <= 400:
-            found.append(document)
-        if len(found) == rows:
-            return found
-    raise ValueError(f"only {len(found)} short documents")
-
-
-def clean_environment() -> None:
-    """Nothing of the caller's cloud account takes part."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        del os.environ[name]

@@ -14,12 +14,13 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gemma_batch.family.tiny import build_tiny_gemma
 
 from . import attacks
 from .cluster import Cluster
-from .harness import ROWS, Bench, Lost, Unavailable, clean_environment, make_documents
+from .harness import ROWS, Bench, Lost, Unavailable
 from .proxy import FaultProxy
 from .scenarios import FAULTS, Fault
 from .tokens import Tokens
@@ -47,6 +48,25 @@ class Result:
     lost: float | None = None
     problem: str = ""
     why: str = ""
+
+
+def make_documents(rows: int) -> list[dict[str, Any]]:
+    """Short real documents, so that no prompt has to be truncated."""
+    from jobs.stdlib_docs import documents
+
+    found: list[dict[str, Any]] = []
+    for document in documents():
+        if document["chars"] <= 400:
+            found.append(document)
+        if len(found) == rows:
+            return found
+    raise ValueError(f"only {len(found)} short documents")
+
+
+def clean_environment() -> None:
+    """Nothing of the caller's cloud account takes part."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
 
 
 @contextlib.contextmanager

@@ -117,16 +117,18 @@ def run_to_its_end(
     `forked` says whether their cores, at every start, are forked from the template.
     """
     before, seen, deadline = engines(), set[int](), time.monotonic() + 500
-    ways: set[bool | None] = set()
+    ways: dict[int, bool] = {}
     process = start_cli(*arguments, **env)
     while process.poll() is None:
         assert time.monotonic() < deadline, process.said(1)
-        new = engines() - before - seen
-        ways |= {is_forked(core) for core in new}
-        seen |= new
+        seen |= (new := engines() - before)
+        # One that cannot be told yet, or is no core, is looked at again.
+        for core in new - ways.keys():
+            if (way := is_forked(core)) is not None:
+                ways[core] = way
         time.sleep(0.5)
     assert seen, f"no engine was started: {process.said(1)}"
-    assert ways - {None} == forked
+    assert set(ways.values()) == forked
     deadline = time.monotonic() + 60
     while left := engines() - before:
         assert time.monotonic() < deadline, f"engines are left: {left}"

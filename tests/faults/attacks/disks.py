@@ -33,8 +33,9 @@ def disks_not_shared(bench: Bench) -> Job:
 
 
 def _refused(job: Job, node: Node, *words: str) -> Job:
-    job.start().expect(2, f"node {node.ip} does not share", *words)
-    if job.parts() or job.cluster.workers():
+    driver = job.start()
+    driver.expect(2, f"node {node.ip} does not share", *words)
+    if job.parts() or driver.workers():
         raise Lost(f"{job.name}: something was started")
     job.refused = job.tail().strip().splitlines()[-1]
     return job

@@ -73,7 +73,8 @@ def driver_killed_at_end(bench: Bench) -> Job:
 @fault("stop asked for", "SIGTERM (`ray job stop`, a preempted pod), then Ctrl-C, resumed")
 def stopped(bench: Bench) -> Job:
     """Exit code 130 within the grace time, the lease is free, and a later start goes on."""
-    job = bench.job("stopped")
+    # Slow enough that there is work left when each of the two stops comes.
+    job = bench.job("stopped", args={"rows_per_second": 100})
     for number in (signal.SIGTERM, signal.SIGINT):
         driver = job.start()
         driver.until_parts(3)
@@ -89,7 +90,8 @@ def stopped(bench: Bench) -> Job:
 @fault("two drivers", "started at the same time")
 def two_drivers(bench: Bench) -> Job:
     """One is refused with exit code 4, whoever is first; the data is the same."""
-    job = bench.job("two-drivers")
+    # Slow enough that the second one has started before the first has done all.
+    job = bench.job("two-drivers", args={"rows_per_second": 100})
     drivers = [job.start(), job.start()]
     codes = sorted(driver.wait() for driver in drivers)
     if codes != [0, 4]:

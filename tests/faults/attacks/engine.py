@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import psutil
 
-from ..cluster import stop
+from ..cluster import family, lives, stop
 from ..harness import Bench, Driver, Job, Lost
 from ..scenarios import fault
 
@@ -21,7 +22,8 @@ def actor_killed_loading(bench: Bench) -> Job:
     """Another one is started; no unit is blamed."""
     job = bench.job("actor-load", args={"start_seconds": 4})
     driver = job.start()
-    bench.chance.choice(driver.until_workers(2)).kill()
+    driver.until_workers(2)
+    driver.kill_worker(bench.chance)
     driver.expect(0)
     return job
 
@@ -32,7 +34,7 @@ def actor_killed(bench: Bench) -> Job:
     job = bench.job("actor-unit")
     driver = job.start()
     driver.until_parts(5)
-    bench.chance.choice(driver.until_workers()).kill()
+    driver.kill_worker(bench.chance)
     driver.expect(0)
     return job
 
@@ -46,38 +48,53 @@ def actor_killed_committing(bench: Bench) -> Job:
     bench.proxy.set(match="PUT .*/results/", latency=1.0, latency_seconds=1.5)
     slow = bench.proxy.counts["latency"]
     driver.until(lambda: bench.proxy.counts["latency"] > slow, "a slow put began")
-    bench.chance.choice(driver.until_workers()).kill()
+    driver.kill_worker(bench.chance)
     bench.proxy.set(latency=0.0)
     driver.expect(0)
     return job
 
 
-def _engines(worker: psutil.Process, name: str) -> list[psutil.Process]:
+def _engines(worker: psutil.Process, *names: str) -> list[psutil.Process]:
+    """The processes of these names below a GPU actor that are there now."""
     found = []
-    for child in worker.children(recursive=True):
+    for child in family(worker.pid) if lives(worker) else []:
         with contextlib.suppress(psutil.NoSuchProcess):
-            if name in " ".join(child.cmdline()) or name in child.name():
+            titles = (" ".join(child.cmdline()), child.name())
+            if any(name in title for name in names for title in titles):
                 found.append(child)
     return found
 
 
-def _until_engine(driver: Driver, worker: psutil.Process, name: str) -> psutil.Process:
-    """The first of the engine's processes of that name, once it is there."""
-    found = driver.until(lambda: _engines(worker, name), f"{name} below {worker}", 30)
-    first: psutil.Process = found[0]
-    return first
+def _strike_engine(
+    driver: Driver,
+    worker: psutil.Process,
+    name: str,
+    blow: Callable[[psutil.Process], object] = psutil.Process.kill,
+) -> None:
+    """Deal the blow to a process of that name of the actor's engine, once it is there.
+
+    Where the actor itself has ended meanwhile, the engine of another one is as good.
+    """
+
+    def there() -> list[psutil.Process]:
+        above = [worker] if lives(worker) else driver.workers()
+        return [engine for one in above for engine in _engines(one, name)]
+
+    driver.strike(there, f"{name} below {worker}", blow)
 
 
 @fault("engine process dies or hangs", "SIGKILL, then SIGSTOP, of the echo engine's process")
 def engine_killed(bench: Bench) -> Job:
     """The actor lives and starts the engine anew."""
-    job = bench.job("engine-echo", rows=4000, policy={"engine_hang_timeout": 1})
+    # Slow enough that both blows fall, and their ends are seen, long before the work is done.
+    args, policy = {"rows_per_second": 100}, {"engine_hang_timeout": 1}
+    job = bench.job("engine-echo", rows=4000, args=args, policy=policy)
     driver = job.start()
     driver.until_parts(4)
-    (worker, *_) = driver.until_workers()
-    _engines(worker, "cat")[0].kill()
+    worker = driver.until_workers()[0]
+    _strike_engine(driver, worker, "cat")
     driver.until_parts(4)
-    stop(_engines(worker, "cat")[0])
+    _strike_engine(driver, worker, "cat", stop)
     driver.expect(0)
     return job
 
@@ -97,10 +114,10 @@ def vllm_core(bench: Bench) -> Job:
     job = _vllm(bench, "vllm-core", rows=3000)  # enough to be killed in, twice
     driver = job.start()
     driver.until_parts(1, timeout=180)
-    (worker,) = driver.until_workers()
-    _until_engine(driver, worker, "EngineCore").kill()
+    worker = driver.until_workers()[0]
+    _strike_engine(driver, worker, "EngineCore")
     driver.until_parts(3, timeout=180)
-    stop(_until_engine(driver, worker, "EngineCore"))
+    _strike_engine(driver, worker, "EngineCore", stop)
     driver.expect(0)
     if (starts := max(receipt["engine_starts"] for receipt in job.receipts)) != 3:
         raise Lost(f"the engine was started {starts} times, not 3")
@@ -117,14 +134,17 @@ def vllm_tp_worker_and_actor(bench: Bench) -> Job:
     job = _vllm(bench, "vllm-tp", tensor_parallel=2)
     driver = job.start()
     driver.until_parts(1, timeout=240)
-    (worker,) = driver.until_workers()
-    _until_engine(driver, worker, "VLLM::Worker").kill()
+    _strike_engine(driver, driver.until_workers()[0], "VLLM::Worker")
     driver.until_parts(3, timeout=180)
-    if len(_engines(worker, "VLLM::Worker") + _engines(worker, "EngineCore")) < 3:
-        raise Lost("the engine's processes were not found")
+
+    def whole() -> list[psutil.Process]:
+        names = ("VLLM::Worker", "EngineCore")
+        return [one for one in driver.workers() if len(_engines(one, *names)) >= 3]
+
+    worker = driver.until(whole, "the engine's processes are back", 180)[0]
     # What would stay behind holds the memory of the GPUs; the template, some of the host's.
-    engines = worker.children(recursive=True)
-    worker.kill()
+    engines = family(worker.pid)[:-1]
+    driver.strike(lambda: [worker], "the worker is killed")
     killed = time.monotonic()
     _, alive = psutil.wait_procs(engines, timeout=20)
     if alive:

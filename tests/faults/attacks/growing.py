@@ -25,7 +25,7 @@ def pool_grows(bench: Bench) -> Job:
     )
     driver = job.start()
     driver.until_workers(ENGINES)
-    driver.until(lambda: 0 < len(bench.cluster.workers()) < ENGINES, "fewer workers")
+    driver.until(lambda: 0 < len(driver.workers()) < ENGINES, "fewer workers")
     parts = len(job.parts())
     driver.expect(0)
     receipts = job.receipts

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..harness import Bench, Job, Lost
+import subprocess
+
+from ..harness import Bench, Job
 from ..scenarios import fault
 
 
@@ -10,21 +12,23 @@ from ..scenarios import fault
 def node_killed(bench: Bench) -> Job:
     """First one node goes, then, when a new one is there, the other old one."""
     cluster = bench.cluster
-    job = bench.job("node", rows=6000, args={"rows_per_second": 150})
+    # Slow enough that one worker has work left until a node has joined, on a busy machine too.
+    job = bench.job("node", rows=6000, args={"rows_per_second": 90})
     driver = job.start()
     driver.until_parts(4)
-    first = cluster.node_of(driver.until_workers()[0])
-    if first is None:
-        raise Lost("the worker runs on the head, which has no room for it")
-    cluster.kill_node(first)
+
+    def nodes() -> list[subprocess.Popen[bytes]]:
+        found = [cluster.node_of(worker) for worker in driver.workers()]
+        return [node for node in found if node is not None]
+
+    cluster.kill_node(driver.until(nodes, "a worker on a node, not on the head")[0])
     driver.until_parts(2)
     joined = cluster.add_node()
     for old in cluster.nodes:
         if old is not joined:
             cluster.kill_node(old)
     driver.until_parts(2)
-    if not any(cluster.node_of(worker) is joined for worker in cluster.workers()):
-        raise Lost("the new node is not used")
+    driver.until(lambda: joined in nodes(), "the new node is used")
     cluster.add_node()
     driver.expect(0)
     return job

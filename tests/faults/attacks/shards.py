@@ -19,7 +19,7 @@ def _refused(job: Job, *words: str) -> Job:
     said = job.tail()
     if code != 2 or any(word not in said for word in words):
         raise Lost(f"exit code {code}, {words} expected in: {said}")
-    if job.parts() or job.cluster.workers():
+    if job.parts() or driver.workers():
         raise Lost("something was started")
     job.refused = said.strip().splitlines()[-1]
     return job

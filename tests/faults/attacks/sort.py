@@ -22,14 +22,7 @@ def sorter_killed(bench: Bench) -> Job:
 def _kill_one(bench: Bench, driver: Driver, name: str, request: str) -> None:
     """SIGKILL of a process of the stage while a request of its kind, made slow, is on its way."""
     bench.proxy.set(match=request, latency=1.0, latency_seconds=1.5)
-
-    def there() -> bool:
-        for process in bench.cluster.processes(name):
-            process.kill()
-            return True
-        return False
-
-    driver.until(there, f"a process named {name}")
+    driver.strike(lambda: bench.cluster.processes(name), f"a process named {name}")
     bench.proxy.set(latency=0.0)
     if driver.job.store.exists("_run/manifest.json"):
         raise Lost("the sort was over before its process was killed")
