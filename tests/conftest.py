@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from gemma_batch.family.tiny import build_tiny_gemma
 from jobs.stdlib_docs import collect
 from tests.examples import LONG
 from tests.faults.cluster import free_port
-from tests.integration.helpers import environment
+from tests.integration.helpers import WARM_RAY, environment
 
 HEAD_SECONDS = 240  # for a head node to start, on a busy machine
 
@@ -177,11 +176,10 @@ def ray_head(
     `agent` is the port of its dashboard agent, any free one by default. Each CPU beyond those of a
     job's engines is a process more that reads, which takes seconds to start.
     """
-    ray = str(Path(sys.executable).parent / "ray")
     # Of its own, since Ray's jobs take the cluster that started last in theirs; short, since
     # sockets' paths may not be long.
     session = tempfile.mkdtemp(prefix="gb")
-    start = [ray, "start", "--head", f"--port={port}", f"--num-cpus={cpus}", *options]
+    start = [*WARM_RAY, "start", "--head", f"--port={port}", f"--num-cpus={cpus}", *options]
     start += [
         f"--temp-dir={session}",
         f"--dashboard-agent-listen-port={agent or free_port()}",

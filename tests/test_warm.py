@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.helpers import environment
 from tests.warm import Warm
 
 
@@ -82,3 +83,15 @@ def test_it_can_lead_a_session(warm: Warm) -> None:
         assert process.poll() is None
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait(60) == -signal.SIGKILL
+
+
+def test_forks_draw_ids_of_their_own_in_ray() -> None:
+    """Objects of two drivers, or of two workers, must not have the same name."""
+    made = Warm(sys.executable, ["tests.ray_ids", "ray.data"], environment())
+    code = "from ray._raylet import ObjectID; print(ObjectID.from_random().hex())"
+    try:
+        drawn = [run(made, code).stdout for _ in range(2)]
+    finally:
+        made.close()
+    assert len(set(drawn)) == 2
+    assert all(drawn)

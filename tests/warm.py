@@ -134,8 +134,8 @@ class Warm:
         self._process.wait()
 
 
-def _become(request: dict[str, Any], files: Sequence[int]) -> NoReturn:
-    """In the fork: what a new interpreter does."""
+def become(request: dict[str, Any], files: Sequence[int]) -> NoReturn:
+    """In a fork: what a new interpreter does."""
     code = 1
     try:
         signal.set_wakeup_fd(-1)
@@ -209,7 +209,7 @@ def main(fd: str, *modules: str) -> None:
             *streams, done = files
             sys.stdout.flush()
             if (pid := os.fork()) == 0:
-                _become(json.loads(data), streams)
+                become(json.loads(data), streams)
             for file in streams:
                 os.close(file)
             ended[pid] = socket.socket(fileno=done)

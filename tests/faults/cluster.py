@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from tests.integration.helpers import environment
+from tests.integration.helpers import WARM_RAY, environment
 
 NODE_SECONDS = 180  # for a node to register itself, on a busy machine
 RAY = str(Path(sys.executable).parent / "ray")
@@ -100,7 +100,7 @@ class Cluster:
 
     def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         self._log = self._folder / f"ray-{name}-{free_port()}.log"
-        command = [RAY, "start", "--block", "--disable-usage-stats", *arguments]
+        command = [*WARM_RAY, "start", "--block", "--disable-usage-stats", *arguments]
         if "--head" in arguments:
             command += ["--include-dashboard=false", f"--temp-dir={self._session}"]
         command += [

@@ -20,6 +20,8 @@ from gemma_batch.storage.fs import open_store
 from tests.warm import Process, Warm
 
 ROOT = Path(__file__).parent.parent.parent
+# In the place of `ray`: what it starts are nodes whose workers start at once (see the program).
+WARM_RAY = [sys.executable, str(ROOT / "tests" / "warm_workers.py")]
 # Whatever home a test gives its processes: without it vLLM is imported once more to learn of each
 # model class.
 CACHE = Path(os.environ.get("VLLM_CACHE_ROOT", "~/.cache/vllm")).expanduser()
@@ -56,7 +58,12 @@ def command(*arguments: str) -> list[str]:
 @functools.cache
 def _warm(settings: tuple[tuple[str, str], ...]) -> Warm:
     # Ray reads these settings when it is imported; what the others read then is not imported here.
-    modules = ["gemma_batch.cli.commands", "gemma_batch.driver.run", "gemma_batch.driver.retry"]
+    modules = [
+        "tests.ray_ids",
+        "gemma_batch.cli.commands",
+        "gemma_batch.driver.run",
+        "gemma_batch.driver.retry",
+    ]
     modules += ["gemma_batch.cluster.pipeline", "gemma_batch.ops.ray_jobs", "duckdb", "s3fs"]
     return Warm(sys.executable, modules, {**environment(), **dict(settings)})
 
