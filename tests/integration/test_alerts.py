@@ -19,7 +19,7 @@ def test_an_alert_stops_the_run_where_it_is_asked_to_and_loses_nothing(
 ) -> None:
     """Exit code 4 and why; `status` and `report` know of it; the next start does the rest."""
     table = pa.table({"id": list(range(ROWS)), "doc": [f"document {n}" for n in range(ROWS)]})
-    pq.write_table(table, tmp_path / "in.parquet", row_group_size=25)
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=50)
     output = str(tmp_path / "out")
     spec = write_spec(
         tmp_path / "job.yaml",
@@ -30,13 +30,13 @@ def test_an_alert_stops_the_run_where_it_is_asked_to_and_loses_nothing(
         output={"path": output},
         resources={
             "engine": "echo", "max_model_len": 256, "replicas": 1, "max_num_seqs": 16,
-            "engine_args": {"rows_per_second": 15},
+            "engine_args": {"rows_per_second": 20},
         },
         policy={
-            "unit_rows": 25,
+            "unit_rows": 10,
             "alerts": {
                 "min_tokens_per_second": 10_000,
-                "for_seconds": 4,
+                "for_seconds": 2,
                 "stop": ["min_tokens_per_second"],
             },
         },

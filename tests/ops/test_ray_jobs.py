@@ -22,7 +22,7 @@ from tests.integration.helpers import cli, data_set, write_spec
 if TYPE_CHECKING:
     from .conftest import Platform
 
-JOB, ROWS = "Ray job: test", 600
+JOB, ROWS, UNIT = "Ray job: test", 400, 10
 
 
 def spec_at(folder: Path, tiny: str, *, rate: float, **more: Any) -> Path:
@@ -43,7 +43,7 @@ def spec_at(folder: Path, tiny: str, *, rate: float, **more: Any) -> Path:
             "replicas": 1,
             "engine_args": {"rows_per_second": rate},
         },
-        policy={"unit_rows": 50, "progress_seconds": 1},
+        policy={"unit_rows": UNIT, "progress_seconds": 1},
         **more,
     )
 
@@ -73,7 +73,7 @@ def test_submitting_twice_runs_once_and_the_log_can_be_followed(
     platform: Platform, tiny: str, tmp_path: Path
 ) -> None:
     """The second submit attaches; `logs -f` ends with the job; a third finds it finished."""
-    job = str(spec_at(tmp_path, tiny, rate=30))
+    job = str(spec_at(tmp_path, tiny, rate=40))
     # An address in the environment must not win over the one that was given.
     lost = {"RAY_ADDRESS": f"http://127.0.0.1:{free_port()}"}
     first = platform.cli("submit", job, "--json", **lost)
@@ -121,7 +121,7 @@ def test_a_cancelled_job_stops_in_order_and_its_successor_resumes(
     platform: Platform, tiny: str, tmp_path: Path
 ) -> None:
     """What was committed stays as it is; the next submit is attempt 2 and does only the rest."""
-    job = str(spec_at(tmp_path, tiny, rate=10))  # a minute, and commands take seconds
+    job = str(spec_at(tmp_path, tiny, rate=8))  # most of a minute, and commands take seconds
     submitted = json.loads(platform.cli("submit", job, "--json").stdout)
     results = tmp_path / "out" / "results"
     deadline = time.monotonic() + 240
@@ -137,7 +137,7 @@ def test_a_cancelled_job_stops_in_order_and_its_successor_resumes(
     assert "STOPPED" in ended.stderr
     assert "interrupted" in platform.cli("logs", submitted["id"]).stdout, "it was not just killed"
     kept = {path: path.stat().st_mtime_ns for path in results.iterdir()}
-    assert 0 < len(kept) < ROWS // 50
+    assert 0 < len(kept) < ROWS // UNIT
     status = json.loads(cli("status", str(tmp_path / "out"), "--json").stdout)
     assert status["state"] == "stopped"
 
