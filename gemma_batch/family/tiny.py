@@ -56,19 +56,60 @@ def build_tiny_gemma(
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer(generation, texts, vocab)
+    tokenizer = train_tokenizer(generation, texts, vocab)
+    config = gemma_config(
+        generation,
+        tokenizer,
+        layers=layers,
+        hidden=hidden,
+        ffn=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        sliding_window=sliding_window,
+        max_position=max_position,
+    )
+    write_json(folder / "config.json", config)
+    write_json(
+        folder / "generation_config.json",
+        generation_config(config)
+        | {"do_sample": True, "temperature": 1.0, "top_k": 64, "top_p": 0.95},
+    )
+    write_tokenizer(folder, generation, tokenizer, max_position)
+    _write_weights(folder / "model.safetensors", config, tokenizer, seed)
+    return folder
+
+
+def gemma_config(
+    generation: TinyGeneration,
+    tokenizer: dict[str, Any],
+    *,
+    layers: int,
+    hidden: int,
+    ffn: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    sliding_window: int,
+    max_position: int,
+    dtype: str = "float32",
+) -> dict[str, Any]:
+    """The content of a config.json, for the tokenizer of `train_tokenizer`.
+
+    Every sixth layer has full attention; in Gemma 4 the last layer has it too.
+    """
     size = len(tokenizer["model"]["vocab"])
     end = tokenizer["model"]["vocab"][TURNS[generation][1]]
     full = [(i + 1) % 6 == 0 or (generation == "gemma4" and i + 1 == layers) for i in range(layers)]
-    config = {
+    config: dict[str, Any] = {
         "architectures": [
             "Gemma3ForCausalLM" if generation == "gemma3" else "Gemma4ForCausalLM",
         ],
         "model_type": f"{generation}_text",
-        "dtype": "float32",
+        "dtype": dtype,
         "vocab_size": size,
         "hidden_size": hidden,
-        "intermediate_size": hidden,
+        "intermediate_size": ffn,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
@@ -100,22 +141,12 @@ def build_tiny_gemma(
             "enable_moe_block": False,
             "use_double_wide_mlp": False,
         }
-    _write_json(folder / "config.json", config)
-    _write_json(
-        folder / "generation_config.json",
-        {
-            "bos_token_id": 2,
-            "pad_token_id": 0,
-            "eos_token_id": [1, end],
-            "do_sample": True,
-            "temperature": 1.0,
-            "top_k": 64,
-            "top_p": 0.95,
-        },
-    )
-    _write_tokenizer(folder, generation, tokenizer, max_position)
-    _write_weights(folder / "model.safetensors", config, tokenizer, seed)
-    return folder
+    return config
+
+
+def generation_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The content of a generation_config.json without a rule for sampling."""
+    return {name: config[name] for name in ("bos_token_id", "pad_token_id", "eos_token_id")}
 
 
 def _rope(generation: TinyGeneration) -> dict[str, Any]:
@@ -131,8 +162,13 @@ def _rope(generation: TinyGeneration) -> dict[str, Any]:
     return {"rope_parameters": {"full_attention": full, "sliding_attention": sliding}}
 
 
-def _tokenizer(generation: TinyGeneration, texts: Iterable[str], vocab: int) -> dict[str, Any]:
-    """The content of a tokenizer.json: BPE with byte fallback, and U+2581 for the space."""
+def train_tokenizer(
+    generation: TinyGeneration, texts: Iterable[str], vocab: int, sample_chars: int = SAMPLE_CHARS
+) -> dict[str, Any]:
+    """The content of a tokenizer.json: BPE with byte fallback, and U+2581 for the space.
+
+    It is trained on the first `sample_chars` characters of `texts`, and has at most `vocab` tokens.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     controls = [*TURNS[generation], *CONTROLS[generation]]
@@ -152,7 +188,7 @@ def _tokenizer(generation: TinyGeneration, texts: Iterable[str], vocab: int) -> 
         limit_alphabet=512,
         show_progress=False,
     )
-    bpe.train_from_iterator(_bounded(texts), trainer)
+    bpe.train_from_iterator(_bounded(texts, sample_chars), trainer)
     bpe.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     bpe.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -179,8 +215,7 @@ def _tokenizer(generation: TinyGeneration, texts: Iterable[str], vocab: int) -> 
     return content
 
 
-def _bounded(texts: Iterable[str]) -> Iterator[str]:
-    left = SAMPLE_CHARS
+def _bounded(texts: Iterable[str], left: int) -> Iterator[str]:
     for text in texts:
         yield text[:left]
         left -= len(text)
@@ -188,9 +223,10 @@ def _bounded(texts: Iterable[str]) -> Iterator[str]:
             return
 
 
-def _write_tokenizer(
+def write_tokenizer(
     folder: Path, generation: TinyGeneration, tokenizer: dict[str, Any], max_position: int
 ) -> None:
+    """Write the tokenizer's two files, and the chat template where the generation has it."""
     names = ["pad", "eos", "bos", "unk", "mask"]
     config: dict[str, Any] = {
         "tokenizer_class": "GemmaTokenizer",
@@ -205,8 +241,8 @@ def _write_tokenizer(
         config["chat_template"] = template
     else:  # newer checkpoints keep the template in a separate file
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    _write_json(folder / "tokenizer.json", tokenizer)
-    _write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "tokenizer.json", tokenizer)
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def _write_weights(
@@ -268,5 +304,6 @@ def _write_weights(
     save_file(weights, str(path), metadata={"format": "pt"})
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` as JSON, readable for people."""
     path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
