@@ -88,7 +88,6 @@ def test_other_shapes_are_refused_too(answer: dict[str, Any], sentence: str) -> 
         {"stop_token_ids": [1]},
         {"ignore_eos": True},
         {"allowed_token_ids": [1]},
-        {"logit_bias": {1: 1}},
         {"bad_words": ["x"]},
     ],
 )
@@ -99,6 +98,11 @@ def test_sampling_that_works_against_a_shape_is_refused(sampling: dict[str, Any]
     JobSpec.from_dict(spec)
     with pytest.raises(SpecError, match=rf"`sampling.{name}` .* `answer.regex`"):
         JobSpec.from_dict({**spec, "answer": {"regex": "a"}})
+
+
+def test_a_bias_may_choose_among_what_a_shape_allows() -> None:
+    """It cannot let a token in: a calibrated choice of labels is such a job."""
+    JobSpec.from_dict({**LEAST, "sampling": {"logit_bias": {1: 9}}, "answer": {"choice": ["a"]}})
 
 
 def test_a_schema_may_hold_itself_where_it_can_end() -> None:
