@@ -24,7 +24,14 @@ CLOCK = (
     "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\\.[0-9]{1,6})?"
     "(?:Z|[+-](?:0[0-9]|1[0-4]):[0-5][0-9])"
 )
-FORMATS = {"date": DATE, "time": CLOCK, "date-time": f"{DATE}T{CLOCK}"}
+ANY = patterns.written(patterns.parsed(r"[\s\S]", json=True))  # one character
+BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"  # xgrammar would write 037
+FORMATS = {
+    "ipv4": rf"{BYTE}(?:\.{BYTE}){{3}}",
+    "date": DATE,
+    "time": CLOCK,
+    "date-time": f"{DATE}T{CLOCK}",
+}
 LEAST, MOST = -(2**63), 2**63 - 1
 
 
@@ -75,7 +82,7 @@ def _narrow_text(found: dict[str, Any]) -> None:
     elif bounded and "format" not in found:
         # A string with bounds may hold raw control characters otherwise, which is no JSON.
         least, most = found.pop("minLength", 0), found.pop("maxLength", "")
-        found["pattern"] = f"^[^\\x00-\\x1f\\x22\\x5c]{{{least},{most}}}$"
+        found["pattern"] = f"^{ANY}{{{least},{most}}}$"
 
 
 def _narrow_whole(found: dict[str, Any]) -> None:

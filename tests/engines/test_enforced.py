@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
+import string
 from random import Random
 from typing import Any
 
@@ -10,6 +13,7 @@ import jsonschema
 import pytest
 
 from gemma_batch.answering.answers import Sample
+from gemma_batch.answering.json_answers import JsonAnswer
 from gemma_batch.answering.narrowed import narrowed
 from gemma_batch.answering.text_shapes import Grammar, Regex
 from gemma_batch.engines import grammars
@@ -57,6 +61,118 @@ def test_the_rules_are_those_of_the_vllm_at_hand(theirs: dict[str, Any]) -> None
         if ok is (text is None)
     ]
     assert wrong == []
+
+
+RICH = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": 8},
+        "day": {"type": "string", "format": "date"},
+        "at": {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "null"}]},
+        "clock": {"type": "string", "format": "time"},
+        "count": {"type": "integer"},
+        "few": {"type": ["integer", "null"], "minimum": 1},
+        "code": {"type": "string", "pattern": r"^[A-Z]{2}-.\d$"},
+        "tags": {"type": "array", "items": {"enum": ["x", "y\\z", 'q"']}, "maxItems": 3},
+        "sure": {"type": "boolean"},
+    },
+    "required": ["name", "day", "at", "clock", "count", "code", "tags"],
+}
+
+
+def grammar_of(schema: dict[str, Any]) -> Any:
+    """The engine's grammar of a schema, for a vocabulary of single bytes."""
+    import xgrammar
+
+    words = [bytes([value]) for value in range(256)] + [b"</s>"]
+    table = xgrammar.TokenizerInfo(words, vocab_type=xgrammar.VocabType.RAW, stop_token_ids=[256])
+    return xgrammar.GrammarCompiler(table).compile_json_schema(
+        json.dumps(schema), any_whitespace=False, separators=(",", ":")
+    )
+
+
+def random_walk(grammar: Any, random: Random) -> str | None:
+    """A text that the engine's grammar lets a model without any sense write, byte by byte; None
+    when it does not come to an end."""
+    import xgrammar
+
+    matcher, mask = xgrammar.GrammarMatcher(grammar), xgrammar.allocate_token_bitmask(1, 257)
+    found = bytearray()
+    while len(found) < 600:
+        matcher.fill_next_token_bitmask(mask)
+        bits = mask[0].tolist()
+        allowed = [n for n in range(257) if bits[n // 32] >> (n % 32) & 1]
+        if 256 in allowed:
+            return found.decode()
+        closing = [n for n in allowed if n in b'"]},']
+        token = random.choice(closing if closing and random.random() < 0.3 else allowed)
+        assert matcher.accept_token(token)
+        found.append(token)
+    return None
+
+
+def test_whatever_the_engine_can_write_has_a_place_in_its_column() -> None:
+    """By the grammar of the narrowed schema: a model that writes at random between its masks."""
+    pytest.importorskip("xgrammar")
+    read = 0
+    for schema in (RICH, *(one for one in ENFORCED if one and "oneOf" not in one)):
+        reader, grammar = JsonAnswer(schema), grammar_of(narrowed(schema))
+        for seed in range(20 if schema is RICH else 3):
+            text = random_walk(grammar, Random(seed))
+            if text is not None:
+                refusal = reader.read(Sample(text, "stop"))
+                assert refusal is None, (schema, text, refusal)
+                read += 1
+    assert read > 80
+
+
+def random_pattern(random: Random, depth: int) -> str:
+    """A pattern of a, b and c, with alternatives and repetitions in each other."""
+    choice = random.random()
+    if depth == 0 or choice < 0.3:
+        return random.choice(["a", "b", "[ab]", "c"])
+    one = random_pattern(random, depth - 1)
+    if choice < 0.6:
+        return one + random_pattern(random, depth - 1)
+    if choice < 0.75:
+        return f"(?:{one}|{random_pattern(random, depth - 1)})"
+    return f"(?:{one}){random.choice(['*', '+', '?', '{2}', '{0,2}', '{1,3}', '{2,}'])}"
+
+
+@pytest.mark.parametrize("pattern", ["a(?:b*c)?b", "a(?:b[a-c]{1,3})?c", "(?:a|b*)*c", "a.c"])
+@pytest.mark.parametrize("seed", range(10))
+def test_the_engine_reads_a_pattern_as_python_does(pattern: str, seed: int) -> None:
+    """As an answer and as a string in JSON: it lets through what matches, and nothing else."""
+    xgrammar = pytest.importorskip("xgrammar")
+    from xgrammar.testing import _is_grammar_accept_string as accepts
+
+    random = Random(f"{pattern}{seed}")
+    texts = ["".join(text) for n in range(5) for text in itertools.product("abc", repeat=n)]
+    for one in (pattern, random_pattern(random, 3)):
+        (alone,) = Regex(one).asks()["structured_outputs"].values()
+        inside = narrowed({"type": "string", "pattern": one})
+        for text in texts:
+            wanted = bool(re.fullmatch(one, text))
+            assert accepts(xgrammar.Grammar.from_regex(alone), text) == wanted, (one, alone)
+            grammar = xgrammar.Grammar.from_json_schema(json.dumps(inside))
+            assert accepts(grammar, f'"{text}"') == wanted, (one, inside)
+
+
+@pytest.mark.parametrize(
+    "sign", [*string.punctuation, " ", "\t", "\n", "\v", "\x01", "\x7f", "é", "😀"]
+)
+def test_the_engine_reads_every_sign_as_it_is_meant(sign: str) -> None:
+    """Alone and in a set, also before letters that would make a number of it."""
+    xgrammar = pytest.importorskip("xgrammar")
+    from xgrammar.testing import _is_grammar_accept_string as accepts
+
+    for pattern in (f"{re.escape(sign)}0a", f"[{re.escape(sign)}0]0a"):
+        (written,) = Regex(pattern).asks()["structured_outputs"].values()
+        grammar = xgrammar.Grammar.from_regex(written)
+        assert accepts(grammar, f"{sign}0a")
+        assert not accepts(grammar, f"x{sign}0a")
+        assert not accepts(grammar, "a")
+        assert Regex(pattern).read(Sample(f"{sign}0a", "stop")) is None
 
 
 @pytest.mark.parametrize(
