@@ -132,18 +132,21 @@ def test_two_thousand_answers_of_each_shape_from_one_engine(tiny: str) -> None:
         assert len({one.outputs[0] for one in done}) >= len(LABELS)
 
 
-def ran(folder: Path, tiny: str, **answer: Any) -> tuple[str, list[dict[str, Any]]]:
+def ran(
+    folder: Path, tiny: str, schema: dict[str, Any], **answer: Any
+) -> tuple[str, list[dict[str, Any]]]:
     """A run over 2,000 rows with prompts, and units of which every row fails; with its results."""
     rows = [{"id": f"r{n}", "doc": f"row {n}"} for n in range(ROWS)]
     lost = [{"id": f"l{n}", "doc": None} for n in range(200)]
     table = pa.Table.from_pylist([*rows, *lost])
     pq.write_table(table, folder / "in.parquet", row_group_size=200)
+    (folder / "schema.json").write_text(json.dumps(schema))
     job = write_spec(
         folder / "job.yaml",
         input={"path": str(folder / "in.parquet"), "id": "id"},
         prompt={"user": "{{ doc }}"},
         model=tiny,
-        answer=answer,
+        answer={"schema": str(folder / "schema.json"), **answer},
         sampling={"temperature": 1, "seed": 5, "max_tokens": 200},
         output={"path": str(folder / "out")},
         resources={**CPU, "max_num_seqs": 128},
@@ -167,7 +170,7 @@ def ran(folder: Path, tiny: str, **answer: Any) -> tuple[str, list[dict[str, Any
 @pytest.mark.long
 def test_a_flat_schema_gives_columns(tiny: str, tmp_path: Path) -> None:
     """One for each property; every text fits the schema, by a validator that is not ours."""
-    path, results = ran(tmp_path, tiny, schema=FLAT, flatten=True)
+    path, results = ran(tmp_path, tiny, FLAT, flatten=True)
     valid = fastjsonschema.compile(FLAT)
     for row in results:
         found = valid(json.loads(row["output"], strict=False))
@@ -186,7 +189,7 @@ def test_a_nested_schema_gives_structs_that_everybody_reads(tiny: str, tmp_path:
     """Arrays, enums, nulls and dates, in pyarrow, DuckDB, pandas and polars alike."""
     import polars
 
-    path, results = ran(tmp_path, tiny, schema=NESTED)
+    path, results = ran(tmp_path, tiny, NESTED)
     valid = fastjsonschema.compile(NESTED)
     folder = str(tmp_path / "out" / "results")
     table = ds.dataset(folder).to_table()

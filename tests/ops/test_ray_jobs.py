@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,8 +73,12 @@ def answered(folder: Path) -> list[int]:
 def test_submitting_twice_runs_once_and_the_log_can_be_followed(
     platform: Platform, tiny: str, tmp_path: Path
 ) -> None:
-    """The second submit attaches; `logs -f` ends with the job; a third finds it finished."""
-    job = str(spec_at(tmp_path, tiny, rate=40))
+    """The second submit attaches; `logs -f` ends with the job; a third finds it finished. The file
+    of the answers' schema, which only this machine's current folder leads to, travels along."""
+    shape = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    (tmp_path / "shape.json").write_text(json.dumps(shape))
+    answer = {"schema": os.path.relpath(tmp_path / "shape.json")}
+    job = str(spec_at(tmp_path, tiny, rate=40, answer=answer))
     # An address in the environment must not win over the one that was given.
     lost = {"RAY_ADDRESS": f"http://127.0.0.1:{free_port()}"}
     first = platform.cli("submit", job, "--json", **lost)
@@ -104,6 +109,8 @@ def test_submitting_twice_runs_once_and_the_log_can_be_followed(
     assert followed.returncode == 0, followed.stderr
     assert f"{ROWS} rows" in followed.stderr
     assert answered(tmp_path) == list(range(ROWS))
+    kinds = {type(row["answer"]["a"]) for row in data_set(str(tmp_path / "out"), "results")}
+    assert kinds == {int}
     log = platform.cli("logs", str(tmp_path / "out"))
     assert followed.stderr.splitlines() == log.stdout.splitlines(), "none twice, none missing"
 
