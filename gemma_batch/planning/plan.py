@@ -25,7 +25,7 @@ from gemma_batch.planning.cut import cut, rows_per_unit
 from gemma_batch.planning.input_options import option_fields
 from gemma_batch.planning.model_look import end_of_turn, model_of
 from gemma_batch.planning.neutral import NEUTRAL_RESOURCES
-from gemma_batch.planning.shape_cost import shape_notes
+from gemma_batch.planning.smallest import shape_notes
 from gemma_batch.planning.survey import Survey, survey
 from gemma_batch.planning.unreadable import Unreadable
 from gemma_batch.prompts.rendered import kinds_of

@@ -42,7 +42,8 @@ class Answer(SpecPart):
     """The labels of which an answer is one, letter for letter. `answer` is text."""
 
     regex: str | None = None
-    """A regular expression that the whole answer matches. `answer` is text."""
+    """A regular expression that the whole answer matches, without flags, look-around and the like
+    (see [there](answers.md#a-regular-expression-or-a-grammar)). `answer` is text."""
 
     grammar: str | None = None
     """A grammar in EBNF, with the start `root ::= ...`, that the whole answer follows. `answer` is

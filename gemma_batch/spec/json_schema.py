@@ -71,9 +71,14 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 
 
 def deep(value: Any) -> bool:
-    """Whether a value nests mappings and lists more than `MAX_DEPTH` levels deep."""
+    """Whether a value nests mappings and lists more than `MAX_DEPTH` levels deep.
+
+    Also True where one level holds so many that the value is too large in any case.
+    """
     level = [value]
     for _ in range(MAX_DEPTH):
+        if len(level) > MAX_BYTES // 3:  # such as `[],`
+            return True
         inner = [one.values() if isinstance(one, Mapping) else one for one in level]
         level = [x for one in inner for x in one if isinstance(x, Mapping | list | tuple)]
     return bool(level)
@@ -256,13 +261,13 @@ class Heights:
     def __init__(self, root: Any) -> None:
         self._root = root
         self._known: dict[int, int | None] = {}
-        self._kept: list[Any] = []  # keeps the ids of `_known` from being used again
+        every = list(subschemas(root))
         before = None
         while before != self._known:  # every round settles at least one more height
             before = dict(self._known)
-            for _, one in subschemas(root):
+            every.reverse()  # references lead to either side
+            for _, one in every:
                 self._known[id(one)] = self._height(one)
-                self._kept.append(one)
 
     def of(self, schema: Any) -> int | None:
         """The height of a schema that stands in the root."""

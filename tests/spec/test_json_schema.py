@@ -117,3 +117,23 @@ def test_a_schema_may_hold_itself_where_it_can_end() -> None:
     tree["properties"]["parts"]["minItems"] = 1  # type: ignore[index]
     with pytest.raises(SpecError, match="no value fits"):
         JobSpec.from_dict({**LEAST, "answer": {"schema": tree}})
+
+
+def test_a_schema_that_grows_without_end_is_refused_at_once() -> None:
+    """Python's dicts may hold one another, or themselves."""
+    schema: dict[str, Any] = {"type": "object", "properties": {}}
+    for _ in range(100):
+        schema = {"type": "object", "properties": {"a": schema, "b": schema}}
+    with pytest.raises(SpecError, match="levels deep"):
+        JobSpec.from_dict({**LEAST, "answer": {"schema": schema}})
+    schema["properties"]["c"] = schema
+    with pytest.raises(SpecError, match="levels deep"):
+        JobSpec.from_dict({**LEAST, "answer": {"schema": schema}})
+
+
+def test_a_long_chain_of_references_is_followed() -> None:
+    """In either order of its links, in no more time than the others."""
+    links = {f"x{n}": {"$ref": f"#/$defs/x{n + 1}"} for n in range(900)}
+    for defs in (links, dict(reversed(links.items()))):
+        schema = {"$ref": "#/$defs/x0", "$defs": {**defs, "x900": WHOLE}}
+        JobSpec.from_dict({**LEAST, "answer": {"schema": schema}})
