@@ -16,7 +16,7 @@ import pytest
 
 from gemma_batch.errors import OutputError, StorageError
 from gemma_batch.storage.fs import open_source, open_store
-from gemma_batch.storage.patience import TELL_AFTER, patient, with_retries
+from gemma_batch.storage.patience import patient, with_retries
 
 if TYPE_CHECKING:
     from tests.conftest import S3Server
@@ -278,9 +278,12 @@ def test_what_may_pass_is_retried_for_as_long_as_patience_lasts() -> None:
         assert len(calls) > 1
 
 
-def test_a_failure_that_lasts_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_that_lasts_is_told_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One line when it has lasted for a while and one when it is over, not one per try."""
-    over = time.monotonic() + TELL_AFTER + 1
+    monkeypatch.setattr("gemma_batch.storage.patience.TELL_AFTER", 0.5)
+    over = time.monotonic() + 1.5
 
     def down() -> str:
         if time.monotonic() < over:
