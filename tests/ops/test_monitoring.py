@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FOLDER = ROOT / "infra" / "monitoring"
 RULES = FOLDER / "gemma-batch.rules.yml"
 DASHBOARD = json.loads((FOLDER / "dashboard.json").read_text())
-ROWS, CRASH = 300, " zyxwvu zyxwvu zyxwvu"
+ROWS, CRASH = 240, " zyxwvu zyxwvu zyxwvu"
 NEEDS_A_GPU = {"ray_node_gpus_utilization", "ray_node_gram_used"}
 
 
@@ -144,7 +144,7 @@ def watched(
         docs,
         sampling={"max_tokens": 4},
         policy={
-            "unit_rows": 50,
+            "unit_rows": 20,
             "progress_seconds": 1,
             "max_failed": "100%",
             "alerts": {"max_failed_share": 0.01, "for_seconds": 5},
@@ -165,7 +165,7 @@ def watched(
         tiny,
         "real",
         # Several seconds of work: a counter that is first seen at its last value has no rate.
-        [text[:600] for text in texts[:300]],
+        [text[:600] for text in texts[:160]],
         sampling={"max_tokens": 64, "temperature": 0, "ignore_eos": True},
         policy={"unit_rows": 25},
         resources={
