@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.ops.conftest import Platform
 
 HERE = Path(__file__).parent
-UNIT = 25  # rows
+UNIT = 10  # rows
 # What `dag.test` imports sooner or later.
 MODULES = [
     "airflow.dag_processing.dagbag",
