@@ -72,7 +72,6 @@ def record_again(folder: Path, others: list[Path]) -> dict[str, Any]:
         metrics["again"] = [
             {
                 "seed": theirs["seed"],
-                "seconds": theirs["training"]["seconds"],
                 "all": theirs["all"]["choice"],
                 "quickstart": theirs["quickstart"]["choice"],
             }
