@@ -112,10 +112,8 @@ class Runner:
         self._shape = shape_of(
             {}, Asked(answer=Answer.model_validate({**given, "confidence": sure}))
         )
-        asks = {**self._shape.asks()}
-        if "schema" in given:
-            asks["structured_outputs"] = {"json": SCHEMA}
-        elif not given:
+        asks = self._shape.asks()
+        if not given:
             asks |= {"ignore_eos": True, "max_tokens": TEXT}
         requests = [Request(n, prompt, asks) for n, prompt in enumerate(self._prompts)]
         if twin:
