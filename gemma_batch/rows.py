@@ -85,6 +85,17 @@ class Request:
     sampling: dict[str, Any] = field(default_factory=dict)
 
 
+class Mark(NamedTuple):
+    """A control token in an answer: the characters from `start` to `end` of its text.
+
+    `token` is the number of the token in the answer, from 0.
+    """
+
+    start: int
+    end: int
+    token: int
+
+
 @dataclass(slots=True)
 class Completion:
     """The answer to one row: one entry in `outputs` and `finish_reasons` per sample (`n`).
@@ -93,6 +104,8 @@ class Completion:
     earlier answers without the right shape, and of their prompts. `token_logprobs` are, per sample,
     the text and the log probability of each token, where the answer's shape asks for them.
     `values` has, per sample, the values that the answer's shape read out of the text, by column.
+    `marks` are, per sample, the control tokens in the text, where the engine was asked to show
+    them. It is empty where the engine cannot tell them from text that looks like them.
     """
 
     outputs: list[str]
@@ -106,6 +119,7 @@ class Completion:
     logprobs: str | None = None
     token_logprobs: list[list[tuple[str, float]]] = field(default_factory=list)
     values: list[dict[str, Any]] = field(default_factory=list)
+    marks: list[list[Mark]] = field(default_factory=list)
 
     @property
     def text(self) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 from gemma_batch.engines.base import EngineConfig, engine_class
 from gemma_batch.errors import FailureCode
+from gemma_batch.prompts.chat import OPEN_THOUGHT
 from gemma_batch.prompts.control import neutralise
 from gemma_batch.prompts.conversation import document, literal
 from gemma_batch.prompts.rendered import TokenPrompt
@@ -108,10 +109,12 @@ def shown(
     around = tokenizer.chat.further_turn()
     if around is None or not isinstance(request.prompt, TokenPrompt):
         return _given_up(refusal, "this model cannot be shown its answer")
-    before = request.prompt.token_ids
+    before, opened = request.prompt.token_ids, tokenizer.encode(OPEN_THOUGHT)[1:]
     # Control tokens are broken before counting: a broken control token is several tokens.
     (safe,) = neutralise([document(answer.text.strip())], tokenizer.control_pattern)
     ends = [end for _, end in tokenizer.offsets(safe.text)]
+    if before[-len(opened) :] == opened:  # the prompt ends inside a thought: so does the next one
+        around = (around[0], around[1] + OPEN_THOUGHT)
     keep = len(ends)
     while keep >= min(1, len(ends)):
         text = safe.text[: ends[keep - 1]] if keep else ""
@@ -125,11 +128,12 @@ def shown(
 def _turn(text: str, message: str, around: tuple[str, str], tokenizer: TextTokenizer) -> list[int]:
     """The tokens behind a prompt of the answer `text` and a reply that says `message`."""
     begin, _, end = REPLY.partition("{message}")
+    end += around[1]
     segments = [
         document(text),
         literal(around[0] + begin),
         document(message[:MESSAGE_CHARACTERS]),
-        literal(end + around[1]),
+        literal(end),
     ]
     safe = neutralise(segments, tokenizer.control_pattern)
     return tokenizer.encode("".join(segment.text for segment in safe))[1:]  # without BOS

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from gemma_batch.errors import FailureCode
-from gemma_batch.rows import Completion, Refusal, Request
+from gemma_batch.rows import Completion, Mark, Refusal, Request
 
 Fields = Sequence[tuple[str, pa.DataType]]
 Check = Callable[[Completion, Request], Refusal | None]
@@ -33,15 +33,62 @@ class Sample:
     `text` is the text that the readers have left over of the `whole` answer; after the last reader
     it becomes the column `output`. `tokens` are the text and log probability of each token of the
     answer, where the shape asked for them. `own` are the row's own parameters. `values` are the
-    values of the readers' columns.
+    values of the readers' columns. `marks` are the control tokens in `text`, in their order; None
+    where nobody knows which of the texts that look like control tokens are some. `inside` is the
+    part of the answer that has no end, where a reader has found one.
     """
 
     text: str
     finish_reason: str
     whole: str = ""
     tokens: Sequence[tuple[str, float]] = ()
+    marks: list[Mark] | None = None
+    inside: str = ""
     own: Mapping[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+
+    def find(self, mark: str, start: int) -> int:
+        """The place of the next control token `mark` at or after `start`; -1 when there is none."""
+        if self.marks is None:
+            return self.text.find(mark, start)
+        for one in self.marks:
+            if one.start >= start and self.text[one.start : one.end] == mark:
+                return one.start
+        return -1
+
+    def tokens_between(self, start: int, end: int, *, closed: bool) -> int | None:
+        """The number of tokens from one control token, or the start of the answer, to another one.
+
+        `start` and `end` are their places; with `closed`, the one at `end` counts too. None where
+        the control tokens are not known.
+        """
+        if self.marks is None:
+            return None
+        number = {mark.start: mark.token for mark in self.marks}
+        return number[end] - number.get(start, 0) + closed
+
+    def cut(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Take spans (start, end) in characters out of the text. They do not overlap."""
+        for start, end in sorted(spans, reverse=True):
+            self.text = self.text[:start] + self.text[end:]
+            self.marks = _without(self.marks, start, end)
+
+    def strip(self) -> None:
+        """Take the space around the text away."""
+        end = len(self.text.rstrip())
+        self.cut([(end, len(self.text))])
+        self.cut([(0, len(self.text) - len(self.text.lstrip()))])
+
+
+def _without(marks: list[Mark] | None, start: int, end: int) -> list[Mark] | None:
+    if marks is None:
+        return None
+    size = end - start
+    return [
+        mark if mark.start < start else Mark(mark.start - size, mark.end - size, mark.token)
+        for mark in marks
+        if not start <= mark.start < end
+    ]
 
 
 class Reader(Protocol):
@@ -124,10 +171,11 @@ class AnswerShape:
             text = f"the engine gave {found} answers where sampling.n asks for {self.samples}"
             return Refusal(FailureCode.ENGINE_ERROR.value, text, again=True)
         tokens = completion.token_logprobs or [[]] * found
+        marks: Sequence[list[Mark] | None] = completion.marks or [None] * found
         samples = [
-            Sample(text, reason, whole=text, tokens=parts, own=request.sampling)
-            for text, reason, parts in zip(
-                completion.outputs, completion.finish_reasons, tokens, strict=True
+            Sample(text, reason, whole=text, tokens=parts, marks=known, own=request.sampling)
+            for text, reason, parts, known in zip(
+                completion.outputs, completion.finish_reasons, tokens, marks, strict=True
             )
         ]
         for sample in samples:
@@ -144,7 +192,8 @@ class AnswerShape:
             return refusal
         if sample.finish_reason == "length":
             most = int(sample.own.get("max_tokens", self.max_tokens))
-            text = f"the answer was cut off after {most:,} tokens (sampling.max_tokens)"
+            inside = f" inside {sample.inside}" if sample.inside else ""
+            text = f"the answer was cut off{inside} after {most:,} tokens (sampling.max_tokens)"
             return replace(refusal, message=text)
         if sample.finish_reason == "error":
             return replace(refusal, message="the engine found no way to write the shape")

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from gemma_batch.answering.answers import AnswerShape, Reader
+from gemma_batch.answering.calls import Calls
 from gemma_batch.answering.confidence import Confidence
 from gemma_batch.answering.json_answers import JsonAnswer
 from gemma_batch.answering.labels import Choice
 from gemma_batch.answering.text_shapes import Grammar, Regex
+from gemma_batch.answering.thoughts import Thoughts, Unmarked
 from gemma_batch.spec.sampling import DEFAULT_MAX_TOKENS
 from gemma_batch.units.asked import Asked
 
@@ -20,6 +22,12 @@ def shape_of(sampling: Mapping[str, Any], asked: Asked) -> AnswerShape:
     The readers stand in the order in which they read.
     """
     readers: list[Reader] = []
+    if asked.thinking or asked.thinks:
+        readers.append(Thoughts(column=asked.thinking, opened=asked.opens_thought))
+    if asked.tools is not None:
+        readers.append(Calls(asked.tools, asked.calls))
+    if asked.shows_marks and not asked.keep_marks:
+        readers.append(Unmarked())
     confident = asked.answer.confidence
     if confident:
         readers.append(Confidence(asked.answer))

@@ -25,6 +25,10 @@ from gemma_batch.storage.models import ModelFiles
 if TYPE_CHECKING:
     from gemma_batch.spec import Resources
 
+# The argument that tells an engine how a model marks the end of its thoughts. An engine that
+# enforces a shape then lets the model think first.
+REASONING = "reasoning_parser"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from gemma_batch.engines.base import EngineConfig
+from gemma_batch.engines.base import REASONING, EngineConfig
 from gemma_batch.engines.dry_answers import check_dry, dry_answer
 from gemma_batch.engines.placing import place_anywhere
 from gemma_batch.engines.token_ids import check_token_ids
@@ -70,6 +70,7 @@ NEUTRAL_ARGS = {
     "fail_start_with": "only a message",
 }
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+END_OF_THOUGHT = "<channel|>"
 BEAT_SECONDS = 0.2  # between two questions to the child process
 
 
@@ -257,6 +258,8 @@ class EchoEngine:
         text, reason = " ".join(map(str, ids[-count:])), "length" if count < len(ids) else "stop"
         if structure := params.get("structured_outputs"):
             text, reason = dry_answer(structure, ids), "stop"
+            if self._args.get(REASONING):  # the prompt ends inside a thought
+                text = f"{END_OF_THOUGHT}{text}"
         return Completion(
             outputs=[text] * samples,
             finish_reasons=[reason] * samples,

@@ -18,7 +18,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib
-import json
 import logging
 import multiprocessing
 import os
@@ -30,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from gemma_batch.engines.base import EngineConfig
+from gemma_batch.engines.base import REASONING, EngineConfig
 from gemma_batch.engines.cpu_cores import CORES, cpu_environment, leave_workers_alone
 from gemma_batch.engines.enforced import check_structure
 from gemma_batch.engines.forking import Template, build_engine, helpers, start_template
@@ -38,9 +37,15 @@ from gemma_batch.engines.numbers import SchedulerNumbers
 from gemma_batch.engines.placing import place_model
 from gemma_batch.engines.stepper import Stepper
 from gemma_batch.engines.turns import turn
-from gemma_batch.engines.vllm_args import check_args, engine_args, is_neutral
+from gemma_batch.engines.vllm_answers import completion_of
+from gemma_batch.engines.vllm_args import (
+    STRUCTURED,
+    check_args,
+    engine_args,
+    is_neutral,
+)
 from gemma_batch.engines.vllm_sampling import check_sampling
-from gemma_batch.engines.vllm_words import logprobs_of, refusals, token_logprobs
+from gemma_batch.engines.vllm_words import refusals
 from gemma_batch.engines.weights import check_loaded, with_weights
 from gemma_batch.errors import (
     EngineError,
@@ -95,6 +100,7 @@ class VllmEngine:
         self._cores: list[Any] = []
         self._base: dict[str, Any] = {}
         self._plain_params: Any = None
+        self._tokenizer: Any = None
         self._numbers = SchedulerNumbers()
         self._prompt: Callable[[list[int]], Any] = _plain_prompt
         self._refusals: tuple[type[Exception], ...] = (ValueError, TypeError)
@@ -245,6 +251,7 @@ class VllmEngine:
         if config.device == "cpu":
             os.sched_setaffinity(0, CORES)  # of this thread; spawned processes inherit it
         try:
+            import vllm.config
             import vllm.exceptions
             from vllm.engine.arg_utils import EngineArgs
             from vllm.usage.usage_lib import UsageContext
@@ -253,7 +260,11 @@ class VllmEngine:
 
             self._refusals = refusals(vllm.exceptions)
             self._sampling_params(config.sampling)  # before memory is taken and weights are read
-            args = EngineArgs(**engine_args(config, EngineArgs.__dataclass_fields__))
+            given = engine_args(config, EngineArgs.__dataclass_fields__)
+            if given.get(REASONING) and isinstance(given.get(STRUCTURED), dict):
+                # vLLM writes the parser's name into this argument, and needs an object for that.
+                given[STRUCTURED] = vllm.config.StructuredOutputsConfig(**given[STRUCTURED])
+            args = EngineArgs(**given)
             make = functools.partial(
                 LLMEngine.from_engine_args, args, usage_context=UsageContext.LLM_CLASS
             )
@@ -274,6 +285,7 @@ class VllmEngine:
         differing = getattr(engine.model_config, "get_diff_sampling_param", None)
         self._base = {**(differing() if differing else {}), **config.sampling}
         self._base.setdefault("max_tokens", 256)
+        self._tokenizer = engine.tokenizer
         return engine
 
     async def _watch_for_death(self, stepper: Stepper) -> None:
@@ -292,7 +304,9 @@ class VllmEngine:
             final = await self._stepper.answer(self._prompt(token_ids(request.prompt)), params)
         except Exception as err:
             raise self._meaning(err) from err
-        return self._completion(final, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        marks = params.skip_special_tokens is False
+        return completion_of(final, self._config, seconds, self._tokenizer if marks else None)
 
     def _meaning(self, err: Exception) -> Exception:
         """Translate an error of vLLM into one of ours: about one row, or about the engine."""
@@ -330,31 +344,6 @@ class VllmEngine:
             return theirs.SamplingParams(**given, output_kind=theirs.RequestOutputKind.FINAL_ONLY)
         except self._refusals as err:
             raise RowRejected(f"vLLM refuses the sampling parameters: {err}") from err
-
-    def _completion(self, final: Any, seconds: float) -> Completion:
-        if final is None or not final.outputs:
-            raise RowTransient("vLLM ended the request without an output")
-        samples = sorted(final.outputs, key=lambda sample: sample.index)
-        reasons = [sample.finish_reason or "unknown" for sample in samples]
-        # With a shape, "error" means that no token could follow: that does not pass by waiting.
-        broken = {"abort"} if self._config.structured else {"abort", "error"}
-        if not broken.isdisjoint(reasons):
-            raise RowTransient(f"vLLM ended the request with {reasons!r}")
-        logprobs, of_tokens = None, []
-        if self._config.token_logprobs:
-            of_tokens = [list(token_logprobs(sample)) for sample in samples]
-        elif any(sample.logprobs for sample in samples):
-            logprobs = json.dumps([list(logprobs_of(sample.logprobs)) for sample in samples])
-        return Completion(
-            outputs=[sample.text for sample in samples],
-            finish_reasons=reasons,
-            prompt_tokens=len(final.prompt_token_ids or ()),
-            completion_tokens=sum(len(sample.token_ids) for sample in samples),
-            cached_tokens=final.num_cached_tokens or 0,
-            seconds=seconds,
-            logprobs=logprobs,
-            token_logprobs=of_tokens,
-        )
 
     def numbers(self) -> dict[str, float]:
         return self._numbers.values

@@ -61,8 +61,8 @@ def check_sampling(
     if params.get("thinking_token_budget") is not None and not any(map(args.get, THINKING)):
         raise ValueError(
             "thinking_token_budget: vLLM does not know where thinking ends without "
-            f"resources.engine_args.{THINKING[0]}, such as 'gemma4': set it, or leave the budget "
-            "out"
+            f"resources.engine_args.{THINKING[0]}, such as 'gemma4' (`thinking: true` sets it): "
+            "set it, or leave the budget out"
         )
     if any(map(args.get, SPECULATION)):
         for name in ("min_p", "logit_bias"):

@@ -24,6 +24,9 @@ class ModelCard:
     `kv_layers_*` do not count layers that reuse the KV of another layer; `layers_full` counts them.
     `params` includes vision and audio towers; `text_params` is the language model alone.
     `chat_template` is False for a known model without one: it was not trained on conversations.
+    `calls` is the format in which the model writes calls of functions, by its chat template:
+    "gemma4", "functiongemma", or "text" for a model whose template knows none. `thinks` says that
+    the template can ask for thoughts.
     """
 
     id: str
@@ -58,6 +61,8 @@ class ModelCard:
     min_vram_gib: float | None = None
     variant_of: str | None = None
     chat_template: bool = True
+    calls: str = "text"
+    thinks: bool = False
     note: str = ""
 
     @property

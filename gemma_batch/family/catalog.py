@@ -33,11 +33,18 @@ def _cards() -> MappingProxyType[str, ModelCard]:
     for row in json.loads(text)["models"]:
         variants: dict[str, dict[str, Any]] = row.pop("variants", {})
         row["modalities"] = tuple(row["modalities"])
-        cards[row["id"]] = ModelCard(**row, source="catalog")
+        cards[row["id"]] = _card(row)
         for id, changes in variants.items():
             changed = {**row, **changes, "id": id, "variant_of": row["id"]}
-            cards[id] = ModelCard(**changed, source="catalog")
+            cards[id] = _card(changed)
     return MappingProxyType(cards)
+
+
+def _card(row: dict[str, Any]) -> ModelCard:
+    found: dict[str, Any] = dict(row)
+    if row["generation"] == "gemma4" and row.get("chat_template", True):
+        found = {"calls": "gemma4", "thinks": True, **found}
+    return ModelCard(**found, source="catalog")
 
 
 def load_catalog() -> dict[str, ModelCard]:

@@ -25,8 +25,11 @@ TURNS: dict[str, tuple[str, str]] = {
 }
 CONTROLS: dict[str, list[str]] = {
     "gemma3": ["<start_of_image>", "<end_of_image>"],
-    "gemma4": ["<|think|>", "<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", '<|"|>'],
-}
+    "gemma4": [
+        "<|think|>", "<|channel>", "<channel|>", "<|tool>", "<tool|>", "<|tool_call>",
+        "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>',
+    ],
+}  # fmt: skip
 HTML = ["<table>", "</table>", "<b>", "</b>", "<code>", "</code>"]
 NEWLINES = ["\n" * i for i in range(1, 5)]
 BYTES = [f"<0x{i:02X}>" for i in range(256)]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from gemma_batch.answering.calls_marked import FORMATS
 from gemma_batch.errors import ModelError
 from gemma_batch.family.card import ModelCard, card_from_config
 from gemma_batch.family.catalog import find_model, load_catalog
@@ -33,13 +35,24 @@ def model_of(
         notes.append(f"planned {route.model!r} from the catalog alone: {err}")
         return known, None
     config = json.loads((Path(files.path) / "config.json").read_text(encoding="utf-8"))
-    return card_from_config(route.model, config, weight_bytes=files.weight_bytes), files
+    card = card_from_config(route.model, config, weight_bytes=files.weight_bytes)
+    chat = Tokenizer.from_folder(files.path).chat
+    return replace(card, calls=chat.calls or "text", thinks=chat.thinks), files
 
 
 def _is_derivative(model: str) -> bool:
     # Fine-tunes and quantised copies live under other organisations. The plan needs no catalog row
     # for such a model: the model's configuration tells everything.
     return "/" in model and not model.startswith("google/")
+
+
+def result_token(files: ModelFiles, form: str) -> int | None:
+    """The id of the token that begins the result of a call, in the format `form` of calls.
+
+    After a call, the model would make the result up. None for a format without this token.
+    """
+    marks = FORMATS.get(form)
+    return None if marks is None else Tokenizer.from_folder(files.path).token_id(marks.result)
 
 
 def end_of_turn(model: str, files: ModelFiles, notes: list[str]) -> tuple[str, int] | None:

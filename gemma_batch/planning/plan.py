@@ -20,10 +20,10 @@ from gemma_batch.family.placement import Placement
 from gemma_batch.family.speed import rows_per_second
 from gemma_batch.planning.absolute import absolute
 from gemma_batch.planning.answer_files import with_definitions
-from gemma_batch.planning.asking import all_sampling, asked_of, check_confidence, check_shape
+from gemma_batch.planning.asking import all_sampling, args_of, asked_of, check_asked, check_shape
 from gemma_batch.planning.cut import cut, rows_per_unit
 from gemma_batch.planning.input_options import option_fields
-from gemma_batch.planning.model_look import end_of_turn, model_of
+from gemma_batch.planning.model_look import end_of_turn, model_of, result_token
 from gemma_batch.planning.neutral import NEUTRAL_RESOURCES
 from gemma_batch.planning.smallest import shape_notes
 from gemma_batch.planning.survey import Survey, survey
@@ -33,6 +33,7 @@ from gemma_batch.spec import JobSpec, Resources, Route
 from gemma_batch.storage.fs import is_s3
 from gemma_batch.storage.landmarks import Landmarks, folder_digest, input_landmarks
 from gemma_batch.storage.models import ModelFiles, is_hub_id
+from gemma_batch.units.asked import Asked
 from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.row_policy import RowPolicy
 from gemma_batch.units.unit import Unit
@@ -52,6 +53,7 @@ class RoutePlan:
 
     `files` is None when the model's files could not be reached. `max_model_len` is in tokens.
     `end_of_turn` (text, id) is a stop token that the model's files forget (see `prompts/ending`).
+    `result_token` is the id of the token that begins the result of a call, in a job with functions.
     `rows_per_second` is the expected speed of one engine, once the route is placed.
     """
 
@@ -61,8 +63,15 @@ class RoutePlan:
     files: ModelFiles | None
     max_model_len: int
     end_of_turn: tuple[str, int] | None = None
+    result_token: int | None = None
     placement: Placement | None = None
     rows_per_second: float = 1.0
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer, besides those that the model's files name."""
+        end = () if self.end_of_turn is None else (self.end_of_turn[1],)
+        return end if self.result_token is None else (*end, self.result_token)
 
     @property
     def in_flight(self) -> int:
@@ -179,7 +188,7 @@ class Plan:
             max_model_len=plan.max_model_len,
             vocab=plan.card.vocab,
             sampling=sampling,
-            engine=_engine_config(plan, plan.placement, sampling, spec, cpu_threads),
+            engine=_engine_config(plan, plan.placement, sampling, spec, asked, cpu_threads),
             policy=RowPolicy(
                 max_attempts=policy.max_attempts,
                 deadline=policy.row_deadline,
@@ -258,6 +267,7 @@ def _engine_config(
     placement: Placement,
     sampling: dict[str, Any],
     spec: JobSpec,
+    asked: Asked,
     cpu_threads: int | None,
 ) -> EngineConfig:
     resources = plan.resources
@@ -281,10 +291,10 @@ def _engine_config(
         start_timeout=spec.policy.engine_start_timeout,
         fork_template=_forks(resources, on_gpu=on_gpu),
         sampling=sampling,
-        stop_token_ids=(plan.end_of_turn[1],) if plan.end_of_turn else (),
+        stop_token_ids=plan.stop_token_ids,
         structured="structured_outputs" in sampling,
         token_logprobs=spec.answer.confidence,
-        args=dict(resources.engine_args),
+        args=args_of(resources, asked),
     )
 
 
@@ -316,24 +326,20 @@ def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[st
     resources = spec.resources_of(route)
     engine = engine_class(resources.engine)
     engine.check_args(resources.engine_args)
-    check_confidence(spec, resources)
     if unknown := sorted(kinds_of(spec.prompt) - engine.takes):
         raise SpecError(
             f"resources.engine: {resources.engine!r} takes no prompts of the kind {unknown[0]!r}, "
             f"which `prompt` asks for (it takes {', '.join(sorted(engine.takes))})"
         )
     card, files = model_of(route, need_files=need_files, notes=notes)
-    sampling = all_sampling(spec, asked_of(spec, card))
+    asked = asked_of(spec, card)
+    notes += check_asked(spec, asked, card, resources)
+    sampling, args = all_sampling(spec, asked), args_of(resources, asked)
     try:
-        engine.check_sampling(sampling, job=sampling, args=resources.engine_args, vocab=card.vocab)
+        engine.check_sampling(sampling, job=sampling, args=args, vocab=card.vocab)
     except ValueError as err:
         raise SpecError(f"sampling.{err} (model {route.model!r})") from None
-    try:
-        structure = sampling.get("structured_outputs", {})
-        notes += engine.check_structure(structure)
-    except ValueError as err:
-        raise SpecError(f"answer.{err} (model {route.model!r})") from None
-    notes += shape_notes(spec, structure, files)
+    notes += shape_notes(spec, sampling.get("structured_outputs", {}), files)
     max_model_len = resources.max_model_len or min(card.context, DEFAULT_MODEL_LEN)
     if max_model_len > card.context:
         raise PlacementError(
@@ -353,6 +359,7 @@ def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[st
         files=files,
         max_model_len=max_model_len,
         end_of_turn=end_of_turn(route.model, files, notes) if files else None,
+        result_token=result_token(files, card.calls) if files and spec.tools else None,
     )
 
 

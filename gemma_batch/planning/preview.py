@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gemma_batch.family.chat_templates import CHAT_TEMPLATES
+from gemma_batch.planning.asking import args_of, asked_of
 from gemma_batch.planning.plan import Plan, RoutePlan
 from gemma_batch.prompts.guess import GuessedTokenizer
 from gemma_batch.prompts.render import Renderer
@@ -86,7 +88,9 @@ def tokenizer_for(route: RoutePlan) -> TextTokenizer:
     """
     if route.files is not None:
         return Tokenizer.from_folder(route.files.path)
-    return GuessedTokenizer(route.card.generation, chat_template=route.card.chat_template)
+    card = route.card
+    format_ = card.calls if card.calls in CHAT_TEMPLATES else card.generation
+    return GuessedTokenizer(format_, chat_template=card.chat_template)
 
 
 def renderer_for(plan: Plan, route: RoutePlan, tokenizer: TextTokenizer) -> Renderer:
@@ -96,14 +100,17 @@ def renderer_for(plan: Plan, route: RoutePlan, tokenizer: TextTokenizer) -> Rend
         tokenizer,
         max_model_len=route.max_model_len,
         own_params=own_params(plan, route),
+        asked=asked_of(plan.spec, route.card),
     )
 
 
 def own_params(plan: Plan, route: RoutePlan) -> OwnParams:
     """The check of the rows' own sampling parameters. The route need not be placed."""
+    asked = asked_of(plan.spec, route.card)
     return OwnParams(
         engine=route.resources.engine,
         job=plan.spec.sampling.engine_params(),
-        args=route.resources.engine_args,
+        args=args_of(route.resources, asked),
         vocab=route.card.vocab,
+        shows_marks=asked.shows_marks,
     )

@@ -33,7 +33,7 @@ def shape_facts(plan: Plan, prompt: str | None) -> dict[str, Any] | None:
     shape = shape_of(spec.sampling.engine_params(), asked)
     usual = {name for name, _ in shape_of(spec.sampling.engine_params(), type(asked)()).fields()}
     return {
-        "kind": spec.answer.kind,
+        "kind": spec.answer.kind or ("tools" if spec.tools else "thinking"),
         "columns": {
             name: str(kind)
             for name, kind in (*shape.fields(), *shape.details())

@@ -34,9 +34,10 @@ def shape_notes(spec: JobSpec, structure: Mapping[str, Any], files: ModelFiles |
     notes = []
     if (tokens := fewest_tokens(structure, files)) is not None:
         most = spec.sampling.max_tokens
+        field = f"answer.{spec.answer.kind}" if spec.tools is None else "tools.choice"
         if tokens > most:
             notes.append(
-                f"the smallest answer that `answer.{spec.answer.kind}` allows has about {tokens:,} "
+                f"the smallest answer that `{field}` allows has about {tokens:,} "
                 f"tokens, and sampling.max_tokens is {most:,}: every row will fail as "
                 "`invalid_answer`"
             )

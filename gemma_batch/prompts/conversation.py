@@ -6,10 +6,12 @@ and cut. It knows no limits and no policies.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from gemma_batch.prompts.chat import Message
+from gemma_batch.prompts.chat import OPEN_THOUGHT, Message
 from gemma_batch.prompts.control import neutralise
 from gemma_batch.prompts.template import Segment
 from gemma_batch.prompts.tokens import TextTokenizer
@@ -17,11 +19,18 @@ from gemma_batch.prompts.tokens import TextTokenizer
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message; `cuttable` says whether its document text may be shortened."""
+    """One message; `cuttable` says whether its document text may be shortened.
+
+    `calls` are calls of functions that the assistant made, as {name, arguments}. A turn of the role
+    `tool` is the result of the call of the function `name`. All of them come from the row, and
+    names are checked.
+    """
 
     role: str
     segments: tuple[Segment, ...]
     cuttable: bool = True
+    calls: tuple[dict[str, Any], ...] = ()
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +43,16 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """The turns of a row, in order."""
+    """The turns of a row, in order, with what the job adds for the chat template.
+
+    `tools` are the job's functions in OpenAI's form. `thinking` asks for thoughts, and `opened`
+    leaves the prompt open inside a thought.
+    """
 
     turns: tuple[Turn, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    thinking: bool = False
+    opened: bool = False
 
     def text(self, tokenizer: TextTokenizer) -> str:
         """The prompt text in the model's format, with broken control tokens in document text.
@@ -48,9 +64,17 @@ class Conversation:
         for turn in self.turns:
             segments = neutralise(turn.segments, tokenizer.control_pattern)
             content = "".join(segment.text for segment in segments)
-            messages.append({"role": turn.role, "content": content})
+            message: Message = {"role": turn.role, "content": content}
+            if turn.calls:
+                message["calls"] = _safe(list(turn.calls), tokenizer.control_pattern)
+            if turn.name is not None:
+                message["name"] = turn.name
+            messages.append(message)
         ends_open = bool(messages) and messages[-1]["role"] == "assistant"
-        return tokenizer.chat.render(messages, continue_final=ends_open)
+        text = tokenizer.chat.render(
+            messages, continue_final=ends_open, tools=self.tools, thinking=self.thinking
+        )
+        return text + OPEN_THOUGHT if self.opened and not ends_open else text
 
     def documents(self) -> list[Place]:
         """The place of every document segment that may be cut."""
@@ -73,7 +97,7 @@ class Conversation:
         segments[place.segment] = replace(segments[place.segment], text=text)
         turns = list(self.turns)
         turns[place.turn] = replace(turn, segments=tuple(segments))
-        return Conversation(tuple(turns))
+        return replace(self, turns=tuple(turns))
 
     def blank(self, role: str = "user") -> bool:
         """Whether the turns of `role` have document segments and all of these are only spaces."""
@@ -85,6 +109,17 @@ class Conversation:
             if segment.document
         ]
         return bool(documents) and not any(segment.text.strip() for segment in documents)
+
+
+def _safe(value: Any, pattern: re.Pattern[str]) -> Any:
+    """The value with broken control tokens in each text of it, also in the names of fields."""
+    if isinstance(value, str):
+        return neutralise([document(value)], pattern)[0].text
+    if isinstance(value, dict):
+        return {_safe(name, pattern): _safe(one, pattern) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_safe(one, pattern) for one in value]
+    return value
 
 
 def literal(text: str) -> Segment:

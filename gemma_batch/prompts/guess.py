@@ -14,6 +14,10 @@ from gemma_batch.prompts.control import control_pattern
 
 CHARACTERS_PER_TOKEN = 4
 _TURNS = ("<start_of_turn>", "<end_of_turn>", "<|turn>", "<turn|>")
+_CALLS = (
+    "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>",
+    '<|"|>', "<|channel>", "<channel|>", "<|think|>",
+)  # fmt: skip
 
 
 class GuessedTokenizer:
@@ -27,7 +31,7 @@ class GuessedTokenizer:
 
     def __init__(self, generation: str, *, chat_template: bool = True) -> None:
         self.chat = default_chat_template(generation) if chat_template else ChatTemplate(None)
-        self.control_pattern: re.Pattern[str] = control_pattern([BOS, EOS, *_TURNS])
+        self.control_pattern: re.Pattern[str] = control_pattern([BOS, EOS, *_TURNS, *_CALLS])
 
     def encode(self, text: str) -> list[int]:
         """A number for each four characters: the same number for the same characters."""

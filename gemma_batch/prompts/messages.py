@@ -2,17 +2,20 @@
 
 People write conversations in several ways: OpenAI's `role` and `content`, the `from` and `value` of
 ShareGPT, the `parts` of Gemini. This module reads all of them, and says in one sentence why a
-conversation cannot be answered. It knows no chat template.
+conversation cannot be answered. Calls of functions and their results are read in OpenAI's form (see
+`calls_given.py`). It knows no chat template.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import reprlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from gemma_batch.errors import FailureCode
+from gemma_batch.prompts.calls_given import RESULT_ROLES, given_calls, named_results
 from gemma_batch.prompts.chat import Message, merge
 from gemma_batch.prompts.template import RowProblem
 
@@ -30,12 +33,12 @@ ROLES = {
     "system": "system",
     "developer": "system",
 }
-TOOL_ROLES = frozenset(
-    {"tool", "function", "ipython", "observation", "function_call", "tool_call", "tool_response"}
-)
+# Roles of calls and results in forms that are not OpenAI's.
+TOOL_ROLES = frozenset({"ipython", "observation", "function_call", "tool_call", "tool_response"})
 TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 ROLE_FIELDS, TEXT_FIELDS = ("role", "from"), ("content", "value", "parts")
-CALLS = ("tool_calls", "function_call")
+# The thoughts of an earlier answer of Gemma 4.
+_THOUGHTS = re.compile(r"<\|channel>.*?<channel\|>", re.S)
 CONTINUE = "continue_final_message"  # vLLM's name, for a row that asks for `continue`
 LastAnswer = Literal["fail", "continue", "drop"]
 
@@ -43,8 +46,9 @@ LastAnswer = Literal["fail", "continue", "drop"]
 def read_conversation(value: Any, *, last_answer: LastAnswer = "fail") -> list[Message]:
     """Validate a row's conversation: a list of messages, or such a list as JSON text.
 
-    Returns the messages with the roles system (only first), user and assistant. Neighbouring
-    messages of the same role are joined. `last_answer` is about a conversation that ends with the
+    Returns the messages with the roles system (only first), user, assistant and tool (the result of
+    a call, with the function's name). Neighbouring messages of the same role are joined, and
+    thoughts of the assistant are left out. `last_answer` is about a conversation that ends with the
     assistant: "continue" lets it end so, and "drop" leaves its last message out. Raises
     `RowProblem` with `bad_messages`.
     """
@@ -52,7 +56,7 @@ def read_conversation(value: Any, *, last_answer: LastAnswer = "fail") -> list[M
         value = _parsed(value)
     if not isinstance(value, list | tuple):
         raise _bad(f"a conversation is a list of messages, not {type(value).__name__}")
-    messages = merge(_message(item, i) for i, item in enumerate(value))
+    messages = merge(named_results([_message(item, i) for i, item in enumerate(value)]))
     if last_answer == "drop" and messages and messages[-1]["role"] == "assistant":
         messages.pop()
     if not messages:
@@ -61,6 +65,8 @@ def read_conversation(value: Any, *, last_answer: LastAnswer = "fail") -> list[M
         if message["role"] == "system" and i > 0:
             raise _bad("a system message can only stand first")
     last = messages[-1]["role"]
+    if messages[-1].get("calls"):
+        raise _bad("the conversation ends with a call of a function: its result has to follow")
     if last == "assistant" and last_answer != "continue":
         raise _bad(
             "the last message is by 'assistant', so that nothing is asked: prompt.last_answer: "
@@ -90,15 +96,25 @@ def _message(item: Any, index: int) -> Message:
     written = _one_of(item, ROLE_FIELDS, where)
     role = written.strip().lower() if isinstance(written, str) else ""
     if role in TOOL_ROLES:
-        raise _bad(f"{where} has the role {written!r}: no calls of tools can be given to the model")
-    if role not in ROLES:
+        raise _bad(
+            f"{where} has the role {written!r}: give calls as `tool_calls` of the assistant, and "
+            "results as messages of the role 'tool'"
+        )
+    if role not in ROLES and role not in RESULT_ROLES:
         raise _bad(f"{where} has the role {written!r}; known are {', '.join(ROLES)}"[:300])
-    for name in CALLS:
-        if item.get(name):
-            raise _bad(
-                f"{where} has {name.replace('_', ' ')}, which a conversation cannot hold here"
-            )
-    return {"role": ROLES[role], "content": _content(_one_of(item, TEXT_FIELDS, where), where)}
+    calls = given_calls(item, where)
+    if calls and ROLES.get(role) != "assistant":
+        raise _bad(f"{where} has calls of functions, and is by {written!r}, not by the assistant")
+    content = _one_of(item, TEXT_FIELDS, where)
+    if calls and content in (None, [], ()):
+        content = ""
+    text = _content(content, where)
+    if role in RESULT_ROLES:
+        given = {name: item[name] for name in ("name", "tool_call_id") if item.get(name)}
+        return {"role": "tool", "content": text, **given}
+    if ROLES[role] == "assistant":
+        text = _THOUGHTS.sub("", text).strip() if "<|channel>" in text else text
+    return {"role": ROLES[role], "content": text, **({"calls": calls} if calls else {})}
 
 
 def _one_of(item: Mapping[str, Any], names: tuple[str, ...], where: str) -> Any:

@@ -9,18 +9,20 @@ are therefore in memory at the same time.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from gemma_batch.errors import FailureCode
 from gemma_batch.prompts.chat import SEPARATOR
-from gemma_batch.prompts.conversation import Conversation, Turn, document, joined
+from gemma_batch.prompts.conversation import Conversation, Turn, document, joined, literal
 from gemma_batch.prompts.messages import CONTINUE, LastAnswer, read_conversation
 from gemma_batch.prompts.rendered import TokenPrompt
 from gemma_batch.prompts.template import RowProblem, Segment, Template, check_text
 from gemma_batch.prompts.tokens import TextTokenizer
+from gemma_batch.prompts.tool_schema import shown_function
+from gemma_batch.prompts.tool_text import beside_template, tool_prompt
 from gemma_batch.prompts.truncate import Side, precut, shorten
 from gemma_batch.rows import Failure, Request, Row
 
@@ -46,7 +48,9 @@ class Renderer:
     `system` and `user` are templates. `messages` names a column of ready conversations. `params`
     names a column of sampling overrides; `allowed_params` validates them and raises ValueError.
     `last_answer` says what is done with a conversation that ends with the assistant (see
-    `read_conversation`); a row's own `continue_final_message` overrides it.
+    `read_conversation`); a row's own `continue_final_message` overrides it. `tools` are functions
+    that the model may call, as {name, description, parameters}, and `tool_choice` is "auto", "none"
+    or "required". `thinking` asks for thoughts; with `opened` the prompt ends inside a thought.
     Lengths are in tokens: prompt and answer (`max_tokens`) together have to fit `max_model_len`.
     Raises `SpecError` for a template that does not compile.
     """
@@ -64,6 +68,10 @@ class Renderer:
         max_tokens: int,
         allowed_params: AllowedParams | None = None,
         last_answer: LastAnswer = "fail",
+        tools: Sequence[dict[str, Any]] = (),
+        tool_choice: str = "auto",
+        thinking: bool = False,
+        opened: bool = False,
     ) -> None:
         if (user is None) == (messages is None):
             raise ValueError("give exactly one of `user` and `messages`")
@@ -73,6 +81,13 @@ class Renderer:
         self._tokenizer = tokenizer
         self._max_model_len, self._max_tokens = max_model_len, max_tokens
         self._allowed, self._last_answer = allowed_params, last_answer
+        self._thinking, self._opened = thinking, opened
+        form = tokenizer.chat.calls
+        self._tools = tuple(map(shown_function, tools)) if form else ()
+        said = ""
+        if tools:
+            said = beside_template(form, tool_choice) if form else tool_prompt(tools, tool_choice)
+        self._said = (literal(said),) if said else ()
 
     def render_rows(self, rows: list[Row]) -> list[Request | Failure]:
         """A request or a failure for each row, in order."""
@@ -172,9 +187,11 @@ class Renderer:
             turns = self._ready(values)
             if system and turns[0].role == "system":
                 system = joined([system, turns.pop(0).segments], SEPARATOR)
+        if self._said:  # equal in every row, so it stands first: rows share it as a prefix
+            system = joined([self._said, system] if system else [self._said], SEPARATOR)
         if any(segment.text for segment in system):
             turns.insert(0, Turn("system", system, cuttable=self._user is not None))
-        return Conversation(tuple(turns))
+        return Conversation(tuple(turns), self._tools, self._thinking, self._opened)
 
     def _ready(self, values: dict[str, Any]) -> list[Turn]:
         assert self._messages is not None
@@ -183,7 +200,8 @@ class Renderer:
         for message in read_conversation(value, last_answer=self._last(values)):
             check_text(message["content"])
             segments: tuple[Segment, ...] = (document(message["content"]),)
-            turns.append(Turn(message["role"], segments, cuttable=message["role"] == "user"))
+            role, calls = message["role"], tuple(message.get("calls", ()))
+            turns.append(Turn(role, segments, role == "user", calls, message.get("name")))
         return turns
 
     def _last(self, values: dict[str, Any]) -> LastAnswer:

@@ -149,6 +149,11 @@ class Tokenizer:
         ends = {self.eos_id, (self.end_of_turn() or ("", None))[1]}
         return words, sorted(number for number in ends if number is not None)
 
+    def token_id(self, text: str) -> int | None:
+        """The id of the token that is written `text`; None when there is none."""
+        found: int | None = self._tokens.token_to_id(text)
+        return found
+
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """The start and the end of each token of `text`, in characters, without BOS."""
         return self._tokens.encode(text, add_special_tokens=False).offsets

@@ -26,13 +26,16 @@ class OwnParams:
     """Checks rows of one route; can be pickled.
 
     `job` are the job's sampling parameters under the engine's names, `engine` is the name of the
-    engine, `args` its arguments in the spec, and `vocab` the number of tokens of the model.
+    engine, `args` its arguments in the spec, and `vocab` the number of tokens of the model. With
+    `shows_marks`, answers are read with their control tokens, whatever a row says; those that are
+    left over are taken out of the text.
     """
 
     engine: str
     job: Mapping[str, Any]
     vocab: int
     args: Mapping[str, Any] = field(default_factory=dict)
+    shows_marks: bool = False
 
     def __call__(self, params: dict[str, Any]) -> dict[str, Any]:
         """The parameters of a row under the engine's names.
@@ -40,6 +43,8 @@ class OwnParams:
         Raises `ValueError` with the name of the parameter that is wrong.
         """
         params = self._translated(params)
+        if self.shows_marks and params.get("skip_special_tokens") is True:
+            del params["skip_special_tokens"]
         if unknown := sorted(params.keys() - OWN_FIELDS):
             near = difflib.get_close_matches(unknown[0], OWN_FIELDS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -22,6 +22,7 @@ from gemma_batch.rows import Failure, Request, Row
 from gemma_batch.spec import Prompt
 from gemma_batch.storage.keep import check_keep, keep_table
 from gemma_batch.storage.models import ModelFiles, model_files, small_digest
+from gemma_batch.units.asked import Asked
 from gemma_batch.units.payload import Prepared
 from gemma_batch.units.raw_rows import pack, raw_rows
 from gemma_batch.units.route_job import RouteJob
@@ -127,6 +128,7 @@ def make_renderer(job: RouteJob, files: TokenizerFiles | None = None) -> Rendere
         own_params=OwnParams(
             engine=job.engine.engine, job=sampling, args=job.engine.args, vocab=job.vocab
         ),
+        asked=job.asked,
     )
 
 
@@ -135,13 +137,21 @@ def _planned(job: RouteJob) -> ModelFiles:
 
 
 def renderer_of(
-    prompt: Prompt, tokenizer: TextTokenizer, *, max_model_len: int, own_params: OwnParams
+    prompt: Prompt,
+    tokenizer: TextTokenizer,
+    *,
+    max_model_len: int,
+    own_params: OwnParams,
+    asked: Asked | None = None,
 ) -> Renderer:
     """The renderer of a spec's prompt. Planning uses it too, so a plan sees the rows as a run does.
 
     `max_model_len` is the length in tokens that prompt and answer share. `own_params` checks the
-    rows' own sampling parameters, and knows those of the job.
+    rows' own sampling parameters, and knows those of the job. `asked` is what the job asks of the
+    form of its answers.
     """
+    asked = asked or Asked()
+    tools = asked.tools
     return Renderer(
         system=prompt.system,
         user=prompt.user,
@@ -153,4 +163,12 @@ def renderer_of(
         max_tokens=int(own_params.job["max_tokens"]),
         allowed_params=own_params,
         last_answer=prompt.last_answer,
+        tools=tools.functions if tools else (),
+        tool_choice="required"
+        if tools and tools.forced
+        else str(tools.choice)
+        if tools
+        else "auto",
+        thinking=asked.thinking,
+        opened=asked.opens_thought,
     )

@@ -80,6 +80,15 @@ class JobSpec(SpecPart):
     """Limits of a run: the failures that it tolerates, when it stops itself, its alerts."""
 
     @model_validator(mode="after")
+    def _one_form(self) -> JobSpec:
+        if self.tools is not None and self.answer.kind is not None:
+            raise ValueError(
+                f"`tools` and `answer.{self.answer.kind}` contradict each other: an answer is a "
+                "call of a function, or it has this shape. Remove one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _model_or_routes(self) -> JobSpec:
         if (self.model is None) == (not self.routes):
             raise ValueError("give either `model` or `routes`, one of them and not both")

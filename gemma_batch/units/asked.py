@@ -14,19 +14,41 @@ class Asked:
     """What a job asks of the form of its answers, and of the model that writes them.
 
     The schema of `answer` and the definitions of `tools` are resolved: they name no file and no
-    class. `generation` is the model's Gemma generation, which decides how it writes calls and
-    thoughts.
+    class. `generation` is the model's Gemma generation. `calls` is the format in which the model
+    writes calls (`ModelCard.calls`). `thinks` says that its answers can hold thoughts, asked for or
+    not. `keep_marks` says that the job wants to see the control tokens in `output`.
     """
 
     answer: Answer = field(default_factory=Answer)
     tools: Tools | None = None
     thinking: bool = False
     generation: str = "gemma3"
+    calls: str = "text"
+    thinks: bool = False
+    keep_marks: bool = False
 
     @property
     def shaped(self) -> bool:
         """Whether an answer can be without the shape that was asked for."""
-        return self.answer.kind is not None or self.tools is not None
+        return self.enforced or self.tools is not None or self.thinking
+
+    @property
+    def enforced(self) -> bool:
+        """Whether the engine enforces a shape of the answers."""
+        return self.answer.kind is not None or (self.tools is not None and self.tools.forced)
+
+    @property
+    def shows_marks(self) -> bool:
+        """Whether answers are read with their control tokens, which tell calls and thoughts."""
+        return self.thinking or self.thinks or (self.tools is not None and self.calls != "text")
+
+    @property
+    def opens_thought(self) -> bool:
+        """Whether the prompt ends inside a thought.
+
+        A model that is about to write an enforced shape cannot begin a thought by itself.
+        """
+        return self.thinking and self.enforced
 
     def fields(self) -> dict[str, Any]:
         """The parts of the spec that were set, for the fingerprint; {} for free text.

@@ -77,6 +77,53 @@ JUDGED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
 ]
 
+# Calls that are written well, by format: vLLM's parsers and ours must read the same.
+WELL_FORMED: dict[str, list[str]] = {
+    "gemma4": [
+        'I look. <|tool_call>call:get_weather{city:<|"|>Oslo<|"|>,days:3}<tool_call|>',
+        "<|tool_call>call:stop_now{}<tool_call|>",
+        '<|tool_call>call:get_weather{city:<|"|>São "P" {a}, [b]: 漢字<|"|>,days:-1,hot:true,'
+        'at:{lat:-59.5,name:<|"|>x<|"|>},tags:[<|"|>a<|"|>,<|"|>b<|"|>]}<tool_call|>',
+        "<|tool_call>call:stop_now{}<tool_call|>"
+        '<|tool_call>call:get_weather{city:<|"|>Rome<|"|>}<tool_call|>',
+        '<|channel>thought\nHm.<channel|><|tool_call>call:get_weather{city:<|"|>a<|"|>}<tool_call|>',
+        "No call.",
+    ],
+    "functiongemma": [
+        "<start_function_call>call:get_weather{city:<escape>Oslo<escape>}<end_function_call>",
+        "<start_function_call>call:get_weather{city:<escape>a, {b}: c<escape>,"
+        "unit:<escape>C<escape>}<end_function_call><start_function_call>call:stop_now{}<end_function_call>",
+        "No call.",
+    ],
+    "text": [
+        '[get_weather(city="Oslo", days=3)]',
+        '[get_weather(city="a \\"b\\" 漢", at={"lat": -59.5}, tags=["a", "b"], hot=True), '
+        "stop_now()]",
+        "No call.",
+    ],
+}
+PARSERS = {"gemma4": "gemma4", "functiongemma": "functiongemma", "text": "pythonic"}
+DEFINITIONS: list[dict[str, Any]] = [
+    {
+        "name": "get_weather",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string"},
+                "days": {"type": "integer"},
+                "hot": {"type": "boolean"},
+                "unit": {"type": "string"},
+                "at": {
+                    "type": "object",
+                    "properties": {"lat": {"type": "number"}, "name": {"type": "string"}},
+                },
+                "tags": {"type": "array", "items": {"type": "string"}},
+            },
+        },
+    },
+    {"name": "stop_now", "parameters": {"type": "object", "properties": {}}},
+]
+
 
 def config_for(model: str, **changes: Any) -> EngineConfig:
     """A small engine on a CPU."""
@@ -171,6 +218,35 @@ def sampling_of(config: EngineConfig) -> Any:
     return VllmEngine(config)._sampling_params(config.sampling)
 
 
+def parsed_calls(model: str) -> dict[str, list[Any]]:
+    """What vLLM's own parsers find in `WELL_FORMED`: names and arguments of each text's calls."""
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.tool_parsers import ToolParserManager
+
+    made = tokenizers.Tokenizer.from_file(f"{model}/tokenizer.json")
+    marks = "<|tool_call> <tool_call|> <|channel> <channel|> <|turn> <turn|> <|tool_response>"
+    made.add_special_tokens([*marks.split(), '<|"|>'])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
+    tools = [{"type": "function", "function": one} for one in DEFINITIONS]
+    asked = [{"role": "user", "content": "x"}]
+    request = ChatCompletionRequest(messages=asked, model="m", tools=tools)
+    found: dict[str, list[Any]] = {}
+    for form, texts in WELL_FORMED.items():
+        parser = ToolParserManager.get_tool_parser(PARSERS[form])
+        found[form] = [
+            [
+                [call.function.name, json.loads(call.function.arguments)]
+                for call in parser(tokenizer, request.tools)
+                .extract_tool_calls(text, request)
+                .tool_calls
+            ]
+            for text in texts
+        ]
+    return found
+
+
 def refused_before_the_start(model: str) -> str:
     """The error of an engine that is started with a parameter that this vLLM lacks."""
     import asyncio
@@ -215,6 +291,7 @@ def main(model: str) -> None:
         "types": types,
         "structures": structures(model),
         "early": refused_before_the_start(model),
+        "calls": parsed_calls(model),
     }
     print(json.dumps(answers))
 

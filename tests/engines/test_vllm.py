@@ -3,19 +3,61 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 from typing import Any
 
 import pytest
+import tokenizers
 
+from gemma_batch.answering.answers import Sample
+from gemma_batch.answering.calls import Calls
 from gemma_batch.engines.base import EngineConfig, engine_class
 from gemma_batch.engines.cpu_cores import cpu_environment
+from gemma_batch.engines.vllm_answers import marks_of
 from gemma_batch.engines.vllm_args import available_args, engine_args, streams_weights
 from gemma_batch.errors import SpecError
+from gemma_batch.spec import Tools
+from tests.engines.asked_vllm import DEFINITIONS, WELL_FORMED
 
 
 def test_the_arguments_are_those_of_the_vllm_installed_here(theirs: dict[str, Any]) -> None:
     """Read from its source, so equal to what its class has."""
     assert available_args() == set(theirs["engine_args"])
+
+
+@pytest.mark.parametrize("form", list(WELL_FORMED))
+def test_vllm_reads_the_same_calls(theirs: dict[str, Any], form: str) -> None:
+    """Where a call is written well, our parsers and vLLM's agree."""
+    tools = Tools(definitions=tuple(DEFINITIONS))
+    for text, wanted in zip(WELL_FORMED[form], theirs["calls"][form], strict=True):
+        sample = Sample(text, "stop")
+        assert Calls(tools, form).read(sample) is None
+        calls = sample.values["tool_calls"]
+        assert [[call["name"], json.loads(call["arguments"])] for call in calls] == wanted, text
+        assert all(call["valid"] for call in calls)
+
+
+def test_control_tokens_are_found_in_the_text_of_an_answer(model: str) -> None:
+    """By their ids: letters that spell one are none, and a stop string may cut the text."""
+    tokens = tokenizers.Tokenizer.from_file(f"{model}/tokenizer.json")
+    decode = functools.partial(tokens.decode, skip_special_tokens=False)
+    control = {tokens.token_to_id(mark): mark for mark in ("<end_of_turn>", "<start_of_turn>")}
+    spelled = tokens.encode("<end_of_tu", add_special_tokens=False).ids
+    spelled += tokens.encode("rn> \u00e9", add_special_tokens=False).ids
+    end, start = control
+    broken = [tokens.token_to_id("<0xC3>")]  # half of a character
+    ids = [*spelled, end, start, *spelled, *broken, end, start]
+    text = decode(ids)
+    assert text.count("<end_of_turn>") == 4
+    found = marks_of(text, ids, control, decode)
+    assert [text[mark.start : mark.end] for mark in found] == [
+        control[i] for i in ids if i in control
+    ]
+    assert [ids[mark.token] for mark in found] == [end, start, end, start]
+    assert found[0].start == len(decode(spelled))
+    assert marks_of(text[: found[1].end + 3], ids, control, decode) == found[:2]
+    assert marks_of("", [end], control, decode) == [], "the end of an answer is not in its text"
 
 
 def test_a_person_who_sets_the_size_of_the_cache_gets_it() -> None:

@@ -16,7 +16,7 @@ from gemma_batch.family.geometry import KINDS
 
 KNOWN = sorted(id for id, card in load_catalog().items() if card.variant_of is None)
 # Where a card from a config and one from the catalog may differ: terms, and rounded tower sizes.
-NOT_GEOMETRY = {"params", "source", "gated", "note", "min_vllm", "min_vram_gib"}
+NOT_GEOMETRY = {"calls", "thinks", "params", "source", "gated", "note", "min_vllm", "min_vram_gib"}
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096}
 
 

@@ -90,7 +90,7 @@ TALKS: list[tuple[Any, str | None, str]] = [
     (batch(top_k=1, extra_body={"top_k": 2}), "bad_params", "'top_k' has another value"),
     (batch(extra_body=[1]), "bad_params", "'extra_body' is list"),
     (batch([USER, ANSWER]), "bad_messages", "prompt.last_answer: drop"),
-    (batch([{"role": "tool", "content": "7"}]), "bad_messages", "'tool'"),
+    (batch([{"role": "tool", "content": "7"}]), "bad_messages", "message 0 is a result"),
     (batch([{"role": "user", "content": [{"type": "image_url"}]}]), "bad_messages", "'image_url'"),
     (batch([ANSWER, USER]), "bad_messages", "alternate"),
     (batch([]), "bad_messages", "empty"),

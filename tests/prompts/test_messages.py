@@ -19,6 +19,17 @@ HUMAN = {"from": "human", "value": "U"}
 PICTURE = {"type": "image_url", "image_url": {"url": "http://x"}}
 
 
+RESULT = {"role": "tool", "content": "7"}
+
+
+def call(name: Any, arguments: Any = "{}", id: str | None = "c1") -> dict[str, Any]:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def called(*calls: Any, content: str | None = None) -> dict[str, Any]:
+    return {"role": "assistant", "content": content, "tool_calls": list(calls)}
+
+
 def part(text: Any, kind: str = "text") -> dict[str, Any]:
     return {"type": kind, "text": text}
 
@@ -88,12 +99,25 @@ def test_conversations_that_are_understood(conversation: Any, wanted: str) -> No
         ([HUMAN, {"from": "gpt", "value": "A"}], "the last message is by 'assistant'"),
         ([{"role": "system", "content": "x"}], "last message is by 'system'"),
         ([USER, {"role": "system", "content": "x"}, USER], "first"),
-        ([USER, {**ANSWER, "tool_calls": [{}]}, USER], "message 1 has tool calls"),
-        ([USER, {"role": "assistant", "content": None, "tool_calls": [{}]}], "tool calls"),
-        ([USER, {**ANSWER, "function_call": {"name": "f"}}, USER], "message 1 has function call"),
-        *(([USER, {"role": role, "content": "7"}], f"'{role}': no calls of tools")
+        *(([USER, {"role": role, "content": "7"}], f"'{role}': give calls as `tool_calls`")
           for role in sorted(TOOL_ROLES)),
-        ([HUMAN, {"from": "function_call", "value": "f()"}], "'function_call': no calls of tools"),
+        ([HUMAN, {"from": "function_call", "value": "f()"}], "'function_call': give calls as"),
+        ([USER, called({})], "message 1 has a call without a `function`"),
+        ([USER, called("f")], "a call without a `function`"),
+        ([USER, {**ANSWER, "tool_calls": "f()"}], "tool_calls is str, not a list"),
+        ([USER, called(call("<turn|>"))], "a call of '<turn|>', which is no name of a function"),
+        ([USER, called(call(None))], "a call of None"),
+        ([USER, called(call("f", "{x"))], "the arguments of 'f' are not valid JSON"),
+        ([USER, called(call("f", "[1]"))], "the arguments of 'f' are no object"),
+        ([USER, called(call("f", '{"a": ' + "[" * 50 + "]" * 50 + "}"))], "nested deeper than 32"),
+        ([USER, {**called(call("f")), "role": "user"}], "by 'user', not by the assistant"),
+        ([USER, called(call("f"))], "ends with a call of a function: its result has to follow"),
+        ([USER, RESULT], "message 1 is a result, and no call without a result"),
+        ([USER, ANSWER, RESULT], "message 2 is a result, and no call without a result"),
+        ([USER, called(call("f")), RESULT, RESULT], "message 3 is a result, and no call"),
+        ([USER, called(call("f")), {**RESULT, "tool_call_id": "x"}], "with tool_call_id 'x'"),
+        ([USER, called(call("f")), {**RESULT, "name": "g"}], "a result with the name 'g'"),
+        ([USER, called(call("f")), {**RESULT, "content": None}], "message 2 has no text"),
     ],
 )  # fmt: skip
 def test_conversations_that_cannot_be_answered(conversation: Any, said: str) -> None:
@@ -101,6 +125,53 @@ def test_conversations_that_cannot_be_answered(conversation: Any, said: str) -> 
     with pytest.raises(RowProblem, match=said) as caught:
         read_conversation(conversation)
     assert caught.value.code == "bad_messages"
+
+
+F = {"name": "f", "arguments": {}}
+G = {"name": "g", "arguments": {"x": [1, "é"]}}
+
+
+@pytest.mark.parametrize(
+    ("given", "calls", "results"),
+    [
+        ([called(call("f")), RESULT], [F], [("f", "7")]),
+        ([called(call("f")), {**RESULT, "role": "function", "name": "f"}], [F], [("f", "7")]),
+        ([called(call("f", None)), {**RESULT, "name": "f"}], [F], [("f", "7")]),
+        ([called(call("f", "")), {**RESULT, "tool_call_id": "c1"}], [F], [("f", "7")]),
+        ([called(call("g", '{"x": [1, "é"]}'), content="I look."), RESULT], [G], [("g", "7")]),
+        ([called(call("g", {"x": [1, "é"]})), RESULT], [G], [("g", "7")]),
+        ([{**ANSWER, "function_call": {"name": "f", "arguments": "{}"}}, RESULT], [F],
+         [("f", "7")]),
+        # By the id of the call, not by their order.
+        ([called(call("f"), call("g", '{"x": [1, "é"]}', "c2")), {**RESULT, "tool_call_id": "c2"},
+          {**RESULT, "tool_call_id": "c1", "content": [part("8")]}], [F, G],
+         [("g", "7"), ("f", "8")]),
+        ([called(call("f", id=None), call("f", id=None)), RESULT, RESULT], [F, F],
+         [("f", "7"), ("f", "7")]),
+        ([called(call("f")), USER], [F], []),
+    ],
+)  # fmt: skip
+def test_calls_and_their_results(given: Any, calls: Any, results: Any) -> None:
+    """In OpenAI's form: arguments as a mapping, results with the name of their function."""
+    found = read_conversation([USER, *given])
+    assert [one for turn in found for one in turn.get("calls", ())] == calls
+    assert [(t["name"], t["content"]) for t in found if t["role"] == "tool"] == results
+    assert found[1]["content"] == (given[0]["content"] or "")
+    assert read_conversation(json.dumps([USER, *given])) == found
+
+
+def test_arguments_that_no_text_can_hold() -> None:
+    """As such a text in a message."""
+    with pytest.raises(RowProblem, match="surrogate") as caught:
+        read_conversation([USER, called(call("f", '{"a": ["\\ud800"]}')), RESULT])
+    assert caught.value.code == "bad_value"
+
+
+def test_thoughts_of_earlier_answers_are_left_out() -> None:
+    """The model is not shown them again."""
+    thought = "<|channel>thought\nHm.\n<channel|>"
+    found = read_conversation([USER, {**ANSWER, "content": f"{thought}A {thought}B"}, USER])
+    assert [turn["content"] for turn in found] == ["U", "A B", "U"]
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,14 @@ def test_what_is_taken_reaches_the_engine(
 
 # Fields of OpenAI's and vLLM's chats, and what becomes of them: taken, ignored, or refused unless
 # the value asks for nothing. A report of another field is one more line.
+def test_a_row_cannot_hide_the_marks_that_its_answer_is_read_by() -> None:
+    """They are taken out of the text anyway; a row that wants to see them does."""
+    for shows, skips, taken in ((True, True, False), (True, False, True), (False, True, True)):
+        check = OwnParams(engine="vllm", job={"max_tokens": 64}, vocab=VOCAB, shows_marks=shows)
+        params = {"skip_special_tokens": skips}
+        assert check(dict(params)) == (params if taken else {})
+
+
 @pytest.mark.parametrize("field", sorted(IGNORED))
 def test_fields_that_change_no_answer_are_ignored(field: str) -> None:
     """Whatever their value; the table says why."""
