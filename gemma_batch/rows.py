@@ -76,13 +76,25 @@ class Prompt(Protocol):
         ...
 
 
+class Own(NamedTuple):
+    """What a row brings along beside its prompt, checked.
+
+    `sampling` are the sampling parameters that it overrides. `form` is what it asks of the form of
+    its answer, as plain data: `answer`, with the fields of the spec's part of this name.
+    """
+
+    sampling: dict[str, Any]
+    form: dict[str, Any]
+
+
 @dataclass(slots=True)
 class Request:
-    """One row rendered; `sampling` holds the sampling parameters that this row overrides."""
+    """One row rendered. `sampling` and `form` as in `Own`; rows may share them."""
 
     number: int
     prompt: Prompt
     sampling: dict[str, Any] = field(default_factory=dict)
+    form: dict[str, Any] = field(default_factory=dict)
 
 
 class Mark(NamedTuple):

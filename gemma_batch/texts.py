@@ -41,3 +41,9 @@ def failures_text(failures: dict[str, int]) -> str:
         return ""
     codes = ", ".join(f"{code} {n:,}" for code, n in sorted(failures.items(), key=lambda x: -x[1]))
     return f"{sum(failures.values()):,} failed ({codes})"
+
+
+def shortened(value: object, most: int = 60) -> str:
+    """A value as Python writes it, cut to `most` characters, for a message."""
+    shown = repr(value)
+    return shown if len(shown) <= most else shown[: most - 3] + "..."

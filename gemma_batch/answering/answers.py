@@ -32,10 +32,11 @@ class Sample:
 
     `text` is the text that the readers have left over of the `whole` answer; after the last reader
     it becomes the column `output`. `tokens` are the text and log probability of each token of the
-    answer, where the shape asked for them. `own` are the row's own parameters. `values` are the
-    values of the readers' columns. `marks` are the control tokens in `text`, in their order; None
-    where nobody knows which of the texts that look like control tokens are some. `inside` is the
-    part of the answer that has no end, where a reader has found one.
+    answer, where the shape asked for them. `own` are the row's own parameters, and `form` is what
+    the row asks of the form of its answer. `values` are the values of the readers' columns. `marks`
+    are the control tokens in `text`, in their order; None where nobody knows which of the texts
+    that look like control tokens are some. `inside` is the part of the answer that has no end,
+    where a reader has found one.
     """
 
     text: str
@@ -45,6 +46,7 @@ class Sample:
     marks: list[Mark] | None = None
     inside: str = ""
     own: Mapping[str, Any] = field(default_factory=dict)
+    form: Mapping[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
 
     def find(self, mark: str, start: int) -> int:
@@ -173,7 +175,15 @@ class AnswerShape:
         tokens = completion.token_logprobs or [[]] * found
         marks: Sequence[list[Mark] | None] = completion.marks or [None] * found
         samples = [
-            Sample(text, reason, whole=text, tokens=parts, marks=known, own=request.sampling)
+            Sample(
+                text,
+                reason,
+                whole=text,
+                tokens=parts,
+                marks=known,
+                own=request.sampling,
+                form=request.form,
+            )
             for text, reason, parts, known in zip(
                 completion.outputs, completion.finish_reasons, tokens, marks, strict=True
             )

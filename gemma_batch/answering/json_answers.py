@@ -14,8 +14,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from gemma_batch.answering.answers import Fields, Sample
-from gemma_batch.answering.arrow_types import FORMATS, Unfit, kind_of, stored, top_properties
-from gemma_batch.answering.narrowed import narrowed
+from gemma_batch.answering.arrow_types import (
+    FORMATS,
+    JsonText,
+    Unfit,
+    kind_of,
+    stored,
+    top_properties,
+)
+from gemma_batch.engines.structure import STRUCTURE, schema_text
 from gemma_batch.errors import FailureCode
 from gemma_batch.rows import Refusal
 from gemma_batch.spec import patterns
@@ -34,11 +41,17 @@ def refused(text: str) -> Refusal:
 
 
 class JsonAnswer:
-    """Reads a value that fits a JSON schema. `flatten` gives one column for each property."""
+    """Reads a value that fits a JSON schema.
 
-    def __init__(self, schema: Mapping[str, Any], *, flatten: bool = False) -> None:
+    `flatten` gives one column for each property. With `as_json` the column holds JSON text,
+    whatever the schema.
+    """
+
+    def __init__(
+        self, schema: Mapping[str, Any], *, flatten: bool = False, as_json: bool = False
+    ) -> None:
         self._schema, self._flatten = schema, flatten
-        self._kind = kind_of(schema)
+        self._kind = JsonText() if as_json else kind_of(schema)
         self._columns = top_properties(schema) if flatten else ()
 
     def fields(self) -> Fields:
@@ -53,8 +66,7 @@ class JsonAnswer:
 
     def asks(self) -> dict[str, Any]:
         """The engine writes nothing but JSON that fits the schema."""
-        text = json.dumps(narrowed(self._schema), ensure_ascii=False, separators=(",", ":"))
-        return {"structured_outputs": {"json": text}}
+        return {STRUCTURE: {"json": schema_text(self._schema)}}
 
     def read(self, sample: Sample) -> Refusal | None:
         """Refuses a text without a value that fits. `output` keeps the text."""
@@ -135,7 +147,7 @@ def _fraction(text: str) -> float:
     return number
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=256)
 def _validator(schema: str) -> Any:
     """A validator of the draft 2020-12. It follows no reference out of the schema."""
     from jsonschema import Draft202012Validator, FormatChecker

@@ -8,10 +8,9 @@ from typing import Any
 from gemma_batch.answering.answers import AnswerShape, Reader
 from gemma_batch.answering.calls import Calls
 from gemma_batch.answering.confidence import Confidence
-from gemma_batch.answering.json_answers import JsonAnswer
-from gemma_batch.answering.labels import Choice
-from gemma_batch.answering.text_shapes import Grammar, Regex
+from gemma_batch.answering.row_answers import RowAnswers
 from gemma_batch.answering.thoughts import Thoughts, Unmarked
+from gemma_batch.answering.values import reader_of
 from gemma_batch.spec.sampling import DEFAULT_MAX_TOKENS
 from gemma_batch.units.asked import Asked
 
@@ -31,15 +30,10 @@ def shape_of(sampling: Mapping[str, Any], asked: Asked) -> AnswerShape:
     confident = asked.answer.confidence
     if confident:
         readers.append(Confidence(asked.answer))
-    answer = asked.answer
-    if answer.choice is not None:
-        readers.append(Choice(answer.choice))
-    elif answer.regex is not None:
-        readers.append(Regex(answer.regex))
-    elif answer.grammar is not None:
-        readers.append(Grammar(answer.grammar))
-    elif isinstance(answer.schema, dict):
-        readers.append(JsonAnswer(answer.schema, flatten=answer.flatten))
+    if asked.answer.rows:
+        readers.append(RowAnswers())
+    elif (reader := reader_of(asked.answer)) is not None:
+        readers.append(reader)
     return AnswerShape(
         readers,
         samples=int(sampling.get("n", 1)),

@@ -75,7 +75,7 @@ def retry(
     show = progress or LogProgress(spec.policy.progress_seconds)
     started = time.time()
     show.update(Snapshot(phase="planning"))
-    plan = make_plan(spec)
+    plan = make_plan(spec).as_recorded(manifest.fingerprint.fields)
     check_same(manifest, plan.fingerprint(), output)
     units = manifest.units(store)
     with leased(store, show) as lost:

@@ -88,6 +88,7 @@ def run(
     store = open_output(plan.spec.output.path, writes=True)
     manifest = settled_run(store)
     if manifest is not None:
+        plan = plan.as_recorded(manifest.fingerprint.fields)
         check_same(manifest, plan.fingerprint(), store.url)
     with leased(store, show) as lost:
         session = Session(plan, store, show, lost, address=address, verbose=verbose)

@@ -47,7 +47,7 @@ def fault(kind: str, text: str) -> str | None:
     return None
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def _by_bytes(grammar: str) -> Any:
     """A grammar, compiled for a vocabulary of single bytes."""
     library = _library()

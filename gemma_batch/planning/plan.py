@@ -25,6 +25,7 @@ from gemma_batch.planning.cut import cut, rows_per_unit
 from gemma_batch.planning.input_options import option_fields
 from gemma_batch.planning.model_look import end_of_turn, model_of, result_token
 from gemma_batch.planning.neutral import NEUTRAL_RESOURCES
+from gemma_batch.planning.row_wishes import as_recorded, open_wishes, with_wishes
 from gemma_batch.planning.smallest import shape_notes
 from gemma_batch.planning.survey import Survey, survey
 from gemma_batch.planning.unreadable import Unreadable
@@ -83,6 +84,7 @@ class RoutePlan:
 class Plan:
     """A job that can be started. `notes` are sentences for people.
 
+    `wishes` are fields of the fingerprint that the spec leaves to the sample (`row_wishes.py`).
     `stamp` is what this start put into the output (see `storage/landmarks.py`), "" before that and
     for an output in s3://.
     """
@@ -91,6 +93,7 @@ class Plan:
     survey: Survey
     routes: tuple[RoutePlan, ...]
     notes: tuple[str, ...] = ()
+    wishes: frozenset[str] = frozenset()
     stamp: str = ""
 
     def placed(self, hardware: Hardware, prompt_tokens: Mapping[str, float] | None = None) -> Plan:
@@ -157,10 +160,15 @@ class Plan:
             fields["routes"] = [route.name for route in spec.routes]
         return fingerprint(fields, self.survey.shards)
 
+    def as_recorded(self, fields: Mapping[str, Any]) -> Plan:
+        """The same plan with the `wishes` that an earlier start recorded in these fields."""
+        spec, survey = as_recorded(self.spec, self.survey, self.wishes, fields)
+        return replace(self, spec=spec, survey=survey)
+
     @property
     def unknown(self) -> set[str]:
-        """The fields of the fingerprint that are not known without the files of a model."""
-        return {
+        """The fields of the fingerprint that are not known without a model's files or a run."""
+        return {*self.wishes} | {
             f"routes.{plan.route.name}.{name}" if self.spec.routes else name
             for plan in self.routes
             if plan.files is None
@@ -292,7 +300,7 @@ def _engine_config(
         fork_template=_forks(resources, on_gpu=on_gpu),
         sampling=sampling,
         stop_token_ids=plan.stop_token_ids,
-        structured="structured_outputs" in sampling,
+        structured="structured_outputs" in sampling or bool(spec.answer.rows),
         token_logprobs=spec.answer.confidence,
         args=args_of(resources, asked),
     )
@@ -313,13 +321,15 @@ def make_plan(spec: JobSpec, *, need_files: bool = True) -> Plan:
     """
     spec = with_definitions(absolute(spec))
     check_shape(spec)
-    looked = survey(spec)
+    wishes = open_wishes(spec)
+    spec, looked = with_wishes(spec, survey(spec), wishes)
     notes = list(looked.notes)
     routes = tuple(
         _plan_route(spec, route, need_files=need_files, notes=notes)
         for route in spec.effective_routes
     )
-    return Plan(spec=spec, survey=looked, routes=routes, notes=tuple(dict.fromkeys(notes)))
+    said = tuple(dict.fromkeys(notes))
+    return Plan(spec=spec, survey=looked, routes=routes, notes=said, wishes=wishes)
 
 
 def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[str]) -> RoutePlan:

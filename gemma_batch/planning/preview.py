@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from gemma_batch.family.chat_templates import CHAT_TEMPLATES
-from gemma_batch.planning.asking import args_of, asked_of
+from gemma_batch.planning.asking import all_sampling, args_of, asked_of
+from gemma_batch.planning.peek import some_rows
 from gemma_batch.planning.plan import Plan, RoutePlan
 from gemma_batch.prompts.guess import GuessedTokenizer
 from gemma_batch.prompts.render import Renderer
@@ -17,8 +18,6 @@ from gemma_batch.prompts.template import RowProblem
 from gemma_batch.prompts.tokens import TextTokenizer, Tokenizer
 from gemma_batch.reading.own_params import OwnParams
 from gemma_batch.reading.prepare import renderer_of
-from gemma_batch.rows import Row
-from gemma_batch.units.unit import Shard
 
 TRIED_ROWS = 16  # rows of which the first that can be rendered is shown
 
@@ -29,7 +28,7 @@ def first_prompt(plan: Plan) -> dict[str, Any]:
     `note` is a sentence for people. Each of the three may be None. Raises `InputError` when a file
     is corrupt.
     """
-    rows = [row for _, row in some_rows(plan, TRIED_ROWS)]
+    rows = [row for _, row in some_rows(plan.survey, TRIED_ROWS)]
     if not rows:
         return _answer(None, None, "the input has no rows")
     routes = {route.route.name: route for route in plan.routes}
@@ -52,33 +51,6 @@ def first_prompt(plan: Plan) -> dict[str, Any]:
 def _answer(text: str | None, tokens: int | None, *notes: str | None) -> dict[str, Any]:
     said = [note for note in notes if note]
     return {"text": text, "tokens": tokens, "note": "; ".join(said) or None}
-
-
-def some_rows(plan: Plan, rows: int, shards: int = 1) -> list[tuple[Shard, Row]]:
-    """About `rows` rows with their shards, from the start of up to `shards` evenly spread shards.
-
-    Rows that cannot be read are among them. A shard without rows is passed over. Raises
-    `InputError` when one of the files is corrupt.
-    """
-    every = plan.survey.readable
-    count = min(len(every), shards)
-    found: list[tuple[Shard, Row]] = []
-    left = count
-    for shard in (every[i * len(every) // count] for i in range(count)):
-        found += _head(plan, shard, -(-(rows - len(found)) // left))
-        left -= 1
-    if found:
-        return found
-    return next((head for shard in every if (head := _head(plan, shard, rows))), [])
-
-
-def _head(plan: Plan, shard: Shard, rows: int) -> list[tuple[Shard, Row]]:
-    if rows < 1:
-        return []
-    reader = shard.reader
-    span = reader.head(shard.file, rows)
-    read = reader.read(shard.file, span, list(plan.survey.columns))
-    return [(shard, row) for row in read]
 
 
 def tokenizer_for(route: RoutePlan) -> TextTokenizer:
@@ -109,8 +81,8 @@ def own_params(plan: Plan, route: RoutePlan) -> OwnParams:
     asked = asked_of(plan.spec, route.card)
     return OwnParams(
         engine=route.resources.engine,
-        job=plan.spec.sampling.engine_params(),
+        job=all_sampling(plan.spec, asked),
         args=args_of(route.resources, asked),
         vocab=route.card.vocab,
-        shows_marks=asked.shows_marks,
+        asked=asked,
     )

@@ -17,8 +17,9 @@ from typing import Any
 
 from gemma_batch.errors import FailureCode
 from gemma_batch.planning.foresight import Foreseen, foresee, foreseen_facts, same_ids
+from gemma_batch.planning.peek import SAMPLE_ROWS, SAMPLE_SHARDS, some_rows
 from gemma_batch.planning.plan import Plan, RoutePlan
-from gemma_batch.planning.preview import renderer_for, some_rows, tokenizer_for
+from gemma_batch.planning.preview import renderer_for, tokenizer_for
 from gemma_batch.planning.sharing import Sharing, measure
 from gemma_batch.prompts.guess import CHARACTERS_PER_TOKEN
 from gemma_batch.prompts.mentions import mention
@@ -28,7 +29,6 @@ from gemma_batch.reading.prepare import rendered
 from gemma_batch.rows import Failure, Prompt, Row
 from gemma_batch.units.unit import Shard
 
-SAMPLE_ROWS, SAMPLE_SHARDS = 512, 16
 REPEATS = 4  # a column repeats when it has at most one distinct value per so many rows
 WORTH_A_HINT = 0.10  # the least share of the prompt's characters that a hint saves
 
@@ -93,7 +93,7 @@ def sample_routes(plan: Plan, rows: int = SAMPLE_ROWS) -> dict[str, RouteSample]
 
     Raises `InputError` when one of the sampled files is corrupt.
     """
-    found = some_rows(plan, rows, SAMPLE_SHARDS)
+    found = some_rows(plan.survey, rows, SAMPLE_SHARDS)
     mine: dict[str, list[tuple[Shard, Row]]] = {route.route.name: [] for route in plan.routes}
     names = plan.survey.router.assign([row for _, row in found])
     for one, name in zip(found, names, strict=True):
@@ -106,7 +106,7 @@ def sample_rows(plan: Plan, rows: int) -> list[Row]:
 
     Raises `InputError` when one of the sampled files is corrupt.
     """
-    return [row for _, row in some_rows(plan, rows, SAMPLE_SHARDS) if row.values is not None]
+    return [row for _, row in some_rows(plan.survey, rows, SAMPLE_SHARDS) if row.values is not None]
 
 
 def _sample(plan: Plan, route: RoutePlan, found: list[tuple[Shard, Row]]) -> RouteSample:

@@ -24,10 +24,10 @@ from gemma_batch.prompts.tokens import TextTokenizer
 from gemma_batch.prompts.tool_schema import shown_function
 from gemma_batch.prompts.tool_text import beside_template, tool_prompt
 from gemma_batch.prompts.truncate import Side, precut, shorten
-from gemma_batch.rows import Failure, Request, Row
+from gemma_batch.rows import Failure, Own, Request, Row
 
 Overlong = Literal["fail", "truncate_start", "truncate_end"]
-AllowedParams = Callable[[dict[str, Any]], dict[str, Any]]
+AllowedParams = Callable[[dict[str, Any]], Own]
 EXTRA = "extra_body"
 BATCH_ROWS = 256  # rows that are tokenized at once
 _SIDES: dict[Overlong, Side] = {"truncate_start": "start", "truncate_end": "end"}
@@ -37,7 +37,7 @@ _SIDES: dict[Overlong, Side] = {"truncate_start": "start", "truncate_end": "end"
 class _Draft:
     number: int
     conversation: Conversation
-    sampling: dict[str, Any]
+    own: Own
     room: int  # tokens that the prompt may have
     text: str
 
@@ -121,8 +121,8 @@ class Renderer:
             return Failure(problem.code, problem.message)
 
     def _draft(self, number: int, values: dict[str, Any]) -> _Draft:
-        sampling = read_params(values, self._params, self._allowed)
-        answer = sampling.get("max_tokens", self._max_tokens)
+        own = read_params(values, self._params, self._allowed)
+        answer = own.sampling.get("max_tokens", self._max_tokens)
         if isinstance(answer, bool) or not isinstance(answer, int) or answer < 1:
             raise RowProblem(
                 FailureCode.BAD_PARAMS, f"max_tokens is {answer!r}, not a number of tokens"
@@ -145,7 +145,7 @@ class Renderer:
         least = len(text) // self._tokenizer.longest_token
         if self._overlong == "fail" and least > room:  # too long by its characters alone
             raise self._too_long(f"at least {least:,}", room)
-        return _Draft(number, conversation, sampling, room, text)
+        return _Draft(number, conversation, own, room, text)
 
     def _try_finish(self, draft: _Draft, ids: list[int]) -> Request | Failure:
         try:
@@ -155,7 +155,7 @@ class Renderer:
 
     def _finish(self, draft: _Draft, ids: list[int]) -> Request:
         if len(ids) <= draft.room:
-            return Request(draft.number, TokenPrompt(ids), draft.sampling)
+            return Request(draft.number, TokenPrompt(ids), *draft.own)
         if (side := _SIDES.get(self._overlong)) is None:
             raise self._too_long(f"{len(ids):,}", draft.room)
         shortened = shorten(
@@ -163,7 +163,7 @@ class Renderer:
         )
         if shortened is None:
             raise self._too_long(f"{len(ids):,}", draft.room, "even without its documents")
-        return Request(draft.number, TokenPrompt(shortened), draft.sampling)
+        return Request(draft.number, TokenPrompt(shortened), *draft.own)
 
     def _too_long(self, tokens: str, room: int, why: str = "") -> RowProblem:
         answer = self._max_model_len - room
@@ -212,16 +212,14 @@ class Renderer:
         return "fail" if refused else self._last_answer
 
 
-def read_params(
-    values: dict[str, Any], column: str | None, allowed: AllowedParams | None
-) -> dict[str, Any]:
-    """The sampling parameters in a row's `column`, checked by `allowed`; {} without a column.
+def read_params(values: dict[str, Any], column: str | None, allowed: AllowedParams | None) -> Own:
+    """The parameters in a row's `column`, checked by `allowed`; nothing without a column.
 
     Raises `RowProblem` when they are no object, or `allowed` raises ValueError.
     """
     given = given_params(values, column)
     try:
-        return allowed(given) if allowed is not None and given else given
+        return allowed(given) if allowed is not None and given else Own(given, {})
     except ValueError as err:
         raise _bad_params(f"{column!r}: {err}"[:500]) from None
 

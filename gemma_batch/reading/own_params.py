@@ -14,9 +14,15 @@ from typing import Any
 import pydantic
 
 from gemma_batch.engines.base import engine_class
+from gemma_batch.engines.structure import STRUCTURE
 from gemma_batch.prompts.messages import CONTINUE
+from gemma_batch.reading.own_shape import own_shape
 from gemma_batch.reading.row_fields import renamed, without_neutral, without_nulls
+from gemma_batch.reading.structures import check_beside_shape, structure_for
+from gemma_batch.rows import Own
 from gemma_batch.spec import Sampling
+from gemma_batch.texts import shortened
+from gemma_batch.units.asked import Asked
 
 OWN_FIELDS = Sampling.model_fields.keys() - {"n"}
 
@@ -26,24 +32,27 @@ class OwnParams:
     """Checks rows of one route; can be pickled.
 
     `job` are the job's sampling parameters under the engine's names, `engine` is the name of the
-    engine, `args` its arguments in the spec, and `vocab` the number of tokens of the model. With
-    `shows_marks`, answers are read with their control tokens, whatever a row says; those that are
-    left over are taken out of the text.
+    engine, `args` its arguments in the spec, and `vocab` the number of tokens of the model. `asked`
+    is what the job asks of the form of its answers. Where answers are read with their control
+    tokens, they are, whatever a row says; those that are left over are taken out of the text.
     """
 
     engine: str
     job: Mapping[str, Any]
     vocab: int
     args: Mapping[str, Any] = field(default_factory=dict)
-    shows_marks: bool = False
+    asked: Asked = field(default_factory=Asked)
 
-    def __call__(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The parameters of a row under the engine's names.
+    def __call__(self, params: dict[str, Any]) -> Own:
+        """The parameters of a row under the engine's names, and the form that it asks for.
 
         Raises `ValueError` with the name of the parameter that is wrong.
         """
+        shape, params = own_shape(params)
+        if shape is not None:
+            self._check_place(shape)
         params = self._translated(params)
-        if self.shows_marks and params.get("skip_special_tokens") is True:
+        if self.asked.shows_marks and params.get("skip_special_tokens") is True:
             del params["skip_special_tokens"]
         if unknown := sorted(params.keys() - OWN_FIELDS):
             near = difflib.get_close_matches(unknown[0], OWN_FIELDS, n=1)
@@ -51,7 +60,9 @@ class OwnParams:
             if unknown[0] == "n":
                 hint = f": each row has as many answers as sampling.n says, {self.job.get('n', 1)}"
             raise ValueError(f"{unknown[0]!r} cannot be set by a row{hint}")
-        if "logprobs" in params and self.job.get("logprobs") is None:
+        # Those of `answer.confidence` are not the row's to change.
+        given = None if self.asked.answer.confidence else self.job.get("logprobs")
+        if "logprobs" in params and given is None:
             raise ValueError(
                 "'logprobs' cannot be set by a row in a job without sampling.logprobs, which makes "
                 f"the column for them: set sampling.logprobs to at least {params['logprobs']!r}"
@@ -63,17 +74,34 @@ class OwnParams:
             first = err.errors(include_url=False)[0]
             name = ".".join(map(str, first["loc"])) or "parameters"
             raise ValueError(f"{name}: {first['msg']}") from None
+        own = {name: value for name, value in together.items() if name in params}
+        if shape is not None:
+            together[STRUCTURE] = own[STRUCTURE] = structure_for(self.engine, shape)
+        if shape is not None or STRUCTURE in self.job:
+            check_beside_shape(together)
         engine_class(self.engine).check_sampling(
             together, job=self.job, args=self.args, vocab=self.vocab
         )
-        return {name: value for name, value in together.items() if name in params}
+        return Own(own, {} if shape is None else {"answer": shape})
+
+    def _check_place(self, shape: Mapping[str, Any]) -> None:
+        if (kind := self.asked.answer.kind) is not None:
+            raise ValueError(
+                f"the row asks for the shape {shortened(shape)}, and the job for that of "
+                f"answer.{kind}, which gives the column `answer` its type: leave one of them out"
+            )
+        if not self.asked.answer.rows:
+            raise ValueError(
+                f"the row asks for the shape {shortened(shape)}, and this job has no column for "
+                "such answers: set answer.rows: true"
+            )
 
     def _translated(self, given: dict[str, Any]) -> dict[str, Any]:
         """The parameters of a row under the names and in the forms of `sampling`.
 
         Raises `ValueError` with the name of a parameter that cannot be translated.
         """
-        params = renamed(without_neutral(given))
+        params = renamed(without_neutral(given, thinking=self.asked.thinking))
         continued = params.pop(CONTINUE, False)  # the renderer looks at it
         if not isinstance(continued, bool):
             text = f"{CONTINUE}: {continued!r} is neither true nor false"

@@ -118,15 +118,16 @@ def make_renderer(job: RouteJob, files: TokenizerFiles | None = None) -> Rendere
     `files` as for `Preparer`. Raises `ModelError` when the model's files cannot be read.
     """
     made = Tokenizer.from_files(files) if files else Tokenizer.from_folder(_planned(job).path)
-    sampling = dict(job.sampling)
-    if job.asked.answer.confidence:  # those log probabilities are not the row's to change
-        sampling.pop("logprobs", None)
     return renderer_of(
         job.prompt,
         made,
         max_model_len=job.max_model_len,
         own_params=OwnParams(
-            engine=job.engine.engine, job=sampling, args=job.engine.args, vocab=job.vocab
+            engine=job.engine.engine,
+            job=job.sampling,
+            args=job.engine.args,
+            vocab=job.vocab,
+            asked=job.asked,
         ),
         asked=job.asked,
     )

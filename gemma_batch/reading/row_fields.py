@@ -8,7 +8,10 @@ is unknown. Data only (Ray CPU task, driver, laptop).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from gemma_batch.texts import shortened
 
 # Fields that change no answer, whatever their value: field -> the reason.
 IGNORED: dict[str, str] = {
@@ -28,16 +31,19 @@ IGNORED: dict[str, str] = {
     "request_id": "a label",
     "cache_salt": "keeps users of vLLM's prefix cache apart; it changes no answer",
     "return_tokens_as_token_ids": "says how log probabilities are shown",
-    "guided_decoding_backend": "says nothing without a shape, and a row with a shape is refused",
-    "guided_whitespace_pattern": "says nothing without a shape, and a row with a shape is refused",
+    "guided_decoding_backend": "says which program keeps an answer to its shape",
+    "guided_whitespace_pattern": "says how many blanks stand in an answer; the engine writes none",
+    "include_reasoning": "says whether thoughts are sent along; here they have a column",
 }
+
+EFFORTS = ("minimal", "low", "medium", "high", "xhigh")  # of thinking: Gemma knows on and off
 
 # Values with which a field asks for nothing beyond an answer of text. Another value is refused.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
+    "reasoning": ({"effort": "none"}, {"enabled": False}),
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "best_of": (1,),
@@ -48,20 +54,21 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_special_tokens": (False,),
 }
 
-_SHAPE = "answers of a shape cannot be asked for"
 _TOOLS = "the model can be given no tools"
-_THINK = "thinking cannot be asked for"
+_THINK = "whether the model thinks is the job's to say, by `thinking`"
+
+# The same in a job in which the model thinks.
+NEUTRAL_THINKING: dict[str, tuple[Any, ...]] = {
+    **NEUTRAL,
+    "reasoning": ({"enabled": True}, *({"effort": effort} for effort in EFFORTS)),
+    "reasoning_effort": EFFORTS,
+    "chat_template_kwargs": ({"enable_thinking": True},),
+}
 
 # Fields that ask for what a job cannot do: field -> the reason. A value that is empty or false asks
 # for nothing.
 REFUSED: dict[str, str] = {
-    "response_format": _SHAPE,
-    "structured_outputs": _SHAPE,
-    "structural_tag": _SHAPE,
-    "guided_json": _SHAPE,
-    "guided_regex": _SHAPE,
-    "guided_choice": _SHAPE,
-    "guided_grammar": _SHAPE,
+    "structural_tag": "an answer of this kind cannot be checked",
     "tools": _TOOLS,
     "tool_choice": _TOOLS,
     "functions": _TOOLS,
@@ -71,8 +78,7 @@ REFUSED: dict[str, str] = {
     "audio": "answers are text alone",
     "reasoning_effort": _THINK,
     "reasoning": _THINK,
-    "include_reasoning": _THINK,
-    "chat_template_kwargs": "the chat template gets the messages alone",
+    "chat_template_kwargs": _THINK + ", and nothing else is known to chat templates",
     "chat_template": "the chat template is the model's own",
     "documents": "the chat template gets the messages alone",
     "verbosity": "Gemma models know no verbosity",
@@ -100,24 +106,27 @@ RENAMED: dict[str, str] = {
 }
 
 
-def without_neutral(params: dict[str, Any]) -> dict[str, Any]:
+def without_neutral(params: dict[str, Any], *, thinking: bool = False) -> dict[str, Any]:
     """The parameters of a row without those that change no answer.
 
-    Raises `ValueError` with the name of a parameter that asks for what a job cannot do.
+    `thinking` says whether the model thinks in this job. Raises `ValueError` with the name of a
+    parameter that asks for what a job cannot do.
     """
-    left = {}
+    left, neutral = {}, NEUTRAL_THINKING if thinking else NEUTRAL
     for name, value in params.items():
-        if name in IGNORED or (name in REFUSED and _asks_nothing(name, value, params)):
+        if name in IGNORED or (name in REFUSED and _asks_nothing(name, value, params, neutral)):
             continue
         if name in REFUSED:
-            shown = repr(value)
-            shown = shown if len(shown) <= 60 else shown[:57] + "..."
-            raise ValueError(f"{name!r} cannot be set by a row: {REFUSED[name]} (it is {shown})")
+            raise ValueError(
+                f"{name!r} cannot be set by a row: {REFUSED[name]} (it is {shortened(value)})"
+            )
         left[name] = value
     return left
 
 
-def _asks_nothing(name: str, value: Any, params: dict[str, Any]) -> bool:
+def _asks_nothing(
+    name: str, value: Any, params: dict[str, Any], neutral: Mapping[str, tuple[Any, ...]]
+) -> bool:
     if name == "add_generation_prompt" and value is False:
         return params.get("continue_final_message") is True
     if value is False or (isinstance(value, str | list | tuple | dict) and not value):
@@ -126,7 +135,7 @@ def _asks_nothing(name: str, value: Any, params: dict[str, Any]) -> bool:
     # In Python True == 1, and here the two differ.
     return any(
         value == one and (type(value) is bool) == (type(one) is bool)
-        for one in NEUTRAL.get(name, ())
+        for one in neutral.get(name, ())
     )
 
 

@@ -56,6 +56,11 @@ class Answer(SpecPart):
     flatten: bool = False
     """Make a column of each property of the schema, instead of one column `answer`."""
 
+    rows: bool | None = None
+    """Rows bring the shapes of their answers along, by `response_format` and the like: the column
+    `answer` holds their values as JSON. Default: true when a row of the plan's sample does. See
+    [rows with a shape of their own](answers.md#rows-with-a-shape-of-their-own)."""
+
     confidence: bool = False
     """Add columns that say how sure the model was. See [confidence](answers.md#confidence)."""
 
@@ -111,6 +116,11 @@ class Answer(SpecPart):
             )
         if self.flatten and self.schema is None:
             raise ValueError("`flatten` makes columns of a schema's properties: it needs `schema`")
+        if self.rows and given:
+            raise ValueError(
+                f"with `rows` each row brings the shape of its answer, and `{given[0]}` is the "
+                "shape of all answers: keep one"
+            )
         if self.flatten and isinstance(self.schema, dict) and not self.schema.get("properties"):
             raise ValueError(
                 "`flatten` makes columns of the properties of the schema, which has none at its "

@@ -8,6 +8,9 @@ from typing import Any
 
 from gemma_batch.spec import Answer, Tools
 
+# The field of the fingerprint that says whether rows bring the shapes of their answers along.
+ROW_SHAPES = "answer.rows"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
@@ -30,7 +33,8 @@ class Asked:
     @property
     def shaped(self) -> bool:
         """Whether an answer can be without the shape that was asked for."""
-        return self.enforced or self.tools is not None or self.thinking
+        own = bool(self.answer.rows)
+        return self.enforced or own or self.tools is not None or self.thinking
 
     @property
     def enforced(self) -> bool:
@@ -58,11 +62,13 @@ class Asked:
         found: dict[str, Any] = {}
         if self.answer.kind is not None or self.answer.confidence:
             found["answer"] = self.answer.model_dump(
-                mode="json", exclude_defaults=True, exclude={"retries", "schema"}
+                mode="json", exclude_defaults=True, exclude={"retries", "rows", "schema"}
             )
         if self.answer.schema is not None:
             # As text, in which the order of the properties counts: it is that of the columns.
             found["answer.schema"] = json.dumps(self.answer.schema, ensure_ascii=False)
+        if self.answer.rows:
+            found[ROW_SHAPES] = True
         if self.tools is not None:
             found["tools"] = self.tools.model_dump(mode="json", exclude_defaults=True)
         if self.thinking:

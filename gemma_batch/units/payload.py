@@ -62,17 +62,18 @@ def encode(prepared: Prepared) -> pa.Table:
     by_number = {request.number: request for request in prepared.requests}
     failures = [prepared.failures.get(number) for number in prepared.numbers]
     prompts = [by_number[n].prompt if n in by_number else None for n in prepared.numbers]
-    sampling = [
-        json.dumps(by_number[n].sampling) if n in by_number and by_number[n].sampling else None
-        for n in prepared.numbers
-    ]
+    requests = [by_number.get(number) for number in prepared.numbers]
+    sampling = [json.dumps(r.sampling) if r and r.sampling else None for r in requests]
+    form = [json.dumps(r.form) if r and r.form else None for r in requests]
     table = pa.table(
         {
             "number": pa.array(prepared.numbers, pa.int64()),
             "id": pa.array(prepared.ids, pa.string()),
             "kind": pa.array([p.kind if p else None for p in prompts], pa.string()),
             "prompt": pa.array([p.encode() if p else None for p in prompts], pa.large_binary()),
-            "sampling": pa.array(sampling, pa.string()),
+            # Rows often bring the same schema, which may be long.
+            "sampling": pa.array(sampling, pa.string()).dictionary_encode(),
+            "form": pa.array(form, pa.string()).dictionary_encode(),
             "code": pa.array([f.code if f else None for f in failures], pa.string()),
             "message": pa.array([f.message if f else None for f in failures], pa.string()),
         }
@@ -102,15 +103,20 @@ def decode(head: str, rows: bytes | memoryview | pa.Buffer) -> Prepared:
     keep_names = [name for name in table.column_names if name.startswith(KEEP)]
     keep = table.select(keep_names).rename_columns([n.removeprefix(KEEP) for n in keep_names])
     requests, failures = [], {}
-    fields = ("number", "kind", "prompt", "sampling", "code", "message")
-    for number, kind, prompt, sampling, code, message in zip(
+    parsed: dict[str, Any] = {}  # rows with the same text share what it says
+    fields = ("number", "kind", "prompt", "sampling", "form", "code", "message")
+    for number, kind, prompt, sampling, form, code, message in zip(
         *(table[name].to_pylist() for name in fields), strict=True
     ):
         if code is not None:
             failures[number] = Failure(code, message)
-        else:
-            own = params_from_json(json.loads(sampling)) if sampling else {}
-            requests.append(Request(number, decode_prompt(kind, prompt), own))
+            continue
+        for text in (sampling, form):
+            if text and text not in parsed:
+                parsed[text] = json.loads(text)
+        own = params_from_json(parsed[sampling]) if sampling else {}
+        asked = parsed[form] if form else {}
+        requests.append(Request(number, decode_prompt(kind, prompt), own, asked))
     return Prepared(
         unit=unit,
         numbers=table["number"].to_pylist(),

@@ -14,12 +14,12 @@ import pytest
 
 from gemma_batch.answering.answers import Sample
 from gemma_batch.answering.json_answers import JsonAnswer
-from gemma_batch.answering.narrowed import narrowed
 from gemma_batch.answering.text_shapes import Grammar, Regex
 from gemma_batch.engines import grammars
 from gemma_batch.engines.base import engine_class
 from gemma_batch.engines.dry_answers import dry_answer
 from gemma_batch.engines.enforced import check_rules
+from gemma_batch.engines.narrowed import narrowed
 from gemma_batch.spec.json_schema import check_schema
 from tests.engines.structures import ENFORCED, NOT_ENFORCED
 

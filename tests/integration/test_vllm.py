@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import time
 import uuid
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -344,3 +346,75 @@ def test_labels_too_long_for_their_answers_are_asked_again_and_then_fail(
     done = run_to_its_end("retry", str(tmp_path / "out"), *more)
     assert done.returncode == 0, done.stderr
     assert len(look(7)[0]) > len(results), "some rows were answered at a later attempt"
+
+
+@pytest.mark.long
+def test_lines_of_a_batch_file_each_get_the_shape_that_they_ask_for(
+    tiny: str, tmp_path: Path
+) -> None:
+    """In one engine, among rows that ask for text. A bad shape costs its row before the engine is
+    asked; an answer that was cut off is refused, and its text is kept."""
+    bounded = {"type": "integer", "minimum": 0, "maximum": 99}
+    schema = {
+        "type": "object",
+        "properties": {
+            "size": {"enum": ["small", "big"]},
+            "counts": {"type": "array", "items": bounded, "maxItems": 2},
+            "name": {"type": ["string", "null"], "maxLength": 5},
+        },
+        "required": ["size", "counts", "name"],
+        "additionalProperties": False,
+    }
+    asked: list[dict[str, Any]] = [
+        {},
+        {"response_format": {"type": "text"}, "temperature": 1},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "s", "schema": schema},
+            }
+        },
+        {"guided_json": schema, "temperature": 1, "seed": 3},
+        {"structured_outputs": {"choice": ["billing", "shipping"]}},
+        {"guided_regex": "(ab|cd){2}", "user": "u", "store": True},
+        {"guided_grammar": 'root ::= "yes" | "no"'},
+        {"guided_json": schema, "max_completion_tokens": 2},
+        {"guided_json": {"type": "nonsense"}},
+        {"guided_json": {"type": "string"}, "stop": "x"},
+    ]
+    lines = [
+        {
+            "custom_id": f"r{i}",
+            "body": {"messages": [{"role": "user", "content": f"The fox {i}"}], **asked[i % 10]},
+        }
+        for i in range(30)
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    job = write_spec(
+        tmp_path / "job.yaml",
+        input={"path": str(tmp_path / "in.jsonl")},
+        model=tiny,
+        sampling={"temperature": 0, "max_tokens": 120},
+        output={"path": str(tmp_path / "out")},
+        resources=CPU,
+        answer={"retries": 1},
+    )
+    done = run_to_its_end("run", str(job), "--json")
+    assert done.returncode == 3, done.stderr
+    results, errors = assert_each_once(str(tmp_path / "out"), [line["custom_id"] for line in lines])
+    kinds = {line["custom_id"]: i % 10 for i, line in enumerate(lines)}
+    for error in errors:
+        cut, code = kinds[error["id"]] == 7, error["code"]
+        assert (code, bool(error["output"])) == (("invalid_answer" if cut else "bad_params"), cut)
+    assert {kinds[error["id"]] for error in errors} == {7, 8, 9}
+    for row in results:
+        kind, value = kinds[row["id"]], row["answer"] and json.loads(row["answer"])
+        if kind < 2:
+            assert value is None
+            assert row["output"]
+        elif kind < 4:
+            jsonschema.Draft202012Validator(schema).validate(value)
+            assert json.loads(row["output"], strict=False) == value
+        else:
+            assert row["output"] == value
+            assert re.fullmatch(["billing|shipping", "(ab|cd){2}", "yes|no"][kind - 4], value)

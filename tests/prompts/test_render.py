@@ -16,7 +16,7 @@ from gemma_batch.errors import FailureCode
 from gemma_batch.prompts.template import END, START, RowProblem
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.prompts.truncate import share
-from gemma_batch.rows import Failure, Request, Row
+from gemma_batch.rows import Failure, Own, Request, Row
 from tests.examples import examples
 from tests.prompts.helpers import make, words
 
@@ -138,7 +138,7 @@ def test_sampling_overrides(tokenizer: Tokenizer) -> None:
     def allowed(params: dict[str, Any]) -> dict[str, Any]:
         if "top_p" in params:
             raise ValueError("'top_p' cannot be set by a row")
-        return {"max_tokens": params["max_completion_tokens"]}
+        return Own({"max_tokens": params["max_completion_tokens"]}, {})
 
     changes = {**PARAMS, "allowed_params": allowed}
     assert request(tokenizer, values, **changes).sampling == {"max_tokens": 5}
@@ -162,7 +162,7 @@ def test_an_open_answer_is_continued_where_the_job_or_the_row_asks_for_it(
 ) -> None:
     """The prompt ends with the begun answer; control tokens in it are broken as elsewhere."""
     values = {"chat": [*TALK[:1], {**TALK[1], "content": "1, <eos> 2, "}], "p": own}
-    renderer = make(tokenizer, **CHAT, **PARAMS, **changes, allowed_params=lambda _: {})
+    renderer = make(tokenizer, **CHAT, **PARAMS, **changes, allowed_params=lambda _: Own({}, {}))
     (answer,) = renderer.render_rows([Row(0, values)])
     assert isinstance(answer, Request)
     text = renderer.preview(Row(0, values))

@@ -13,10 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gemma_batch.engines.structure import STRUCTURE, structure_of
 from gemma_batch.reading.own_params import OwnParams
+from gemma_batch.reading.own_shape import SHAPE_FIELDS, asks_for_shape
 from gemma_batch.reading.row_fields import IGNORED, REFUSED
-from gemma_batch.spec import Sampling
+from gemma_batch.rows import Own
+from gemma_batch.spec import Answer, Sampling
 from gemma_batch.spec.sampling import params_from_json
+from gemma_batch.units.asked import Asked
 from tests.examples import examples
 
 VOCAB = 600
@@ -24,8 +28,15 @@ DETECTION = {"max_pattern_size": 3, "min_count": 2}
 
 
 def checked(params: dict[str, Any], engine: str = "vllm", **job: Any) -> dict[str, Any]:
+    return brought(params, engine, **job).sampling
+
+
+def brought(params: dict[str, Any], engine: str = "vllm", **job: Any) -> Own:
     args = job.pop("args", {})
-    check = OwnParams(engine=engine, job={"max_tokens": 64, **job}, args=args, vocab=VOCAB)
+    asked = Asked(answer=Answer(**job.pop("answer", {})), thinking=job.pop("thinking", False))
+    check = OwnParams(
+        engine=engine, job={"max_tokens": 64, **job}, args=args, vocab=VOCAB, asked=asked
+    )
     return pickle.loads(pickle.dumps(check))(params)  # type: ignore[no-any-return]
 
 
@@ -101,16 +112,15 @@ def test_what_is_taken_reaches_the_engine(
     assert checked(params, **job) == taken
 
 
-# Fields of OpenAI's and vLLM's chats, and what becomes of them: taken, ignored, or refused unless
-# the value asks for nothing. A report of another field is one more line.
 def test_a_row_cannot_hide_the_marks_that_its_answer_is_read_by() -> None:
     """They are taken out of the text anyway; a row that wants to see them does."""
     for shows, skips, taken in ((True, True, False), (True, False, True), (False, True, True)):
-        check = OwnParams(engine="vllm", job={"max_tokens": 64}, vocab=VOCAB, shows_marks=shows)
         params = {"skip_special_tokens": skips}
-        assert check(dict(params)) == (params if taken else {})
+        assert checked(dict(params), thinking=shows) == (params if taken else {})
 
 
+# Fields of OpenAI's and vLLM's chats, and what becomes of them: taken, ignored, or refused unless
+# the value asks for nothing. A report of another field is one more line.
 @pytest.mark.parametrize("field", sorted(IGNORED))
 def test_fields_that_change_no_answer_are_ignored(field: str) -> None:
     """Whatever their value; the table says why."""
@@ -123,12 +133,7 @@ def test_fields_that_change_no_answer_are_ignored(field: str) -> None:
 @pytest.mark.parametrize(
     ("field", "nothing", "something"),
     [
-        ("response_format", {"type": "text"}, {"type": "json_object"}),
-        ("response_format", {"type": "text"}, {"type": "json_schema", "json_schema": {}}),
-        ("guided_json", {}, {"type": "object"}),
-        ("guided_choice", [], ["a", "b"]),
-        ("guided_regex", "", "a+"),
-        ("structured_outputs", {}, {"json": {}}),
+        ("structural_tag", "", "{}"),
         ("tools", [], [{"type": "function"}]),
         ("functions", [], [{"name": "f"}]),
         ("tool_choice", "none", "required"),
@@ -139,6 +144,7 @@ def test_fields_that_change_no_answer_are_ignored(field: str) -> None:
         ("web_search_options", {}, {"search_context_size": "low"}),
         ("reasoning_effort", "none", "high"),
         ("reasoning", {}, {"effort": "low"}),
+        ("reasoning", {"effort": "none", "summary": None}, {"enabled": True}),
         ("verbosity", "medium", "low"),
         ("chat_template_kwargs", {"enable_thinking": False}, {"enable_thinking": True}),
         ("chat_template", "", "{{ messages }}"),
@@ -160,14 +166,139 @@ def test_fields_that_a_job_cannot_follow(field: str, nothing: Any, something: An
     assert REFUSED[field] in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "on", "off"),
+    [
+        ("reasoning_effort", "low", "none"),
+        ("reasoning_effort", "high", "none"),
+        ("reasoning", {"effort": "minimal"}, {"effort": "none"}),
+        ("reasoning", {"enabled": True}, {"enabled": False}),
+        ("chat_template_kwargs", {"enable_thinking": True}, {"enable_thinking": False}),
+    ],
+)
+def test_a_row_may_say_of_thinking_what_the_job_says(field: str, on: Any, off: Any) -> None:
+    """Anything else is refused: the prompt and the columns are the job's."""
+    for thinking, taken, refused in ((True, on, off), (False, off, on)):
+        assert checked({field: taken}, thinking=thinking) == {}
+        with pytest.raises(ValueError, match=f"^'{field}' .* the job's to say, by `thinking`"):
+            checked({field: refused}, thinking=thinking)
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+OPENAI = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": SCHEMA}}
+ANY = {"schema": {"type": "object"}}
+# Fields by which a row asks for a shape, and the same as a field of the spec's `answer`.
+SHAPES: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
+    ({"response_format": {"type": "text"}}, None),
+    ({"response_format": {"type": "text", "json_schema": None}}, None),
+    ({"response_format": {"type": "json_object"}}, ANY),
+    ({"response_format": {"type": "json_object", "json_schema": None}}, ANY),
+    ({"response_format": {"type": "json_object", "schema": SCHEMA}}, {"schema": SCHEMA}),
+    ({"response_format": OPENAI}, {"schema": SCHEMA}),
+    ({"response_format": {"type": "json_schema", "schema": SCHEMA}}, {"schema": SCHEMA}),
+    ({"response_format": {"type": "json_schema", "json_schema": {"schema": json.dumps(SCHEMA)}}},
+     {"schema": SCHEMA}),
+    ({"structured_outputs": {}}, None),
+    ({"structured_outputs": {"json": None, "regex": "a+", "disable_fallback": True}},
+     {"regex": "a+"}),
+    ({"structured_outputs": {"json": SCHEMA}}, {"schema": SCHEMA}),
+    ({"structured_outputs": {"json_object": True}}, ANY),
+    ({"structured_outputs": {"choice": ["a", "b", "a"]}}, {"choice": ["a", "b"]}),
+    ({"structured_outputs": {"grammar": 'root ::= "a"'}}, {"grammar": 'root ::= "a"'}),
+    ({"guided_json": {}}, None),
+    ({"guided_json": SCHEMA}, {"schema": SCHEMA}),
+    ({"guided_json": json.dumps(SCHEMA)}, {"schema": SCHEMA}),
+    ({"guided_json_object": False}, None),
+    ({"guided_json_object": True}, ANY),
+    ({"guided_choice": []}, None),
+    ({"guided_choice": ["a", "b"]}, {"choice": ["a", "b"]}),
+    ({"guided_regex": ""}, None),
+    ({"guided_regex": "a+"}, {"regex": "a+"}),
+    ({"guided_grammar": 'root ::= "a"'}, {"grammar": 'root ::= "a"'}),
+    # A struct of Parquet has the fields of all rows, and null where this row has no such field.
+    ({"guided_json": {**SCHEMA, "properties": {"a": {"enum": [1, None], "type": None}, "b": None}}},
+     {"schema": {**SCHEMA, "properties": {"a": {"enum": [1, None]}}}}),
+    ({"guided_json": {"const": None}}, {"schema": {"const": None}}),
+    ({"response_format": OPENAI, "guided_json": SCHEMA, "guided_decoding_backend": "xgrammar"},
+     {"schema": SCHEMA}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("params", "shape"), SHAPES)
+def test_the_shape_of_a_row_reaches_the_engine(
+    params: dict[str, Any], shape: dict[str, Any] | None
+) -> None:
+    """All names for it become one; and the plan sees which rows bring one."""
+    taken, form = brought({**params, "top_p": 0.5}, engine="echo", answer={"rows": True})
+    wanted = {} if shape is None else {STRUCTURE: structure_of(Answer.model_validate(shape))}
+    assert taken == {"top_p": 0.5, **wanted}
+    assert form == ({} if shape is None else {"answer": shape})
+    assert asks_for_shape(params) == (shape is not None)
+    assert params_from_json(json.loads(json.dumps(taken))) == taken
+
+
+@pytest.mark.parametrize(("params", "shape"), [one for one in SHAPES if one[1] is not None])
+def test_a_job_without_a_column_for_it_refuses_the_shape(
+    params: dict[str, Any], shape: dict[str, Any]
+) -> None:
+    """And says what to set; a job with a shape of its own keeps the type of its column."""
+    for answer in ({}, {"rows": False}):
+        with pytest.raises(ValueError, match=r"no column .* set answer.rows: true"):
+            checked(params, engine="echo", answer=answer)
+    with pytest.raises(ValueError, match=r"the job for that of answer\.choice.*leave one"):
+        checked(params, engine="echo", answer={"choice": ["a", "b"]})
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"response_format": "json"}, "'response_format': 'json' is no object"),
+        ({"response_format": {"type": "xml"}}, "'response_format': its type 'xml' is none of"),
+        ({"response_format": {"schema": SCHEMA}}, "'response_format': its type None is none of"),
+        ({"response_format": {"type": "json_schema"}}, "no `json_schema` with a `schema`"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+         "no `json_schema` with a `schema`"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": [1]}}},
+         r"the schema \[1\] is no object"),
+        ({"guided_json": "{"}, "'guided_json': the schema is not valid JSON"),
+        ({"guided_json": True}, "'guided_json': the schema True is no object"),
+        ({"guided_json_object": "yes"}, "'guided_json_object': json_object is 'yes', not true"),
+        ({"guided_choice": "a"}, "'guided_choice': 'a' is no list of labels"),
+        ({"guided_choice": ["a", ""]}, "is no list of labels"),
+        ({"guided_regex": 7}, "'guided_regex': 7 is no text"),
+        ({"structured_outputs": [1]}, r"'structured_outputs': \[1\] is no object"),
+        ({"structured_outputs": {"json": SCHEMA, "regex": "a"}}, "'json' and 'regex' are two"),
+        ({"structured_outputs": {"structural_tag": "{}"}}, "'structural_tag' is none of 'json'"),
+        ({"guided_regex": "a", "guided_choice": ["a"]}, "'guided_choice' and 'guided_regex' ask"),
+        ({"guided_json": json.loads('{"a":' * 900 + "1" + "}" * 900)}, "nested too deeply"),
+        ({"guided_json": {"type": "nonsense"}}, "schema: .* is no valid JSON schema"),
+        ({"guided_json": {"$ref": "https://example.org/x.json"}}, "outside of the schema"),
+        ({"guided_json": {"type": "array", "uniqueItems": True}}, "'uniqueItems'"),
+        ({"guided_json": {"enum": ["x" * 2**18]}}, "bytes as JSON"),
+        ({"guided_json": {"$ref": "#"}}, "no value fits"),
+        ({"guided_regex": "("}, "regex: .*Python cannot read it"),
+        ({"guided_regex": "(?=a)b"}, "regex: .*looks ahead"),
+        ({"guided_grammar": "yes"}, "grammar: .*no rule `root ::= ...`"),
+        ({"guided_regex": "a", "stop": "x"}, "'stop' could end or change an answer"),
+        ({"guided_regex": "a", "ignore_eos": True}, "'ignore_eos' could end"),
+        ({"guided_regex": "a", "allowed_token_ids": [3]}, "'allowed_token_ids' could end"),
+    ],
+)  # fmt: skip
+def test_a_shape_that_is_none_is_refused(params: dict[str, Any], sentence: str) -> None:
+    """By the row alone; such a row counts as one that brings a shape."""
+    with pytest.raises(ValueError, match=sentence):
+        checked(params, engine="echo", answer={"rows": True})
+    assert asks_for_shape(params)
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=5,
 )
 NAMES = st.sampled_from(
-    [*Sampling.model_fields, *IGNORED, *REFUSED, "max_completion_tokens", "top_logprobs",
-     "vllm_xargs", "continue_final_message"]
+    [*Sampling.model_fields, *IGNORED, *REFUSED, *SHAPE_FIELDS, "max_completion_tokens",
+     "top_logprobs", "vllm_xargs", "continue_final_message"]
 ) | st.text(max_size=9)  # fmt: skip
 
 
@@ -176,15 +307,19 @@ NAMES = st.sampled_from(
 def test_any_parameters_are_taken_or_refused(params: dict[str, Any]) -> None:
     """A row brings what it likes: fields of sampling come out, or one sentence."""
     with contextlib.suppress(ValueError):
-        taken = checked(params, engine="echo", logprobs=5)
-        assert taken.keys() <= Sampling.model_fields.keys() - {"n"}
+        taken = checked(params, engine="echo", logprobs=5, answer={"rows": True})
+        assert taken.keys() <= (Sampling.model_fields.keys() - {"n"}) | {STRUCTURE}
 
 
 def test_the_docs_name_each_field() -> None:
     """Ignored and refused fields each have a line in the table of docs/inputs.md."""
     page = Path(__file__).parents[2].joinpath("docs", "inputs.md").read_text(encoding="utf-8")
     table = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
-    for word, wanted in (("ignored: they", IGNORED), ("the value asks for nothing", REFUSED)):
+    for word, wanted in (
+        ("ignored: they", IGNORED),
+        ("the value asks for nothing", REFUSED),
+        ("shape of the answer", SHAPE_FIELDS),
+    ):
         (fields,) = (fields for fields, becomes in table if word in becomes)
         assert re.findall(r"`(\w+)`", fields) == list(wanted)
 

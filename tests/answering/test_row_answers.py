@@ -1,0 +1,110 @@
+"""Rows that bring the shape of their answer along: from the file to the columns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gemma_batch.answering.host import Host
+from gemma_batch.answering.shapes import shape_of
+from gemma_batch.committing.commit import commit_unit
+from gemma_batch.family.hardware import Hardware
+from gemma_batch.planning.plan import make_plan
+from gemma_batch.planning.sample import sample_routes
+from gemma_batch.reading.prepare import Preparer
+from gemma_batch.rows import Outcome
+from gemma_batch.spec import JobSpec
+from gemma_batch.storage.fs import open_store
+from gemma_batch.units.payload import decode, encode
+from tests.planning.test_foresight import USER, job
+
+CITY = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "size": {"enum": ["small", "big"]},
+        "people": {"type": "integer"},
+        "parts": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["city", "size"],
+    "additionalProperties": False,
+}
+
+
+def run(spec: JobSpec) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """Prepare, answer and commit every unit of a job; the results, and the errors by row."""
+    made = make_plan(spec)
+    plan = made.placed(Hardware(gpu=None))
+    ready = plan.job(plan.routes[0])
+    foreseen = sample_routes(made)["all"].failures
+    shape, preparer = shape_of(ready.sampling, ready.asked), Preparer(ready)
+    host = Host(ready.engine, in_flight=ready.in_flight, policy=ready.policy, check=shape.check)
+    store = open_store(spec.output.path)
+    try:
+        for unit in plan.units():
+            head, rows = encode(preparer.prepare(made.survey.shards, unit)).to_pylist()[0].values()
+            prepared = decode(head, rows)
+            answers: dict[int, Outcome] = {**prepared.failures, **host.run(prepared.requests)}
+            commit_unit(store, ready, prepared, answers, {}, shape=shape)
+    finally:
+        host.close()
+    folder = Path(spec.output.path)
+    errors = pq.ParquetDataset(folder / "errors").read().to_pylist()
+    before = [one for one in errors if one["code"] != "invalid_answer"]
+    assert sum(foreseen.values()) == len(before)
+    return pq.ParquetDataset(folder / "results").read(), errors
+
+
+def line(name: str, **body: Any) -> dict[str, Any]:
+    return {"custom_id": name, "body": {"messages": [USER], **body}}
+
+
+def schema(inner: Any, **more: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": inner, **more}}
+
+
+MIXED = [
+    line("text"),
+    line("plain", response_format={"type": "text"}, user="u", metadata={"a": "b"}, store=True),
+    line("object", response_format={"type": "json_object"}, max_completion_tokens=7),
+    line("city", response_format=schema(CITY, strict=True), service_tier="flex"),
+    line("label", structured_outputs={"choice": ["billing", "shipping"]}),
+    line("older", guided_json=CITY, n=1),
+    line("words", guided_regex="(very )*good"),
+    line("rule", guided_grammar='root ::= "yes" | "no"'),
+    line("no type", response_format=schema({"type": "nonsense"})),
+    line("elsewhere", response_format=schema({"$ref": "https://example.org/city.json"})),
+    line("broken", guided_regex="("),
+    line("no rule", guided_grammar="nothing"),
+    line("two", guided_regex="a", guided_choice=["a"]),
+    line("n", n=2),
+]
+BAD = {"no type", "elsewhere", "broken", "no rule", "two", "n"}
+
+
+def test_each_row_of_a_batch_file_gets_the_shape_that_it_asks_for(
+    tmp_path: Path, model: str
+) -> None:
+    """Typed as JSON text; a row whose shape is wrong fails alone, before an engine sees it."""
+    results, errors = run(job(tmp_path, model, MIXED))
+    assert results.schema.field("answer").type == pa.string()
+    found = {one["id"]: one for one in results.to_pylist()}
+    assert {one["id"]: one["code"] for one in errors} == dict.fromkeys(BAD, "bad_params")
+    assert found.keys() | BAD == {one["custom_id"] for one in MIXED}
+    values = {
+        name: None if one["answer"] is None else json.loads(one["answer"])
+        for name, one in found.items()
+    }
+    assert values["text"] is values["plain"] is None
+    assert isinstance(values["object"], dict)
+    for name in ("city", "older"):
+        jsonschema.Draft202012Validator(CITY).validate(values[name])
+    assert values["label"] in ("billing", "shipping")
+    assert values["rule"] in ("yes", "no")
+    assert values["words"].endswith("good")
+    assert found["label"]["output"] == values["label"]
