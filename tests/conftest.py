@@ -36,6 +36,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 GROUPS = {
     "tests/ops/airflow": "airflow",
     "tests/integration": "cluster",
+    "tests/jobs/test_try_recipes.py": "cluster",
     "tests/ops": "jobs",
     "tests/faults": "faults",
     "tests/docker/test_compose.py": "compose",

@@ -1,4 +1,4 @@
-"""The recipes: each loads, plans offline on the GPU it names, and says what it is for."""
+"""The recipes: each plans on the GPU it names, says what it is for, and is in the README."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ import pytest
 
 from gemma_batch.cli.commands import main
 from gemma_batch.spec import JobSpec
+from tests.docs.pages import table
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPES = sorted((ROOT / "jobs").glob("*.yaml"))
+ROWS = 1000
 COLUMNS = (
     "document_id", "body", "ticket_id", "subject", "customer", "invoice_id", "text", "text_id",
-    "language",
+    "language", "id", "request_id", "question_id", "question", "audience", "style",
+    "language_name", "language_guideline", "audience_guideline", "style_guideline",
 )  # fmt: skip
 
 
-def test_there_are_five() -> None:
-    """Summarise, classify with routes, extract, translate, score."""
-    names = {path.stem for path in RECIPES}
-    assert names == {"summarise", "classify_with_routes", "extract", "translate", "score"}
+def test_the_readme_lists_each_recipe() -> None:
+    """And nothing else."""
+    rows = table("README.md", "recipe in `jobs/`", "what it makes of a row")
+    assert {name.strip("`") for name, _ in rows} == {path.name for path in RECIPES}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -40,7 +43,7 @@ def test_a_recipe_plans_on_the_gpu_that_its_header_names(
     assert found is not None, "the header tells how to see what it costs"
     command = found[1].split()
     assert command[1] == f"jobs/{path.name}"
-    rows = {name: [f"{name} {n} " * 20 for n in range(40)] for name in COLUMNS}
+    rows = {name: [f"{name} {n} " * 20 for n in range(ROWS)] for name in COLUMNS}
     pq.write_table(pa.table(rows), tmp_path / "in.parquet")
     changes = [f"input.path={tmp_path}/in.parquet", f"output.path={tmp_path}/out"]
     options = [word for change in changes for word in ("--set", change)]
@@ -49,6 +52,6 @@ def test_a_recipe_plans_on_the_gpu_that_its_header_names(
     out, err = capsys.readouterr()
     assert not ended.value.code, err
     facts = json.loads(out)
-    assert facts["rows"] == 40
+    assert facts["rows"] == ROWS
     assert facts["estimate"]["cost"] > 0
     assert JobSpec.load(path).name
