@@ -31,7 +31,7 @@ from gemma_batch.rows import Failure, Request
 
 BOS = 2
 FIRST_WORD = 256  # ids from here on are words, below are special and unused ones
-FEED_FACTOR = 2.0  # that of planning/plan.py, which needs more packages than this program may
+FEED_FACTOR = 2.0  # that of planning/route_plan.py, which needs more packages than this program may
 WARM_ROWS, WARM_TOKENS, WARM_SEED = 64, 16, 1_000_000
 Scale = Literal["full", "tiny"]
 

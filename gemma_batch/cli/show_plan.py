@@ -9,7 +9,7 @@ from gemma_batch.texts import counted, duration, failures_text
 
 if TYPE_CHECKING:
     from gemma_batch.committing.outlook import Outlook
-    from gemma_batch.planning.plan import RoutePlan
+    from gemma_batch.planning.route_plan import RoutePlan
     from gemma_batch.spec import JobSpec
 
 USUAL_CPUS_PER_GPU = 8  # usual for cloud instances; used because `plan` sees no cluster

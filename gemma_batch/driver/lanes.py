@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gemma_batch.errors import GemmaBatchError
-from gemma_batch.planning.plan import RoutePlan
 from gemma_batch.planning.pool import Pool, not_more_than
+from gemma_batch.planning.route_plan import RoutePlan
 from gemma_batch.units.unit import Shards, Unit
 
 if TYPE_CHECKING:

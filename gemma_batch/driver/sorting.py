@@ -24,8 +24,9 @@ from gemma_batch.errors import GemmaBatchError, SpecError
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.cut import cut, rows_per_unit
 from gemma_batch.planning.estimate import is_sorted, sort_gain
-from gemma_batch.planning.plan import Plan, RoutePlan
+from gemma_batch.planning.plan import Plan
 from gemma_batch.planning.pool import make_pool
+from gemma_batch.planning.route_plan import RoutePlan
 from gemma_batch.planning.routing import Router
 from gemma_batch.planning.sample import RouteSample, sample_rows
 from gemma_batch.reading.prepare import make_renderer

@@ -17,8 +17,8 @@ from gemma_batch.family.gpus import GPU
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.memory import Precision
 from gemma_batch.family.roofline import Limit, Workload, limit
-from gemma_batch.planning.plan import RoutePlan
 from gemma_batch.planning.pool import make_pool
+from gemma_batch.planning.route_plan import RoutePlan
 from gemma_batch.planning.sample import RouteSample
 from gemma_batch.prompts.prefixes import SORTED_ROWS, WORTH_SHARE
 

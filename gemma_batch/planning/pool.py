@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from gemma_batch.engines.base import engine_class
 from gemma_batch.errors import PlacementError
 from gemma_batch.family.hardware import Hardware
-from gemma_batch.planning.plan import RoutePlan
+from gemma_batch.planning.route_plan import RoutePlan
 from gemma_batch.units.route_job import RouteJob
 
 READ_CORES = 1  # cores that a reading task computes on

@@ -11,7 +11,8 @@ from typing import Any
 from gemma_batch.family.chat_templates import CHAT_TEMPLATES
 from gemma_batch.planning.asking import all_sampling, args_of, asked_of
 from gemma_batch.planning.peek import some_rows
-from gemma_batch.planning.plan import Plan, RoutePlan
+from gemma_batch.planning.plan import Plan
+from gemma_batch.planning.route_plan import RoutePlan
 from gemma_batch.prompts.guess import GuessedTokenizer
 from gemma_batch.prompts.render import Renderer
 from gemma_batch.prompts.template import RowProblem

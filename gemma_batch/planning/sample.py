@@ -18,8 +18,9 @@ from typing import Any
 from gemma_batch.errors import FailureCode
 from gemma_batch.planning.foresight import Foreseen, foresee, foreseen_facts, same_ids
 from gemma_batch.planning.peek import SAMPLE_ROWS, SAMPLE_SHARDS, some_rows
-from gemma_batch.planning.plan import Plan, RoutePlan
+from gemma_batch.planning.plan import Plan
 from gemma_batch.planning.preview import renderer_for, tokenizer_for
+from gemma_batch.planning.route_plan import RoutePlan
 from gemma_batch.planning.sharing import Sharing, measure
 from gemma_batch.prompts.guess import CHARACTERS_PER_TOKEN
 from gemma_batch.prompts.mentions import mention

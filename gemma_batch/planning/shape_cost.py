@@ -12,7 +12,8 @@ from typing import Any
 from gemma_batch.answering.shapes import shape_of
 from gemma_batch.engines import grammars
 from gemma_batch.planning.asking import all_sampling, asked_of
-from gemma_batch.planning.plan import Plan, RoutePlan
+from gemma_batch.planning.plan import Plan
+from gemma_batch.planning.route_plan import RoutePlan
 from gemma_batch.planning.smallest import fewest_tokens
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.spec import JobSpec

@@ -20,7 +20,7 @@ from gemma_batch.family import speed
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.roofline import Workload, prefill_share
 from gemma_batch.planning.estimate import engine_limit, precision_of
-from gemma_batch.planning.plan import RoutePlan
+from gemma_batch.planning.route_plan import RoutePlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from benchmarks.gpu_loads import LOADS, make_requests, output_tokens
 from gemma_batch.family.card import card_from_config
 from gemma_batch.family.catalog import find_model
 from gemma_batch.family.gpus import find_gpu
-from gemma_batch.planning.plan import FEED_FACTOR
+from gemma_batch.planning.route_plan import FEED_FACTOR
 
 ROOT = Path(gpu.__file__).parent.parent
 ALL = [(scale, name) for scale, loads in LOADS.items() for name in loads]

@@ -8,7 +8,7 @@ from gemma_batch.family.catalog import find_model
 from gemma_batch.family.gpus import find_gpu
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.placement import place, place_on_cpu
-from gemma_batch.planning.plan import RoutePlan
+from gemma_batch.planning.route_plan import RoutePlan
 from gemma_batch.spec import Resources, Route
 
 
