@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gemma_batch.engines.base import EngineConfig, engine_class
+from gemma_batch.engines.base import REASONING, EngineConfig, engine_class
 from gemma_batch.errors import FailureCode
-from gemma_batch.prompts.chat import OPEN_THOUGHT
+from gemma_batch.prompts.chat import END_OF_THOUGHT, OPEN_THOUGHT
 from gemma_batch.prompts.control import neutralise
 from gemma_batch.prompts.conversation import document, literal
 from gemma_batch.prompts.rendered import TokenPrompt
@@ -59,7 +59,10 @@ class Again:
             return reseeded(request, own, refused)
         # In a thread: a tokenizer takes seconds to load, and the engine must not wait for it.
         room = config.max_model_len - int(own.get("max_tokens", 1))
-        return await asyncio.to_thread(_shown, config.model, request, answer, refusal, room)
+        thinking = REASONING in config.args
+        return await asyncio.to_thread(
+            _shown, config.model, request, answer, refusal, room, thinking
+        )
 
 
 def _greedy(folder: str, own: Mapping[str, Any]) -> bool:
@@ -75,9 +78,15 @@ def _greedy(folder: str, own: Mapping[str, Any]) -> bool:
 
 
 def _shown(
-    folder: str, request: Request, answer: Completion, refusal: Refusal, room: int
+    folder: str,
+    request: Request,
+    answer: Completion,
+    refusal: Refusal,
+    room: int,
+    thinking: bool,
 ) -> Request | Refusal:
-    return shown(request, answer, refusal, tokenizer=Tokenizer.from_folder(folder), room=room)
+    made = Tokenizer.from_folder(folder)
+    return shown(request, answer, refusal, tokenizer=made, room=room, thinking=thinking)
 
 
 def reseeded(request: Request, own: Mapping[str, Any], refused: int) -> Request:
@@ -100,36 +109,48 @@ def shown(
     *,
     tokenizer: TextTokenizer,
     room: int,
+    thinking: bool = False,
 ) -> Request | Refusal:
     """The request with a further turn: the answer, and why it was refused. At most `room` tokens.
 
     The end of the answer is left out where it does not fit. Where not even its first token fits,
-    the refusal, with the reason.
+    the refusal, with the reason. Thoughts are not shown again; with `thinking`, the model thinks
+    anew.
     """
-    around = tokenizer.chat.further_turn()
+    around = tokenizer.chat.further_turn(thinking=thinking)
     if around is None or not isinstance(request.prompt, TokenPrompt):
         return _given_up(refusal, "this model cannot be shown its answer")
     before, opened = request.prompt.token_ids, tokenizer.encode(OPEN_THOUGHT)[1:]
+    close, said = "", answer.text
+    if thinking:
+        _, end, said = said.rpartition(END_OF_THOUGHT)
+        if before[-len(opened) :] == opened:  # the prompt ends inside a thought: so does the next
+            around, close = (around[0], around[1] + OPEN_THOUGHT), END_OF_THOUGHT
+            said = said if end else ""
     # Control tokens are broken before counting: a broken control token is several tokens.
-    (safe,) = neutralise([document(answer.text.strip())], tokenizer.control_pattern)
+    (safe,) = neutralise([document(said.strip())], tokenizer.control_pattern)
     ends = [end for _, end in tokenizer.offsets(safe.text)]
-    if before[-len(opened) :] == opened:  # the prompt ends inside a thought: so does the next one
-        around = (around[0], around[1] + OPEN_THOUGHT)
     keep = len(ends)
     while keep >= min(1, len(ends)):
         text = safe.text[: ends[keep - 1]] if keep else ""
-        ids = [*before, *_turn(text, refusal.message, around, tokenizer)]
+        ids = [*before, *_turn(close, text, refusal.message, around, tokenizer)]
         if len(ids) <= room:
             return replace(request, prompt=TokenPrompt(ids))
         keep -= len(ids) - room
     return _given_up(refusal, f"its answer and the reason do not fit into {room:,} tokens")
 
 
-def _turn(text: str, message: str, around: tuple[str, str], tokenizer: TextTokenizer) -> list[int]:
-    """The tokens behind a prompt of the answer `text` and a reply that says `message`."""
+def _turn(
+    close: str, text: str, message: str, around: tuple[str, str], tokenizer: TextTokenizer
+) -> list[int]:
+    """The tokens behind a prompt of the answer `text` and a reply that says `message`.
+
+    `close` ends the thought that the prompt has opened.
+    """
     begin, _, end = REPLY.partition("{message}")
     end += around[1]
     segments = [
+        literal(close),
         document(text),
         literal(around[0] + begin),
         document(message[:MESSAGE_CHARACTERS]),

@@ -47,6 +47,7 @@ from gemma_batch.errors import EngineLost, EngineStartError, RowRejected, SpecEr
 from gemma_batch.family.card import ModelCard
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.placement import Placement
+from gemma_batch.prompts.chat import END_OF_THOUGHT
 from gemma_batch.prompts.rendered import TokenPrompt, token_ids
 from gemma_batch.rows import Completion, Request
 
@@ -70,7 +71,6 @@ NEUTRAL_ARGS = {
     "fail_start_with": "only a message",
 }
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-END_OF_THOUGHT = "<channel|>"
 BEAT_SECONDS = 0.2  # between two questions to the child process
 
 

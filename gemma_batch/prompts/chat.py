@@ -50,7 +50,7 @@ _PROBE_TOOL = {
 }
 # Control tokens that begin a call -> the format of calls.
 _CALL_MARKS = {"<|tool_call>": "gemma4", "<start_function_call>": "functiongemma"}
-OPEN_THOUGHT = "<|channel>thought\n"
+OPEN_THOUGHT, END_OF_THOUGHT = "<|channel>thought\n", "<channel|>"
 _ERRORS = (jinja2.TemplateError, ArithmeticError, TypeError, ValueError)
 
 
@@ -240,10 +240,11 @@ class ChatTemplate:
         except _ERRORS:
             return ""
 
-    def further_turn(self) -> tuple[str, str] | None:
+    def further_turn(self, *, thinking: bool = False) -> tuple[str, str] | None:
         """The texts before and behind a user's reply to an answer, so that the model answers again.
 
-        The first begins where the answer ends. None when the template takes no answers.
+        The first begins where the answer ends. `thinking` as for `render`. None when the template
+        takes no answers.
         """
         if self._compiled is None:
             return SEPARATOR, SEPARATOR
@@ -253,7 +254,8 @@ class ChatTemplate:
             {"role": "user", "content": _PROBE_REPLY},
         ]
         try:
-            _, answer, rest = self._apply(turns, True).partition(_PROBE_ANSWER)
+            more = {"enable_thinking": True} if thinking else {}
+            _, answer, rest = self._apply(turns, True, more).partition(_PROBE_ANSWER)
         except _ERRORS:
             return None
         before, reply, behind = rest.partition(_PROBE_REPLY)

@@ -23,6 +23,7 @@ from gemma_batch.committing.repair import settle_errors
 from gemma_batch.engines.base import EngineConfig
 from gemma_batch.engines.echo import EchoEngine
 from gemma_batch.errors import RowTransient
+from gemma_batch.family.tiny import build_tiny_gemma
 from gemma_batch.prompts.chat import ChatTemplate
 from gemma_batch.prompts.rendered import TokenPrompt, token_ids
 from gemma_batch.prompts.tokens import Tokenizer
@@ -90,6 +91,32 @@ def test_what_the_model_wrote_cannot_open_a_turn(model: str, place: str) -> None
     ]
     assert controls[0] == controls[1]
     assert len(controls[0]) > 5
+
+
+@pytest.mark.parametrize(
+    ("begins", "answer", "behind", "ends"),
+    [
+        ("", "<|channel>thought\nHm.<channel|>dog", "dog", "<|turn>model\n"),
+        ("<|channel>thought\n", "Hm.<channel|>dog", "<channel|>dog", "<|channel>thought\n"),
+        ("<|channel>thought\n", "Hm. Hm.", "<channel|>", "<|channel>thought\n"),
+    ],
+)
+def test_thoughts_are_not_shown_again(
+    tmp_path: Path, begins: str, answer: str, behind: str, ends: str
+) -> None:
+    """The thought that the prompt opened is closed, and the next answer begins as this one did."""
+    folder = build_tiny_gemma(tmp_path, generation="gemma4", texts=["a dog"] * 50, vocab=600)
+    tokenizer = Tokenizer.from_folder(folder)
+    prompt = f"<bos><|turn>user\nQ<turn|>\n<|turn>model\n{begins}"
+    request = Request(1, TokenPrompt(tokenizer.encode(prompt)))
+    found = again.shown(
+        request, said(answer), REFUSAL, tokenizer=tokenizer, room=900, thinking=True
+    )
+    assert isinstance(found, Request)
+    reply = REPLY.format(message=REFUSAL.message)
+    opened = "" if ends.endswith("model\n") else ends
+    wanted = f"{prompt}{behind}<turn|>\n<|turn>user\n{reply}<turn|>\n<|turn>model\n{opened}"
+    assert token_ids(found.prompt) == tokenizer.encode(wanted)
 
 
 def test_a_further_turn_never_grows_over_its_room(model: str) -> None:
