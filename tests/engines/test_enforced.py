@@ -140,7 +140,7 @@ def random_pattern(random: Random, depth: int) -> str:
 
 
 @pytest.mark.parametrize("pattern", ["a(?:b*c)?b", "a(?:b[a-c]{1,3})?c", "(?:a|b*)*c", "a.c"])
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(5))
 def test_the_engine_reads_a_pattern_as_python_does(pattern: str, seed: int) -> None:
     """As an answer and as a string in JSON: it lets through what matches, and nothing else."""
     xgrammar = pytest.importorskip("xgrammar")
@@ -151,11 +151,12 @@ def test_the_engine_reads_a_pattern_as_python_does(pattern: str, seed: int) -> N
     for one in (pattern, random_pattern(random, 3)):
         (alone,) = Regex(one).asks()["structured_outputs"].values()
         inside = narrowed({"type": "string", "pattern": one})
+        outer = xgrammar.Grammar.from_regex(alone)
+        inner = xgrammar.Grammar.from_json_schema(json.dumps(inside))
         for text in texts:
             wanted = bool(re.fullmatch(one, text))
-            assert accepts(xgrammar.Grammar.from_regex(alone), text) == wanted, (one, alone)
-            grammar = xgrammar.Grammar.from_json_schema(json.dumps(inside))
-            assert accepts(grammar, f'"{text}"') == wanted, (one, inside)
+            assert accepts(outer, text) == wanted, (one, alone)
+            assert accepts(inner, f'"{text}"') == wanted, (one, inside)
 
 
 @pytest.mark.parametrize(
