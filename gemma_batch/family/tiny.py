@@ -9,6 +9,7 @@ because importing torch and transformers would take longer than everything else.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from gemma_batch.family.chat_templates import CHAT_TEMPLATES
 TinyGeneration = Literal["gemma3", "gemma4"]
 END_SCALE = 1.6  # found by trial: most greedy answers end within 64 tokens, few end at once
 SAMPLE_CHARS = 600_000  # characters to train the tokenizer on; more would not improve a test
+ALPHABET = 512  # characters that are tokens; others are written as bytes
 BASIC = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
 TURNS: dict[str, tuple[str, str]] = {
     "gemma3": ("<start_of_turn>", "<end_of_turn>"),
@@ -185,13 +187,16 @@ def train_tokenizer(
             pre_tokenizers.Split(Regex(r"\n+"), "removed"),
         ]
     )
+    sample = list(_bounded(texts, sample_chars))
     trainer = trainers.BpeTrainer(
         vocab_size=max(vocab, len(reserved) + 64),
         special_tokens=reserved,
-        limit_alphabet=512,
+        # The trainer would choose by chance among characters that are equally frequent.
+        initial_alphabet=_alphabet(sample),
+        limit_alphabet=ALPHABET,
         show_progress=False,
     )
-    bpe.train_from_iterator(_bounded(texts, sample_chars), trainer)
+    bpe.train_from_iterator(sample, trainer)
     bpe.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     bpe.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -216,6 +221,12 @@ def train_tokenizer(
         "special_tokens": {"<bos>": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}},
     }
     return content
+
+
+def _alphabet(sample: list[str]) -> list[str]:
+    """The most frequent characters; a line end is no part of a token that is learnt."""
+    counts = Counter("".join(sample).replace(" ", "\u2581").replace("\n", ""))
+    return sorted(counts, key=lambda char: (-counts[char], char))[:ALPHABET]
 
 
 def _bounded(texts: Iterable[str], left: int) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gemma_batch.family.card import card_from_config
-from gemma_batch.family.tiny import build_tiny_gemma
+from gemma_batch.family.tiny import build_tiny_gemma, train_tokenizer
 
 SEEN = 12
 ANSWER_TOKENS = 48
@@ -94,6 +94,15 @@ def test_equal_arguments_give_equal_files(tmp_path: Path) -> None:
     assert first == digest("b", 0)
     other = digest("c", 1)
     assert {name for name in first if first[name] != other[name]} == {"model.safetensors"}
+
+
+def test_rare_characters_are_not_chosen_by_chance() -> None:
+    """More characters than can be tokens, all equally frequent: the tokenizer stays the same."""
+    text = "".join(map(chr, range(0x4E00, 0x5200)))
+    first, *others = [train_tokenizer("gemma3", [text], 1024) for _ in range(4)]
+    assert all(other == first for other in others)
+    assert "\u4e00" in first["model"]["vocab"]
+    assert "\u51ff" not in first["model"]["vocab"]
 
 
 def test_heads_can_be_chosen(tmp_path: Path) -> None:
