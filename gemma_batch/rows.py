@@ -80,11 +80,17 @@ class Own(NamedTuple):
     """What a row brings along beside its prompt, checked.
 
     `sampling` are the sampling parameters that it overrides. `form` is what it asks of the form of
-    its answer, as plain data: `answer`, with the fields of the spec's part of this name.
+    its answer, as plain data: `answer` and `tools`, with the fields of the spec's parts of these
+    names, and `one_call` where an answer has at most one call. `tools` are its functions, as
+    {name, description, parameters}, and `tool_choice` is "auto", "none" or "required". `enforced`
+    says that the engine enforces the form.
     """
 
     sampling: dict[str, Any]
     form: dict[str, Any]
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: str = "auto"
+    enforced: bool = False
 
 
 @dataclass(slots=True)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gemma_batch.answering.answers import Fields, Sample
 from gemma_batch.answering.calls_found import BadCallError, Call, Found
 from gemma_batch.answering.calls_marked import FORMATS, marked_calls
 from gemma_batch.answering.calls_written import written_calls
-from gemma_batch.answering.forced_calls import forced_schema
+from gemma_batch.engines.forced_calls import forced_schema
 from gemma_batch.errors import FailureCode
 from gemma_batch.rows import Refusal
 from gemma_batch.spec import Tools
@@ -104,10 +106,30 @@ class Calls:
 
 @functools.lru_cache(maxsize=512)
 def _validator(schema: str) -> Any:
-    import jsonschema
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import ValidationError
+    from jsonschema.validators import extend
+
+    def pattern(validator: Any, wanted: str, found: Any, schema: Any) -> Any:
+        if isinstance(found, str) and not _matches(wanted, found):
+            yield ValidationError(f"{found[:LONGEST]!r} does not match {wanted!r}")
 
     data: Mapping[str, Any] = json.loads(schema)
-    return jsonschema.Draft202012Validator(data)
+    return extend(Draft202012Validator, {"pattern": pattern})(data)
+
+
+def _matches(pattern: str, text: str) -> bool:
+    """Whether a part of the text matches, in a time that grows with its length only.
+
+    Not so for what Python alone can read: a job may have such a pattern, and no row.
+    """
+    try:
+        found = pc.match_substring_regex(pa.array([text], pa.string()), pattern=pattern)
+    except UnicodeEncodeError:
+        return False  # half of a surrogate pair
+    except pa.ArrowInvalid:
+        return re.search(pattern, text) is not None
+    return bool(found[0].as_py())
 
 
 def _refusal(message: str) -> Refusal:

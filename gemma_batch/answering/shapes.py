@@ -9,6 +9,7 @@ from gemma_batch.answering.answers import AnswerShape, Reader
 from gemma_batch.answering.calls import Calls
 from gemma_batch.answering.confidence import Confidence
 from gemma_batch.answering.row_answers import RowAnswers
+from gemma_batch.answering.row_calls import RowCalls
 from gemma_batch.answering.thoughts import Thoughts, Unmarked
 from gemma_batch.answering.values import reader_of
 from gemma_batch.spec.sampling import DEFAULT_MAX_TOKENS
@@ -24,7 +25,8 @@ def shape_of(sampling: Mapping[str, Any], asked: Asked) -> AnswerShape:
     if asked.thinking or asked.thinks:
         readers.append(Thoughts(column=asked.thinking, opened=asked.opens_thought))
     if asked.tools is not None:
-        readers.append(Calls(asked.tools, asked.calls))
+        own = asked.tools.rows
+        readers.append(RowCalls(asked.calls) if own else Calls(asked.tools, asked.calls))
     if asked.shows_marks and not asked.keep_marks:
         readers.append(Unmarked())
     confident = asked.answer.confidence

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from gemma_batch.answering.answers import Fields, Sample
+from gemma_batch.engines.structure import STRUCTURE
 from gemma_batch.errors import FailureCode
 from gemma_batch.rows import Refusal
 
@@ -19,7 +20,8 @@ class Thoughts:
     """Reads the thoughts of an answer, `<|channel>thought\\n...<channel|>`.
 
     `column` says that the job asked for them. Without it they are left out: some models think
-    unasked. `opened` says that the prompt ends inside a thought.
+    unasked. `opened` says that the prompt ends inside a thought; it does so too for a row that asks
+    for a shape of its own.
     """
 
     def __init__(self, *, column: bool, opened: bool = False) -> None:
@@ -42,7 +44,7 @@ class Thoughts:
         found: list[str] = []
         spans: list[tuple[int, int]] = []
         tokens: int | None = 0
-        at, inside = 0, self._opened
+        at, inside = 0, self._opened or (self._column and STRUCTURE in sample.own)
         if not inside and 0 <= sample.find(CLOSE, 0) < _end(sample.find(OPEN, 0)):
             inside = True  # the thought was opened before the answer
         while inside or (at := sample.find(OPEN, at)) >= 0:

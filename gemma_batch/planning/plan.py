@@ -254,7 +254,7 @@ def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[st
         files=files,
         max_model_len=max_model_len,
         end_of_turn=end_of_turn(route.model, files, notes) if files else None,
-        result_token=result_token(files, card.calls) if files and spec.tools else None,
+        result_token=result_token(files, card.calls) if files and asked.tools else None,
     )
 
 

@@ -125,7 +125,7 @@ def engine_config(
         fork_template=_forks(resources, on_gpu=on_gpu),
         sampling=sampling,
         stop_token_ids=plan.stop_token_ids,
-        structured="structured_outputs" in sampling or bool(spec.answer.rows),
+        structured="structured_outputs" in sampling or asked.rows,
         token_logprobs=spec.answer.confidence,
         args=args_of(resources, asked),
     )

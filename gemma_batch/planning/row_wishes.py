@@ -18,19 +18,25 @@ from gemma_batch.planning.survey import Survey
 from gemma_batch.prompts.render import given_params
 from gemma_batch.prompts.template import RowProblem
 from gemma_batch.reading.own_shape import asks_for_shape
+from gemma_batch.reading.own_tools import asks_for_tools
 from gemma_batch.spec import JobSpec
-from gemma_batch.units.asked import ROW_SHAPES
+from gemma_batch.units.asked import ROW_SHAPES, ROW_TOOLS
 
-NOTE = (
-    "rows of the sample ask for a shape of their answers: the results get a column `answer` of "
-    "JSON text (answer.rows: false refuses such rows)"
-)
+# What a plan says when it adds a column.
+NOTES = {
+    ROW_SHAPES: "rows of the sample ask for a shape of their answers: the results get a column "
+    "`answer` of JSON text (answer.rows: false refuses such rows)",
+    ROW_TOOLS: "rows of the sample bring functions: the results get a column `tool_calls` "
+    "(tools.rows: false refuses such rows)",
+}
 
 
 def open_wishes(spec: JobSpec) -> frozenset[str]:
     """The fields that the spec leaves to the rows, by their names in the fingerprint."""
-    left = spec.answer.rows is None and spec.answer.kind is None
-    return frozenset([ROW_SHAPES] if left else [])
+    if spec.answer.kind is not None:
+        return frozenset()  # the answers of all rows have this shape
+    left = {ROW_SHAPES: spec.answer.rows is None, ROW_TOOLS: spec.tools is None}
+    return frozenset(name for name, is_left in left.items() if is_left)
 
 
 def with_wishes(spec: JobSpec, survey: Survey, wishes: frozenset[str]) -> tuple[JobSpec, Survey]:
@@ -46,26 +52,33 @@ def with_wishes(spec: JobSpec, survey: Survey, wishes: frozenset[str]) -> tuple[
         found = some_rows(replace(survey, columns=(column,)), SAMPLE_ROWS, SAMPLE_SHARDS)
     except InputError:
         return spec, survey
-    if not any(_asks(row.values, column) for _, row in found):
-        return spec, survey
-    said = replace(survey, notes=(*survey.notes, NOTE))
-    return as_recorded(spec, said, wishes, {ROW_SHAPES: True})
+    given = [_given(row.values, column) for _, row in found]
+    asked = {
+        ROW_SHAPES: any(map(asks_for_shape, given)),
+        ROW_TOOLS: any(map(asks_for_tools, given)),
+    }
+    notes = [note for name, note in NOTES.items() if name in wishes and asked[name]]
+    said = replace(survey, notes=(*survey.notes, *notes))
+    return as_recorded(spec, said, wishes, asked)
 
 
 def as_recorded(
     spec: JobSpec, survey: Survey, wishes: frozenset[str], fields: Mapping[str, Any]
 ) -> tuple[JobSpec, Survey]:
     """The spec and the survey with those of the `wishes` that are true in `fields`."""
-    if ROW_SHAPES not in wishes or bool(spec.answer.rows) == bool(fields.get(ROW_SHAPES)):
-        return spec, survey
     data = spec.to_dict()
-    data["answer"] = {**data.get("answer", {}), "rows": fields.get(ROW_SHAPES)}
+    if ROW_SHAPES in wishes:
+        data["answer"] = {**data.get("answer", {}), "rows": fields.get(ROW_SHAPES) or None}
+    if ROW_TOOLS in wishes:
+        data["tools"] = {"rows": True} if fields.get(ROW_TOOLS) else None
     wishing = JobSpec.from_dict(data)
+    if wishing == spec:
+        return spec, survey
     return wishing, replace(survey, keep_schema=kept_columns(wishing, survey.schema))
 
 
-def _asks(values: Mapping[str, Any] | None, column: str) -> bool:
+def _given(values: Mapping[str, Any] | None, column: str) -> dict[str, Any]:
     try:
-        return values is not None and asks_for_shape(given_params(dict(values), column))
+        return {} if values is None else given_params(dict(values), column)
     except RowProblem:
-        return False
+        return {}

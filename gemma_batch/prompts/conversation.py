@@ -66,7 +66,7 @@ class Conversation:
             content = "".join(segment.text for segment in segments)
             message: Message = {"role": turn.role, "content": content}
             if turn.calls:
-                message["calls"] = _safe(list(turn.calls), tokenizer.control_pattern)
+                message["calls"] = harmless(list(turn.calls), tokenizer.control_pattern)
             if turn.name is not None:
                 message["name"] = turn.name
             messages.append(message)
@@ -111,14 +111,14 @@ class Conversation:
         return bool(documents) and not any(segment.text.strip() for segment in documents)
 
 
-def _safe(value: Any, pattern: re.Pattern[str]) -> Any:
-    """The value with broken control tokens in each text of it, also in the names of fields."""
+def harmless(value: Any, pattern: re.Pattern[str]) -> Any:
+    """A row's value with broken control tokens in each text of it, also in the names of fields."""
     if isinstance(value, str):
         return neutralise([document(value)], pattern)[0].text
     if isinstance(value, dict):
-        return {_safe(name, pattern): _safe(one, pattern) for name, one in value.items()}
+        return {harmless(name, pattern): harmless(one, pattern) for name, one in value.items()}
     if isinstance(value, list):
-        return [_safe(one, pattern) for one in value]
+        return [harmless(one, pattern) for one in value]
     return value
 
 

@@ -16,13 +16,12 @@ from typing import Any, Literal
 
 from gemma_batch.errors import FailureCode
 from gemma_batch.prompts.chat import SEPARATOR
-from gemma_batch.prompts.conversation import Conversation, Turn, document, joined, literal
+from gemma_batch.prompts.conversation import Conversation, Turn, document, joined
 from gemma_batch.prompts.messages import CONTINUE, LastAnswer, read_conversation
 from gemma_batch.prompts.rendered import TokenPrompt
+from gemma_batch.prompts.shown_tools import shown_tools
 from gemma_batch.prompts.template import RowProblem, Segment, Template, check_text
 from gemma_batch.prompts.tokens import TextTokenizer
-from gemma_batch.prompts.tool_schema import shown_function
-from gemma_batch.prompts.tool_text import beside_template, tool_prompt
 from gemma_batch.prompts.truncate import Side, precut, shorten
 from gemma_batch.rows import Failure, Own, Request, Row
 
@@ -82,12 +81,7 @@ class Renderer:
         self._max_model_len, self._max_tokens = max_model_len, max_tokens
         self._allowed, self._last_answer = allowed_params, last_answer
         self._thinking, self._opened = thinking, opened
-        form = tokenizer.chat.calls
-        self._tools = tuple(map(shown_function, tools)) if form else ()
-        said = ""
-        if tools:
-            said = beside_template(form, tool_choice) if form else tool_prompt(tools, tool_choice)
-        self._said = (literal(said),) if said else ()
+        self._shown = shown_tools(tools, tool_choice, tokenizer)
 
     def render_rows(self, rows: list[Row]) -> list[Request | Failure]:
         """A request or a failure for each row, in order."""
@@ -110,7 +104,9 @@ class Renderer:
         """The prompt text of one row as the model would see it, not cut. Raises `RowProblem`."""
         if row.failure is not None:
             raise RowProblem(row.failure.code, row.failure.message)
-        return self._conversation(row.values or {}).text(self._tokenizer)
+        values = row.values or {}
+        own = read_params(values, self._params, self._allowed)
+        return self._conversation(values, own).text(self._tokenizer)
 
     def _try_draft(self, row: Row) -> _Draft | Failure:
         if row.failure is not None:
@@ -134,7 +130,7 @@ class Renderer:
                 f"an answer of up to {answer:,} tokens leaves no room for a prompt: the limit is "
                 f"{self._max_model_len:,} tokens for both",
             )
-        conversation = self._conversation(values)
+        conversation = self._conversation(values, own)
         if conversation.blank():
             raise RowProblem(
                 FailureCode.EMPTY_PROMPT, "every value that the prompt takes from the row is empty"
@@ -155,7 +151,7 @@ class Renderer:
 
     def _finish(self, draft: _Draft, ids: list[int]) -> Request:
         if len(ids) <= draft.room:
-            return Request(draft.number, TokenPrompt(ids), *draft.own)
+            return Request(draft.number, TokenPrompt(ids), draft.own.sampling, draft.own.form)
         if (side := _SIDES.get(self._overlong)) is None:
             raise self._too_long(f"{len(ids):,}", draft.room)
         shortened = shorten(
@@ -163,7 +159,7 @@ class Renderer:
         )
         if shortened is None:
             raise self._too_long(f"{len(ids):,}", draft.room, "even without its documents")
-        return Request(draft.number, TokenPrompt(shortened), *draft.own)
+        return Request(draft.number, TokenPrompt(shortened), draft.own.sampling, draft.own.form)
 
     def _too_long(self, tokens: str, room: int, why: str = "") -> RowProblem:
         answer = self._max_model_len - room
@@ -173,7 +169,7 @@ class Renderer:
             f"the limit of {self._max_model_len:,}{' ' if why else ''}{why}",
         )
 
-    def _conversation(self, values: dict[str, Any]) -> Conversation:
+    def _conversation(self, values: dict[str, Any], own: Own) -> Conversation:
         system = () if self._system is None else tuple(self._system.render(values).segments)
         if self._user is not None:
             if self._last(values) == "continue":
@@ -187,11 +183,15 @@ class Renderer:
             turns = self._ready(values)
             if system and turns[0].role == "system":
                 system = joined([system, turns.pop(0).segments], SEPARATOR)
-        if self._said:  # equal in every row, so it stands first: rows share it as a prefix
-            system = joined([self._said, system] if system else [self._said], SEPARATOR)
+        shown = self._shown
+        if own.tools:
+            shown = shown_tools(own.tools, own.tool_choice, self._tokenizer, own=True)
+        if shown.said:  # often equal in all rows, so it stands first: rows share it as a prefix
+            system = joined([shown.said, system] if system else [shown.said], SEPARATOR)
         if any(segment.text for segment in system):
             turns.insert(0, Turn("system", system, cuttable=self._user is not None))
-        return Conversation(tuple(turns), self._tools, self._thinking, self._opened)
+        opened = self._opened or (self._thinking and own.enforced)
+        return Conversation(tuple(turns), shown.native, self._thinking, opened)
 
     def _ready(self, values: dict[str, Any]) -> list[Turn]:
         assert self._messages is not None

@@ -17,6 +17,7 @@ from gemma_batch.engines.base import engine_class
 from gemma_batch.engines.structure import STRUCTURE
 from gemma_batch.prompts.messages import CONTINUE
 from gemma_batch.reading.own_shape import own_shape
+from gemma_batch.reading.own_tools import OwnTools, own_tools
 from gemma_batch.reading.row_fields import renamed, without_neutral, without_nulls
 from gemma_batch.reading.structures import check_beside_shape, structure_for
 from gemma_batch.rows import Own
@@ -51,6 +52,9 @@ class OwnParams:
         shape, params = own_shape(params)
         if shape is not None:
             self._check_place(shape)
+        tools, params = own_tools(params, self.asked.tools)
+        if tools is not None:
+            self._check_tools(tools, shape)
         params = self._translated(params)
         if self.asked.shows_marks and params.get("skip_special_tokens") is True:
             del params["skip_special_tokens"]
@@ -75,14 +79,37 @@ class OwnParams:
             name = ".".join(map(str, first["loc"])) or "parameters"
             raise ValueError(f"{name}: {first['msg']}") from None
         own = {name: value for name, value in together.items() if name in params}
+        structure = None if tools is None else tools.structure
         if shape is not None:
-            together[STRUCTURE] = own[STRUCTURE] = structure_for(self.engine, shape)
-        if shape is not None or STRUCTURE in self.job:
+            structure = structure_for(self.engine, shape)
+        if structure is not None:
+            together[STRUCTURE] = own[STRUCTURE] = structure
+        if structure is not None or STRUCTURE in self.job:
             check_beside_shape(together)
         engine_class(self.engine).check_sampling(
             together, job=self.job, args=self.args, vocab=self.vocab
         )
-        return Own(own, {} if shape is None else {"answer": shape})
+        form = {} if shape is None else {"answer": shape}
+        if tools is None:
+            return Own(own, form, enforced=structure is not None)
+        functions, choice = tools.tools.functions, tools.tools.mode
+        return Own(own, {**form, **tools.form}, functions, choice, structure is not None)
+
+    def _check_tools(self, tools: OwnTools, shape: Mapping[str, Any] | None) -> None:
+        job, kind, why = self.asked.tools, self.asked.answer.kind, ""
+        if kind is not None:
+            why = f"the answers of this job have the shape of answer.{kind}, which no call has"
+        elif job is None:
+            why = "this job has no column for calls: set tools.rows: true"
+        elif not job.rows:
+            why = "the functions of this job are those of tools.definitions: leave one out"
+        elif shape is not None and tools.tools.choice != "none":
+            why = (
+                f"asks for the shape {shortened(shape)}, which no call has: leave one out, or set "
+                "'tool_choice' to 'none'"
+            )
+        if why:
+            raise ValueError(f"the row brings functions in 'tools', and {why}")
 
     def _check_place(self, shape: Mapping[str, Any]) -> None:
         if (kind := self.asked.answer.kind) is not None:

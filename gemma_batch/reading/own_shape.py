@@ -35,7 +35,7 @@ def own_shape(params: dict[str, Any]) -> tuple[Shape | None, dict[str, Any]]:
     found: dict[str, Shape] = {}
     for name, read in _FIELDS.items():
         try:
-            value = _without_nulls(params.get(name))
+            value = without_nulls_inside(params.get(name))
             shape = None if _empty(value) else read(value)
         except RecursionError:
             raise ValueError(f"{name!r} is nested too deeply") from None
@@ -63,18 +63,20 @@ def _empty(value: Any) -> bool:
     return value is None or value is False or (isinstance(value, str | list | dict) and not value)
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls_inside(value: Any) -> Any:
     """The value without the fields that are null, at every depth.
 
     A Parquet struct has every field in every row. `const: null` of a schema stays.
     """
     if isinstance(value, Mapping):
         return {
-            name: _without_nulls(one)
+            name: without_nulls_inside(one)
             for name, one in value.items()
             if one is not None or name == "const"
         }
-    return [_without_nulls(one) for one in value] if isinstance(value, list | tuple) else value
+    return (
+        [without_nulls_inside(one) for one in value] if isinstance(value, list | tuple) else value
+    )
 
 
 def _response_format(value: Any) -> Shape | None:

@@ -26,7 +26,6 @@ IGNORED: dict[str, str] = {
     "prediction": "makes the service faster, not other",
     "stream": "says how an answer is sent; here all answers are put into files",
     "stream_options": "says how an answer is sent; here all answers are put into files",
-    "parallel_tool_calls": "says nothing without `tools`, and a row with `tools` is refused",
     "priority": "vLLM's order of requests; here the feed orders rows",
     "request_id": "a label",
     "cache_salt": "keeps users of vLLM's prefix cache apart; it changes no answer",
@@ -41,8 +40,6 @@ EFFORTS = ("minimal", "low", "medium", "high", "xhigh")  # of thinking: Gemma kn
 # Values with which a field asks for nothing beyond an answer of text. Another value is refused.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
-    "tool_choice": ("none", "auto"),
-    "function_call": ("none", "auto"),
     "reasoning": ({"effort": "none"}, {"enabled": False}),
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
@@ -54,7 +51,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_special_tokens": (False,),
 }
 
-_TOOLS = "the model can be given no tools"
 _THINK = "whether the model thinks is the job's to say, by `thinking`"
 
 # The same in a job in which the model thinks.
@@ -69,10 +65,6 @@ NEUTRAL_THINKING: dict[str, tuple[Any, ...]] = {
 # for nothing.
 REFUSED: dict[str, str] = {
     "structural_tag": "an answer of this kind cannot be checked",
-    "tools": _TOOLS,
-    "tool_choice": _TOOLS,
-    "functions": _TOOLS,
-    "function_call": _TOOLS,
     "web_search_options": "nothing is looked up for a row",
     "modalities": "answers are text alone",
     "audio": "answers are text alone",

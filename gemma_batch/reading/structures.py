@@ -15,6 +15,7 @@ import pydantic
 
 from gemma_batch.engines.base import engine_class
 from gemma_batch.engines.structure import STRUCTURE, structure_of
+from gemma_batch.reading.written_out import check_written_out
 from gemma_batch.spec import Answer
 from gemma_batch.spec.jobspec import AGAINST_A_SHAPE
 
@@ -37,6 +38,8 @@ def structure_for(engine: str, shape: Mapping[str, Any]) -> dict[str, Any]:
 def _looked_at(engine: str, shape: str) -> tuple[dict[str, Any] | None, str]:
     try:
         answer = Answer.model_validate(json.loads(shape))
+        if isinstance(answer.schema, dict):
+            check_written_out(answer.schema)
         structure = structure_of(answer)
         engine_class(engine).check_structure(structure)
     except pydantic.ValidationError as err:

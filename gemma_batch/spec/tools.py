@@ -32,7 +32,7 @@ class Tools(SpecPart):
     stays in `output`. See [function calls](answers.md#function-calls).
     """
 
-    definitions: str | Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
+    definitions: str | Annotated[tuple[dict[str, Any], ...], Field(min_length=1)] | None = None
     """The functions in OpenAI's form, `{type: function, function: {name, description, parameters}}`
     or its inner part: a list, or the path of a JSON file that holds such a list."""
 
@@ -41,10 +41,30 @@ class Tools(SpecPart):
     a call, or several. `none`: the model sees the functions and calls none. `{name: ...}`: every
     answer calls this function."""
 
+    rows: bool | None = None
+    """Rows bring their functions along, by `tools` and `tool_choice` in their parameters, instead
+    of `definitions` for all rows. Default: true when a row of the plan's sample does. See
+    [rows with a shape of their own](answers.md#rows-with-a-shape-of-their-own)."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Tools:
+        if self.rows is None and self.definitions is None:
+            raise ValueError("there are no functions: give `definitions`")
+        if self.rows is not None and self.definitions is not None:
+            raise ValueError(
+                "`rows` is about functions that rows bring, and `definitions` are the functions "
+                "of all rows: keep one"
+            )
+        if self.rows is not None and self.choice != "auto":
+            raise ValueError(
+                "a row that brings its functions says `tool_choice`: leave `choice` out"
+            )
+        return self
+
     @field_validator("definitions")
     @classmethod
     def _valid(cls, value: Any) -> Any:
-        if isinstance(value, str):
+        if value is None or isinstance(value, str):
             return value
         if len(value) > MOST_FUNCTIONS:
             raise ValueError(f"{len(value):,} functions are more than {MOST_FUNCTIONS}")
@@ -60,7 +80,7 @@ class Tools(SpecPart):
 
     @model_validator(mode="after")
     def _choice_is_there(self) -> Tools:
-        if isinstance(self.choice, NamedTool) and not isinstance(self.definitions, str):
+        if isinstance(self.choice, NamedTool) and isinstance(self.definitions, tuple):
             names = [one["name"] for one in self.functions]
             if self.choice.name not in names:
                 raise ValueError(
@@ -71,8 +91,11 @@ class Tools(SpecPart):
 
     @property
     def functions(self) -> tuple[dict[str, Any], ...]:
-        """The functions as {name, description, parameters}; empty while they are a path."""
-        if isinstance(self.definitions, str):
+        """The functions as {name, description, parameters}.
+
+        Empty while they are a path, and where rows bring them.
+        """
+        if not isinstance(self.definitions, tuple):
             return ()
         return tuple(_inner(one) for one in self.definitions)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from gemma_batch.spec import Answer, Tools
 
-# The field of the fingerprint that says whether rows bring the shapes of their answers along.
-ROW_SHAPES = "answer.rows"
+# Fields of the fingerprint that say whether rows bring the shapes of their answers, and functions.
+ROW_SHAPES, ROW_TOOLS = "answer.rows", "tools.rows"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +30,19 @@ class Asked:
     thinks: bool = False
     keep_marks: bool = False
 
+    def __post_init__(self) -> None:
+        if self.tools is not None and self.tools.rows is False:  # no functions at all
+            object.__setattr__(self, "tools", None)
+
+    @property
+    def rows(self) -> bool:
+        """Whether rows may ask for the form of their answers."""
+        return bool(self.answer.rows) or (self.tools is not None and bool(self.tools.rows))
+
     @property
     def shaped(self) -> bool:
         """Whether an answer can be without the shape that was asked for."""
-        own = bool(self.answer.rows)
-        return self.enforced or own or self.tools is not None or self.thinking
+        return self.enforced or self.rows or self.tools is not None or self.thinking
 
     @property
     def enforced(self) -> bool:
@@ -69,7 +77,9 @@ class Asked:
             found["answer.schema"] = json.dumps(self.answer.schema, ensure_ascii=False)
         if self.answer.rows:
             found[ROW_SHAPES] = True
-        if self.tools is not None:
+        if self.tools is not None and self.tools.rows:
+            found[ROW_TOOLS] = True
+        elif self.tools is not None:
             found["tools"] = self.tools.model_dump(mode="json", exclude_defaults=True)
         if self.thinking:
             found["thinking"] = True

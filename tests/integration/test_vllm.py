@@ -365,6 +365,9 @@ def test_lines_of_a_batch_file_each_get_the_shape_that_they_ask_for(
         "required": ["size", "counts", "name"],
         "additionalProperties": False,
     }
+    parameters = {"type": "object", "properties": {"size": {"enum": ["s", "m"]}}}
+    parameters["required"] = ["size"]
+    function = {"type": "function", "function": {"name": "order", "parameters": parameters}}
     asked: list[dict[str, Any]] = [
         {},
         {"response_format": {"type": "text"}, "temperature": 1},
@@ -381,13 +384,15 @@ def test_lines_of_a_batch_file_each_get_the_shape_that_they_ask_for(
         {"guided_json": schema, "max_completion_tokens": 2},
         {"guided_json": {"type": "nonsense"}},
         {"guided_json": {"type": "string"}, "stop": "x"},
+        {"tools": [function], "tool_choice": "required", "parallel_tool_calls": False},
+        {"tools": [function]},
     ]
     lines = [
         {
             "custom_id": f"r{i}",
-            "body": {"messages": [{"role": "user", "content": f"The fox {i}"}], **asked[i % 10]},
+            "body": {"messages": [{"role": "user", "content": f"The fox {i}"}], **asked[i % 12]},
         }
-        for i in range(30)
+        for i in range(36)
     ]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     job = write_spec(
@@ -402,16 +407,22 @@ def test_lines_of_a_batch_file_each_get_the_shape_that_they_ask_for(
     done = run_to_its_end("run", str(job), "--json")
     assert done.returncode == 3, done.stderr
     results, errors = assert_each_once(str(tmp_path / "out"), [line["custom_id"] for line in lines])
-    kinds = {line["custom_id"]: i % 10 for i, line in enumerate(lines)}
+    kinds = {line["custom_id"]: i % 12 for i, line in enumerate(lines)}
     for error in errors:
         cut, code = kinds[error["id"]] == 7, error["code"]
         assert (code, bool(error["output"])) == (("invalid_answer" if cut else "bad_params"), cut)
     assert {kinds[error["id"]] for error in errors} == {7, 8, 9}
+    assert {kinds[row["id"]] for row in results} == {*range(7), 10, 11}
     for row in results:
         kind, value = kinds[row["id"]], row["answer"] and json.loads(row["answer"])
-        if kind < 2:
+        if kind == 10:
+            ((name, arguments, valid),) = (call.values() for call in row["tool_calls"])
+            assert (name, valid) == ("order", True)
+            assert json.loads(arguments)["size"] in ("s", "m")
+        assert (row["tool_calls"] is None) == (kind < 10)
+        if kind < 2 or kind >= 10:
             assert value is None
-            assert row["output"]
+            assert row["output"] or kind == 10
         elif kind < 4:
             jsonschema.Draft202012Validator(schema).validate(value)
             assert json.loads(row["output"], strict=False) == value

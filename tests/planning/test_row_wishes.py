@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gemma_batch.answering.shapes import shape_of
 from gemma_batch.errors import SpecError
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.plan import Plan, make_plan
@@ -20,43 +21,56 @@ LABELS = {"choice": ["a", "b"]}
 SHAPED, PLAIN = batch(response_format=JSON), batch(response_format={"type": "text"})
 
 
-def decided(plan: Plan) -> bool:
-    """Whether the rows of the job may bring shapes; the same everywhere that it matters."""
+SHAPE, CALLS = "answer.rows", "tools.rows"
+CALLING = batch(tools=[{"type": "function", "function": {"name": "weather"}}])
+
+
+def decided(plan: Plan) -> set[str]:
+    """What the rows of the job may ask for; the same everywhere that it matters."""
     made = plan.placed(Hardware(gpu=None))
     ready = made.job(made.routes[0])
-    found = {
-        bool(plan.spec.answer.rows),
-        plan.fingerprint().fields.get("answer.rows", False),
-        bool(ready.asked.answer.rows),
-        ready.asked.shaped,
-        ready.engine.structured,
-    }
-    assert len(found) == 1
-    return found.pop()
+    names = shape_of(ready.sampling, ready.asked).names
+    spec, asked = plan.spec, ready.asked
+    for field, column, *told in (
+        (SHAPE, "answer", spec.answer.rows, asked.answer.rows),
+        (CALLS, "tool_calls", spec.tools and spec.tools.rows, asked.tools and asked.tools.rows),
+    ):
+        found = plan.fingerprint().fields.get(field, False)
+        assert {bool(one) for one in (*told, column in names)} == {found}
+    wishes = {SHAPE, CALLS} & plan.fingerprint().fields.keys()
+    assert {asked.shaped, ready.engine.structured} == {bool(wishes)}
+    return wishes
 
 
 @pytest.mark.parametrize(
-    ("lines", "answer", "wanted"),
+    ("lines", "changes", "wanted"),
     [
-        ([PLAIN, SHAPED], {}, True),
-        ([PLAIN, batch(structured_outputs=LABELS)], {}, True),
-        ([PLAIN, batch(extra_body={"guided_choice": ["a"]})], {}, True),
-        ([PLAIN, batch(response_format="wrong")], {}, True),
-        ([PLAIN, batch(n=1)], {}, False),
-        ([PLAIN, batch(extra_body=7), "{"], {}, False),
-        ([PLAIN, SHAPED], {"rows": False}, False),
-        ([PLAIN], {"rows": True}, True),
+        ([PLAIN, SHAPED], {}, {SHAPE}),
+        ([PLAIN, batch(structured_outputs=LABELS)], {}, {SHAPE}),
+        ([PLAIN, batch(extra_body={"guided_choice": ["a"]})], {}, {SHAPE}),
+        ([PLAIN, batch(response_format="wrong")], {}, {SHAPE}),
+        ([PLAIN, batch(n=1)], {}, set()),
+        ([PLAIN, batch(extra_body=7), "{"], {}, set()),
+        ([PLAIN, SHAPED], {"answer": {"rows": False}}, set()),
+        ([PLAIN], {"answer": {"rows": True}}, {SHAPE}),
+        ([PLAIN, CALLING], {}, {CALLS}),
+        ([PLAIN, batch(functions=[7])], {}, {CALLS}),
+        ([SHAPED, CALLING], {}, {SHAPE, CALLS}),
+        ([SHAPED, CALLING], {"tools": {"rows": False}}, {SHAPE}),
+        ([PLAIN, batch(tools=[], tool_choice="none")], {}, set()),
+        ([PLAIN], {"tools": {"rows": True}}, {CALLS}),
     ],
 )
 def test_the_sample_decides_unless_the_spec_does(
-    tmp_path: Path, model: str, lines: list[Any], answer: dict[str, Any], wanted: bool
+    tmp_path: Path, model: str, lines: list[Any], changes: dict[str, Any], wanted: set[str]
 ) -> None:
     """For jobs whose rows have parameters, and for no others."""
-    plan = make_plan(job(tmp_path, model, lines, answer=answer))
+    plan = make_plan(job(tmp_path, model, lines, **changes))
     assert decided(plan) == wanted
-    told = [note for note in plan.notes if "a column `answer` of JSON text" in note]
-    assert bool(told) == (wanted and not answer)
-    assert plan.wishes == (set() if answer else {"answer.rows"})
+    given = {f"{name}.rows" for name in changes}
+    told = {name for name in (SHAPE, CALLS) if any(f"({name}: false" in n for n in plan.notes)}
+    assert told == wanted - given
+    assert plan.wishes == {SHAPE, CALLS} - given
     rows = [
         line
         if isinstance(line, str)
@@ -64,26 +78,32 @@ def test_the_sample_decides_unless_the_spec_does(
         for line in lines
     ]
     prompt = {"user": "{{ t }}", "params": "own"}
-    assert decided(make_plan(job(tmp_path, model, rows, answer=answer, prompt=prompt))) == wanted
-    unread = job(tmp_path, model, rows, prompt={"user": "{{ t }}"}, answer=answer)
-    assert decided(make_plan(unread)) == bool(answer.get("rows"))
+    assert decided(make_plan(job(tmp_path, model, rows, **changes, prompt=prompt))) == wanted
+    unread = job(tmp_path, model, rows, prompt={"user": "{{ t }}"}, **changes)
+    assert decided(make_plan(unread)) == wanted & given
 
 
 @pytest.mark.parametrize(
-    ("answer", "codes", "word"),
+    ("line", "changes", "word"),
     [
-        ({}, {}, ""),
-        ({"rows": True}, {}, ""),
-        ({"rows": False}, {"bad_params": 1}, "set answer.rows: true"),
-        (LABELS, {"bad_params": 1}, "the job for that of answer.choice"),
+        (SHAPED, {}, ""),
+        (SHAPED, {"answer": {"rows": True}}, ""),
+        (SHAPED, {"answer": {"rows": False}}, "set answer.rows: true"),
+        (SHAPED, {"answer": LABELS}, "the job for that of answer.choice"),
+        (CALLING, {}, ""),
+        (CALLING, {"tools": {"rows": False}}, "set tools.rows: true"),
+        (CALLING, {"tools": {"definitions": [{"name": "f"}]}}, "those of tools.definitions"),
+        (CALLING, {"answer": LABELS}, "the shape of answer.choice, which no call has"),
     ],
 )
 def test_a_row_with_a_shape_fails_where_the_job_has_no_place_for_it(
-    tmp_path: Path, model: str, answer: dict[str, Any], codes: dict[str, int], word: str
+    tmp_path: Path, model: str, line: dict[str, Any], changes: dict[str, Any], word: str
 ) -> None:
     """The plan counts such rows before anything starts."""
-    sample = sample_routes(make_plan(job(tmp_path, model, [PLAIN, SHAPED], answer=answer)))["all"]
-    assert sample.failures == codes
+    long = {"engine": "echo", "max_model_len": 1024}
+    plan = make_plan(job(tmp_path, model, [PLAIN, line], **changes, resources=long))
+    sample = sample_routes(plan)["all"]
+    assert sample.failures == ({"bad_params": 1} if word else {})
     assert all(word in one.message for one in sample.foreseen)
 
 
@@ -109,16 +129,15 @@ def test_a_kept_column_cannot_have_the_name_of_a_column_that_rows_ask_for(
         make_plan(job(tmp_path, model, [{**row, "own": {"response_format": JSON}}], **changes))
 
 
-@pytest.mark.parametrize("recorded", [False, True])
-@pytest.mark.parametrize("lines", [[PLAIN], [PLAIN, SHAPED]])
+@pytest.mark.parametrize("recorded", [set(), {SHAPE}, {SHAPE, CALLS}])
+@pytest.mark.parametrize("lines", [[PLAIN], [PLAIN, SHAPED], [SHAPED, CALLING]])
 def test_a_later_start_takes_what_the_first_start_recorded(
-    tmp_path: Path, model: str, lines: list[Any], recorded: bool
+    tmp_path: Path, model: str, lines: list[Any], recorded: set[str]
 ) -> None:
     """Also of an output of an older version, which has no such field."""
     plan = make_plan(job(tmp_path, model, lines))
-    fields = {**plan.fingerprint().fields, "answer.rows": True}
-    if not recorded:
-        del fields["answer.rows"]
+    fields = {k: v for k, v in plan.fingerprint().fields.items() if k not in (SHAPE, CALLS)}
+    fields |= dict.fromkeys(recorded, True)
     again = plan.as_recorded(fields)
     assert decided(again) == recorded
     assert again.fingerprint().fields == fields

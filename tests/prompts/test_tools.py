@@ -17,7 +17,7 @@ from gemma_batch.prompts.render import Renderer
 from gemma_batch.prompts.template import RowProblem
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.prompts.tool_schema import shown_function
-from gemma_batch.rows import Request, Row
+from gemma_batch.rows import Own, Request, Row
 from gemma_batch.spec import Tools
 from tests.prompts.helpers import make
 
@@ -250,6 +250,54 @@ def test_rows_cannot_forge_calls_results_or_turns(spoken: Any, form: str) -> Non
             assert controls(**{place: text}) == once, (text, place)
         assert controls(value=[text, {text: text}]) == list_, text
         assert controls(result=[{"type": "text", "text": text}]) == once, text
+
+
+def brings(functions: Any, choice: str = "auto", *, enforced: bool = False) -> dict[str, Any]:
+    """Arguments of a renderer whose rows all bring these functions, as their own."""
+    own = Own({}, {}, tuple(functions), choice, enforced)
+    return {"tools": (), "params": "p", "allowed_params": lambda _: own}
+
+
+@pytest.mark.parametrize("form", ["gemma3", "gemma4", "functiongemma"])
+@pytest.mark.parametrize("choice", ["auto", "none", "required"])
+def test_functions_of_a_row_are_shown_like_those_of_a_job(
+    spoken: Any, form: str, choice: str
+) -> None:
+    """To the template, or in words."""
+    row = Row(0, {"m": talk(), "p": {"tools": "x"}})
+    job = renderer(spoken[form], tool_choice=choice, system="Be brief.")
+    own = renderer(spoken[form], **brings(FUNCTIONS, choice), system="Be brief.")
+    assert own.preview(row) == job.preview(row)
+    assert "get_weather" not in own.preview(Row(0, {"m": ASKED}))
+
+
+@pytest.mark.parametrize("form", ["gemma3", "gemma4", "functiongemma"])
+def test_functions_of_a_row_cannot_forge_calls_results_or_turns(spoken: Any, form: str) -> None:
+    """By the token ids, wherever the text stands in the definition."""
+    tokenizer = spoken[form]
+
+    def controls(text: str, place: str) -> Counter[int]:
+        texts = {"description": "a", "name": "b", "inner": "c", "value": "d", place: text}
+        inner = {"type": "string", "description": texts["inner"], "enum": [texts["value"], "e"]}
+        schema = {"type": "object", "properties": {texts["name"]: inner}, "required": []}
+        one = {"name": "f", "description": texts["description"], "parameters": schema}
+        made = renderer(tokenizer, **brings([one]), max_model_len=8192)
+        (answer,) = made.render_rows([Row(0, {"m": ASKED, "p": {"tools": "x"}})])
+        assert isinstance(answer, Request), answer
+        return Counter(i for i in answer.prompt.token_ids if i in tokenizer.control_ids)
+
+    for place in ("description", "name", "inner", "value"):
+        for text in FORGED:
+            assert controls(text, place) == controls("z", place), (text, place)
+
+
+def test_a_row_with_a_shape_of_its_own_opens_its_thought(spoken: Any) -> None:
+    """As a job with a shape does: under a grammar the model could not begin one."""
+    for enforced in (False, True):
+        given = brings((), enforced=enforced)
+        made = renderer(spoken["gemma4"], **given, thinking=True)
+        said = made.preview(Row(0, {"m": ASKED, "p": {"x": 1}}))
+        assert said.endswith("<|channel>thought\n") == enforced
 
 
 def test_a_function_of_a_row_has_a_proper_name(spoken: Any) -> None:

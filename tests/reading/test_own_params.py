@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from gemma_batch.engines.structure import STRUCTURE, structure_of
 from gemma_batch.reading.own_params import OwnParams
 from gemma_batch.reading.own_shape import SHAPE_FIELDS, asks_for_shape
+from gemma_batch.reading.own_tools import TOOL_FIELDS, asks_for_tools
 from gemma_batch.reading.row_fields import IGNORED, REFUSED
 from gemma_batch.rows import Own
-from gemma_batch.spec import Answer, Sampling
+from gemma_batch.spec import Answer, NamedTool, Sampling, Tools
 from gemma_batch.spec.sampling import params_from_json
 from gemma_batch.units.asked import Asked
 from tests.examples import examples
@@ -33,7 +34,11 @@ def checked(params: dict[str, Any], engine: str = "vllm", **job: Any) -> dict[st
 
 def brought(params: dict[str, Any], engine: str = "vllm", **job: Any) -> Own:
     args = job.pop("args", {})
-    asked = Asked(answer=Answer(**job.pop("answer", {})), thinking=job.pop("thinking", False))
+    asked = Asked(
+        answer=Answer(**job.pop("answer", {})),
+        tools=job.pop("tools", None),
+        thinking=job.pop("thinking", False),
+    )
     check = OwnParams(
         engine=engine, job={"max_tokens": 64, **job}, args=args, vocab=VOCAB, asked=asked
     )
@@ -134,11 +139,6 @@ def test_fields_that_change_no_answer_are_ignored(field: str) -> None:
     ("field", "nothing", "something"),
     [
         ("structural_tag", "", "{}"),
-        ("tools", [], [{"type": "function"}]),
-        ("functions", [], [{"name": "f"}]),
-        ("tool_choice", "none", "required"),
-        ("tool_choice", "auto", {"type": "function"}),
-        ("function_call", "auto", {"name": "f"}),
         ("modalities", ["text"], ["text", "audio"]),
         ("audio", {}, {"voice": "alloy"}),
         ("web_search_options", {}, {"search_context_size": "low"}),
@@ -187,6 +187,15 @@ def test_a_row_may_say_of_thinking_what_the_job_says(field: str, on: Any, off: A
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 OPENAI = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": SCHEMA}}
 ANY = {"schema": {"type": "object"}}
+# 40 lines that a check could go through in 2**40 ways.
+WIDE: dict[str, Any] = {
+    "type": "object",
+    "properties": {"x": {"$ref": "#/$defs/0"}},
+    "$defs": {
+        **{str(i): {"anyOf": [{"$ref": f"#/$defs/{i + 1}"}] * 2} for i in range(40)},
+        "40": {"type": "string"},
+    },
+}
 # Fields by which a row asks for a shape, and the same as a field of the spec's `answer`.
 SHAPES: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
     ({"response_format": {"type": "text"}}, None),
@@ -229,7 +238,8 @@ def test_the_shape_of_a_row_reaches_the_engine(
     params: dict[str, Any], shape: dict[str, Any] | None
 ) -> None:
     """All names for it become one; and the plan sees which rows bring one."""
-    taken, form = brought({**params, "top_p": 0.5}, engine="echo", answer={"rows": True})
+    own = brought({**params, "top_p": 0.5}, engine="echo", answer={"rows": True})
+    taken, form = own.sampling, own.form
     wanted = {} if shape is None else {STRUCTURE: structure_of(Answer.model_validate(shape))}
     assert taken == {"top_p": 0.5, **wanted}
     assert form == ({} if shape is None else {"answer": shape})
@@ -276,6 +286,7 @@ def test_a_job_without_a_column_for_it_refuses_the_shape(
         ({"guided_json": {"type": "array", "uniqueItems": True}}, "'uniqueItems'"),
         ({"guided_json": {"enum": ["x" * 2**18]}}, "bytes as JSON"),
         ({"guided_json": {"$ref": "#"}}, "no value fits"),
+        ({"guided_json": WIDE}, "more than 5,000 objects when its references are followed"),
         ({"guided_regex": "("}, "regex: .*Python cannot read it"),
         ({"guided_regex": "(?=a)b"}, "regex: .*looks ahead"),
         ({"guided_grammar": "yes"}, "grammar: .*no rule `root ::= ...`"),
@@ -291,14 +302,127 @@ def test_a_shape_that_is_none_is_refused(params: dict[str, Any], sentence: str) 
     assert asks_for_shape(params)
 
 
+FUNCTION = {"name": "weather", "parameters": {"properties": {"city": {"type": "string"}}}}
+TOOL = {"type": "function", "function": {**FUNCTION, "strict": True, "description": None}}
+NAMED = {"type": "function", "function": {"name": "weather"}}
+ROWS = Tools(rows=True)
+# Parameters about functions, and the same as the spec's part `tools`: the choice, one call at most.
+TOOLS: list[tuple[dict[str, Any], str | dict[str, str], bool]] = [
+    ({"tools": [TOOL]}, "auto", False),
+    ({"tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": True}, "auto", False),
+    ({"tools": [TOOL], "tool_choice": "none"}, "none", False),
+    ({"tools": [TOOL], "tool_choice": "required"}, "required", False),
+    ({"tools": [TOOL], "tool_choice": NAMED, "parallel_tool_calls": False},
+     {"name": "weather"}, True),
+    ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "weather"}},
+     {"name": "weather"}, False),
+    ({"functions": [FUNCTION]}, "auto", False),
+    ({"functions": [FUNCTION], "function_call": {"name": "weather"}}, {"name": "weather"}, False),
+    ({"tools": [FUNCTION], "functions": [], "function_call": "none"}, "none", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("params", "choice", "one"), TOOLS)
+def test_the_functions_of_a_row_are_shown_and_read(
+    params: dict[str, Any], choice: Any, one: bool
+) -> None:
+    """Where each answer has to call, the engine is asked for calls."""
+    own = brought({**params, "top_p": 0.5}, tools=ROWS)
+    read = Tools.model_validate(own.form["tools"])
+    assert read.functions == own.tools == (Tools(definitions=(FUNCTION,)).functions)
+    assert json.loads(read.model_dump_json())["choice"] == choice
+    assert own.form.get("one_call", False) == one
+    assert own.tool_choice == (choice if isinstance(choice, str) else "required")
+    assert own.enforced == read.forced == (STRUCTURE in own.sampling)
+    if own.enforced:
+        schema = json.loads(own.sampling[STRUCTURE]["json"])
+        assert (schema["maxItems"] == 1) == (one or choice != "required")
+    assert own.sampling["top_p"] == 0.5
+    assert asks_for_tools(params)
+    for job in (None, Tools(rows=False)):
+        with pytest.raises(ValueError, match=r"no column for calls: set tools\.rows: true"):
+            brought(params, tools=job)
+    with pytest.raises(ValueError, match=r"those of tools\.definitions: leave one out"):
+        brought(params, tools=Tools(definitions=(FUNCTION,)))
+
+
+@pytest.mark.parametrize(
+    ("params", "job", "sentence"),
+    [
+        ({"tools": {"a": 1}}, ROWS, "'tools': {'a': 1} is no list"),
+        ({"tools": [{"type": "web_search"}]}, ROWS, "'tools': .*only functions can be called"),
+        ({"tools": [{"type": "function"}]}, ROWS, "'tools': .*no object `function`"),
+        ({"tools": [TOOL, TOOL]}, ROWS, "'tools': .*two functions are named 'weather'"),
+        ({"functions": [{"name": "a b"}]}, ROWS, "'functions': .*the name 'a b'"),
+        ({"tools": [TOOL], "functions": [FUNCTION]}, ROWS, "mean the same: leave one out"),
+        ({"tools": [TOOL], "tool_choice": {"name": "other"}}, ROWS, "'other', which `definitions`"),
+        ({"tools": [TOOL], "tool_choice": "any"}, ROWS, "'tool_choice': 'any' is none of 'auto'"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, ROWS, "none of 'auto'"),
+        ({"tools": [TOOL], "parallel_tool_calls": 1}, ROWS, "1 is neither true nor false"),
+        (
+            {"tools": json.loads("[" * 900 + "1" + "]" * 900)},
+            ROWS,
+            "'tools'.* cannot be read|'tools'",
+        ),
+        ({"functions": [{"name": "f", "parameters": WIDE}]}, ROWS, "more than 5,000 objects"),
+        (
+            {"functions": [{"name": "f", "parameters": {"pattern": "(?=a)b"}}]},
+            ROWS,
+            r"the pattern '\(\?=a\)b', which cannot be checked in a time",
+        ),
+        (
+            {"functions": [{"name": "f", "parameters": {"patternProperties": {"a": {}}}}]},
+            ROWS,
+            "patternProperties",
+        ),
+        ({"tool_choice": "required"}, ROWS, "'tool_choice' is 'required', and the row has no"),
+        ({"tool_choice": NAMED}, None, "and the row has no 'tools'"),
+        ({"tool_choice": "none"}, Tools(definitions=(FUNCTION,)), "tools.choice 'auto'"),
+        ({"tools": [TOOL], "guided_regex": "a"}, ROWS, "which no call has: leave one out"),
+        ({"tools": [TOOL], "tool_choice": "required", "stop": "x"}, ROWS, "'stop' could end"),
+    ],
+)
+def test_functions_that_cannot_be_called_are_refused(
+    params: dict[str, Any], job: Tools | None, sentence: str
+) -> None:
+    """By the row alone, before an engine is asked."""
+    with pytest.raises(ValueError, match=sentence):
+        brought(params, tools=job, answer={"rows": True})
+
+
+@pytest.mark.parametrize(
+    ("params", "job"),
+    [
+        ({"tools": [], "tool_choice": "auto", "parallel_tool_calls": True}, None),
+        ({"tools": [], "functions": [], "function_call": "none"}, ROWS),
+        ({"tool_choice": "auto"}, Tools(definitions=(FUNCTION,))),
+        ({"tool_choice": NAMED}, Tools(definitions=(FUNCTION,), choice=NamedTool(name="weather"))),
+    ],
+)
+def test_a_choice_without_functions_asks_for_nothing_new(
+    params: dict[str, Any], job: Tools | None
+) -> None:
+    """Or for the job's own choice."""
+    assert brought(params, tools=job) == Own({}, {})
+    assert not asks_for_tools(params)
+
+
+def test_a_row_may_have_functions_that_it_must_not_call_and_a_shape() -> None:
+    """The functions are shown, and the answer has the shape."""
+    params = {"tools": [TOOL], "tool_choice": "none", "guided_choice": ["a"]}
+    own = brought(params, tools=ROWS, answer={"rows": True}, engine="echo")
+    assert own.sampling == {STRUCTURE: {"choice": ["a"]}}
+    assert own.form.keys() == {"answer", "tools"}
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=5,
 )
 NAMES = st.sampled_from(
-    [*Sampling.model_fields, *IGNORED, *REFUSED, *SHAPE_FIELDS, "max_completion_tokens",
-     "top_logprobs", "vllm_xargs", "continue_final_message"]
+    [*Sampling.model_fields, *IGNORED, *REFUSED, *SHAPE_FIELDS, *TOOL_FIELDS,
+     "max_completion_tokens", "top_logprobs", "vllm_xargs", "continue_final_message"]
 ) | st.text(max_size=9)  # fmt: skip
 
 
@@ -307,7 +431,7 @@ NAMES = st.sampled_from(
 def test_any_parameters_are_taken_or_refused(params: dict[str, Any]) -> None:
     """A row brings what it likes: fields of sampling come out, or one sentence."""
     with contextlib.suppress(ValueError):
-        taken = checked(params, engine="echo", logprobs=5, answer={"rows": True})
+        taken = checked(params, engine="echo", logprobs=5, answer={"rows": True}, tools=ROWS)
         assert taken.keys() <= (Sampling.model_fields.keys() - {"n"}) | {STRUCTURE}
 
 
@@ -319,6 +443,7 @@ def test_the_docs_name_each_field() -> None:
         ("ignored: they", IGNORED),
         ("the value asks for nothing", REFUSED),
         ("shape of the answer", SHAPE_FIELDS),
+        ("functions that the model may call", TOOL_FIELDS),
     ):
         (fields,) = (fields for fields, becomes in table if word in becomes)
         assert re.findall(r"`(\w+)`", fields) == list(wanted)

@@ -8,9 +8,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from gemma_batch.answering.forced_calls import forced_schema
 from gemma_batch.engines.dry_answers import dry_answer
 from gemma_batch.engines.enforced import check_structure
+from gemma_batch.engines.forced_calls import forced_schema
 from gemma_batch.errors import SpecError
 from gemma_batch.spec import JobSpec, Tools
 
