@@ -10,9 +10,8 @@ import json
 import sys
 from typing import Any
 
-from gemma_batch.answering.narrowed import narrowed
-
 from gemma_batch.engines.base import EngineConfig
+from gemma_batch.engines.narrowed import narrowed
 from gemma_batch.engines.vllm import VllmEngine
 from gemma_batch.engines.vllm_args import engine_args
 from gemma_batch.errors import EngineError
