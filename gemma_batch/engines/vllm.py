@@ -31,7 +31,6 @@ import psutil
 
 from gemma_batch.engines.base import REASONING, EngineConfig
 from gemma_batch.engines.cpu_cores import CORES, cpu_environment, leave_workers_alone
-from gemma_batch.engines.enforced import check_structure
 from gemma_batch.engines.forking import Template, build_engine, helpers, start_template
 from gemma_batch.engines.numbers import SchedulerNumbers
 from gemma_batch.engines.placing import place_model
@@ -130,6 +129,8 @@ class VllmEngine:
     @classmethod
     def check_structure(cls, structure: Mapping[str, Any]) -> list[str]:
         """By the rules in `engines/enforced.py`, and by xgrammar where it is installed."""
+        from gemma_batch.engines.enforced import check_structure
+
         return check_structure(structure)
 
     @classmethod

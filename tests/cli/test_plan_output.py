@@ -56,7 +56,7 @@ def begin(job: dict[str, Any], commit: int) -> None:
     """Put the output of a run with so many committed units, as a run with the model would."""
     plan = make_plan(JobSpec.from_dict(job), need_files=False)
     fingerprint, store = plan.fingerprint(), open_store(plan.spec.output.path)
-    known = dict.fromkeys(plan.unknown, "known to the run")
+    known = dict.fromkeys(plan.unknown - plan.wishes, "known to the run")
     manifest = create_manifest(
         store,
         name="j",
