@@ -201,6 +201,7 @@ def test_accuracy_and_how_steady_it_is() -> None:
     for which in ("all", "quickstart"):  # one standard error is 0.005 for 3,000 messages
         assert metrics["tiny"][which]["choice"] < metrics["small"][which]["choice"] - 0.02
     for found in metrics.values():
+        assert {one["seed"] for one in found["again"]} - {found["seed"]}, "another seed was tried"
         for again in found["again"]:
             for which in ("all", "quickstart"):
                 assert abs(again[which] - found[which]["choice"]) <= 0.01
