@@ -8,17 +8,26 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gemma_batch.answering.answers import Sample
 from gemma_batch.answering.calls import CALLS, Calls
 from gemma_batch.answering.calls_marked import FORMATS
 from gemma_batch.answering.shapes import shape_of
+from gemma_batch.committing.commit import commit_unit
+from gemma_batch.committing.ledger import part_failures
 from gemma_batch.engines.echo import EchoEngine
-from gemma_batch.rows import Completion, Mark, Refusal, Request
+from gemma_batch.rows import Completion, Failure, Mark, Refusal, Request
 from gemma_batch.spec import Answer, Tools
+from gemma_batch.storage.interfaces import Store
 from gemma_batch.units.asked import Asked
+from gemma_batch.units.payload import Prepared
 from tests.answering.test_feed import config, good
+from tests.committing.test_commit import job
+from tests.committing.test_commit import prepared as prepared
+from tests.committing.test_commit import store as store
 
 WEATHER = {
     "name": "get_weather",
@@ -414,3 +423,26 @@ def test_a_dry_run_answers_with_calls(choice: Any) -> None:
     (calls,) = shape.columns([completion])["tool_calls"]
     assert all(call["valid"] for call in calls)
     assert bool(calls) == (choice != "auto")
+
+
+def test_calls_and_thoughts_are_committed(store: Store, prepared: Prepared) -> None:
+    """With their types, also where no row has any; a refused answer keeps its text."""
+    asked = Asked(**THINKS, thinking=True, tools=Tools(definitions=tuple(DEFINITIONS)))
+    shape = shape_of({}, asked)
+    outcomes: dict[int, Any] = {}
+    texts = [f"{THOUGHT}{call4(f'city:{Q}Oslo{Q}')}", "No call.", "<|tool_call>call:"]
+    for number, text in zip(prepared.numbers, texts, strict=True):
+        completion = Completion([text], ["stop"], 5, 9)
+        refusal = shape.check(completion, good(number))
+        failed = Failure("invalid_answer", "x", output=text)
+        outcomes[number] = completion if refusal is None else failed
+    commit_unit(store, replace(job(), asked=asked), prepared, outcomes, {}, shape=shape)
+    table = pq.read_table(pa.BufferReader(store.read(prepared.unit.path)))
+    assert table.schema.field("tool_calls").type == CALLS
+    call = {"name": "get_weather", "arguments": '{"city": "Oslo"}', "valid": True}
+    assert table["tool_calls"].to_pylist() == [[call], []]
+    assert table["thinking"].to_pylist() == ["Hm.", None]
+    assert table["thinking_tokens"].to_pylist() == [None, 0]
+    assert table["output"].to_pylist() == ["", "No call."]
+    (failure,) = part_failures(store, prepared.unit.path)
+    assert failure["output"] == "<|tool_call>call:"
