@@ -57,7 +57,13 @@ class Calls:
         return asked
 
     def read(self, sample: Sample) -> Refusal | None:
-        """Refuses a call that cannot be read, and calls against `tools.choice`."""
+        """Refuses a call that cannot be read, and calls against `tools.choice`.
+
+        An answer to a row that asks for a shape of its own has no calls: it may look like one.
+        """
+        if sample.form.get("answer") is not None:
+            sample.values["tool_calls"] = []
+            return None
         try:
             found = self._found(sample)
             calls = [

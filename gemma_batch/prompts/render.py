@@ -183,6 +183,13 @@ class Renderer:
             turns = self._ready(values)
             if system and turns[0].role == "system":
                 system = joined([system, turns.pop(0).segments], SEPARATOR)
+        opened = self._opened or (self._thinking and own.enforced)
+        if opened and turns[-1].role == "assistant":
+            raise RowProblem(
+                FailureCode.BAD_MESSAGES,
+                "the model is to continue its last message, so it cannot think before an answer of "
+                "a certain shape: leave `thinking` out, or the continuing",
+            )
         shown = self._shown
         if own.tools:
             shown = shown_tools(own.tools, own.tool_choice, self._tokenizer, own=True)
@@ -190,7 +197,6 @@ class Renderer:
             system = joined([shown.said, system] if system else [shown.said], SEPARATOR)
         if any(segment.text for segment in system):
             turns.insert(0, Turn("system", system, cuttable=self._user is not None))
-        opened = self._opened or (self._thinking and own.enforced)
         return Conversation(tuple(turns), shown.native, self._thinking, opened)
 
     def _ready(self, values: dict[str, Any]) -> list[Turn]:

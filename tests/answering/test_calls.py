@@ -289,6 +289,15 @@ def test_a_call_where_none_is_allowed(form: str, text: str) -> None:
     assert read(text, form, "none") == "the answer calls 'stop_now', and tools.choice is 'none'"
 
 
+def test_a_row_with_a_shape_of_its_own_has_no_calls() -> None:
+    """Its answer may be JSON that looks like a call."""
+    sample = Sample(FORCED[1:-1], "stop", form={"answer": {"schema": {"type": "object"}}})
+    for choice in ("auto", "required"):
+        tools = Tools(definitions=tuple(DEFINITIONS), choice=choice)
+        assert Calls(tools, "text").read(sample) is None
+        assert (sample.values["tool_calls"], sample.text) == ([], FORCED[1:-1])
+
+
 def test_a_block_of_code_that_the_limit_cut_off() -> None:
     """It may go on: its calls are not all of them."""
     text = '```tool_code\nget_weather(city="Oslo")'

@@ -324,3 +324,12 @@ def test_thoughts_are_asked_for_and_opened(spoken: Any) -> None:
     assert isinstance(request, Request)
     last = spoken["gemma4"].encode("<|channel>thought\n")[1:]
     assert request.prompt.token_ids[-len(last) :] == last
+
+
+def test_a_message_that_is_continued_has_no_thought_before_it(spoken: Any) -> None:
+    """With a shape, an answer without the end of a thought would be taken for a thought."""
+    begun = Row(0, {"m": [*ASKED, {"role": "assistant", "content": "It"}]})
+    changes = {"tools": (), "thinking": True, "last_answer": "continue"}
+    assert renderer(spoken["gemma4"], **changes).preview(begun).endswith("<|turn>model\nIt")
+    with pytest.raises(RowProblem, match="cannot think before an answer of a certain shape"):
+        renderer(spoken["gemma4"], **changes, opened=True).preview(begun)
