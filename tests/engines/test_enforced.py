@@ -18,10 +18,13 @@ from gemma_batch.answering.text_shapes import Grammar, Regex
 from gemma_batch.engines import grammars
 from gemma_batch.engines.base import engine_class
 from gemma_batch.engines.dry_answers import dry_answer
-from gemma_batch.engines.enforced import check_rules
+from gemma_batch.engines.enforced import check_rules, check_structure
+from gemma_batch.engines.forced_calls import forced_schema
 from gemma_batch.engines.narrowed import narrowed
+from gemma_batch.spec import Tools
 from gemma_batch.spec.json_schema import check_schema
 from tests.engines.structures import ENFORCED, NOT_ENFORCED
+from tests.spec.test_tools import RICH as FUNCTION
 
 SUMS = """root ::= number ((" + " | " - ") number)*
 number ::= [1-9] [0-9]{0,2} | "(" root ")"
@@ -247,3 +250,16 @@ def test_dry_answers_differ_by_the_prompt_and_not_by_the_run() -> None:
         assert len(set(texts)) > 5
         assert all(reader.read(Sample(text, "stop")) is None for text in texts)
     assert grammars.follows(SUMS, grammars.example(SUMS, Random(5)))
+
+
+def test_the_engine_knows_the_schema_of_calls_and_a_dry_run_meets_it() -> None:
+    """The rules of schemas hold, xgrammar takes it whole, and a dry run answers by it."""
+    tools = Tools(definitions=(FUNCTION, {"name": "g"}), choice="required")
+    text = json.dumps(forced_schema(tools))
+    assert check_structure({"json": text}) == []
+    found = set()
+    for number in range(20):
+        calls = json.loads(dry_answer({"json": text}, [number]))
+        jsonschema.validate(calls, json.loads(text))
+        found |= {call["name"] for call in calls}
+    assert found == {"f", "g"}

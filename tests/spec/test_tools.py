@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-import jsonschema
 import pytest
 
-from gemma_batch.engines.dry_answers import dry_answer
-from gemma_batch.engines.enforced import check_structure
 from gemma_batch.engines.forced_calls import forced_schema
 from gemma_batch.errors import SpecError
 from gemma_batch.spec import JobSpec, Tools
@@ -114,16 +110,3 @@ def test_what_is_forced_is_what_the_engine_can_force() -> None:
     named = forced_schema(Tools(definitions=(RICH, {"name": "g"}), choice={"name": "g"}))
     assert (named["maxItems"], list(named["$defs"])) == (1, ["f0"])
     assert named["items"]["properties"]["name"] == {"const": "g"}
-
-
-def test_the_engine_knows_the_schema_and_a_dry_run_meets_it() -> None:
-    """The rules of schemas hold, xgrammar takes it whole, and a dry run answers by it."""
-    tools = Tools(definitions=(RICH, {"name": "g"}), choice="required")
-    text = json.dumps(forced_schema(tools))
-    assert check_structure({"json": text}) == []
-    found = set()
-    for number in range(20):
-        calls = json.loads(dry_answer({"json": text}, [number]))
-        jsonschema.validate(calls, json.loads(text))
-        found |= {call["name"] for call in calls}
-    assert found == {"f", "g"}
