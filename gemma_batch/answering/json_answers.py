@@ -51,6 +51,7 @@ class JsonAnswer:
         self, schema: Mapping[str, Any], *, flatten: bool = False, as_json: bool = False
     ) -> None:
         self._schema, self._flatten = schema, flatten
+        self._text = json.dumps(schema)
         self._kind = JsonText() if as_json else kind_of(schema)
         self._columns = top_properties(schema) if flatten else ()
 
@@ -91,7 +92,7 @@ class JsonAnswer:
         # `iter_errors` of nested `anyOf` could fill pages: the best match says it in a line.
         from jsonschema.exceptions import best_match
 
-        error = best_match(_validator(json.dumps(self._schema)).iter_errors(found))
+        error = best_match(_validator(self._text).iter_errors(found))
         if error is None:
             return None
         place = "".join(f"/{part}" for part in error.absolute_path)

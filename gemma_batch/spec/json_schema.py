@@ -16,6 +16,7 @@ from typing import Any
 from gemma_batch.spec import patterns
 
 MAX_BYTES = 2**18  # of the schema as JSON
+MAX_WIDE = 20_000  # mappings and lists on one level
 MAX_DEPTH = 32  # values in each other; vLLM takes 64, a spec as YAML takes 50
 MAX_SCHEMAS = 2000  # schemas within the schema, and columns that come of it
 # Where schemas stand within a schema: in a mapping of names, in a list, or alone.
@@ -56,7 +57,9 @@ BOUNDS = (
 def check_schema(schema: Mapping[str, Any]) -> None:
     """Raise `ValueError`, a sentence about the first fault, for a schema no job can ask for."""
     if deep(schema):
-        raise ValueError(f"the schema nests values more than {MAX_DEPTH} levels deep")
+        raise ValueError(
+            f"the schema nests values more than {MAX_DEPTH} levels deep, or holds too many of them"
+        )
     try:
         text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
         size = len(text.encode())
@@ -77,7 +80,7 @@ def deep(value: Any) -> bool:
     """
     level = [value]
     for _ in range(MAX_DEPTH):
-        if len(level) > MAX_BYTES // 3:  # such as `[],`
+        if len(level) > MAX_WIDE:
             return True
         inner = [one.values() if isinstance(one, Mapping) else one for one in level]
         level = [x for one in inner for x in one if isinstance(x, Mapping | list | tuple)]
