@@ -62,15 +62,33 @@ NAMES = ["free text", f"free text{SURE}"] + [
 ]
 
 
+def _kind(name: str) -> str:
+    return name.removesuffix(TWIN).removesuffix(SURE)
+
+
+def _given(name: str) -> dict[str, Any]:
+    """The part `answer` of the spec for one of `NAMES`."""
+    shape = {} if name.endswith(TWIN) else KINDS[_kind(name)]
+    return {**shape, "confidence": name.endswith(SURE)}
+
+
 class Runner:
     """One engine, and the rows to answer with each kind of answer."""
 
     def __init__(self, folder: Path, rows: int) -> None:
         from gemma_batch.answering.host import Host
+        from gemma_batch.answering.shapes import shape_of
         from gemma_batch.engines.base import EngineConfig
         from gemma_batch.prompts.rendered import TokenPrompt
         from gemma_batch.prompts.tokens import Tokenizer
+        from gemma_batch.spec import Answer
+        from gemma_batch.units.asked import Asked
 
+        # All imports come first: the engine loads in a thread, which imports too.
+        self._shapes = {
+            name: shape_of({}, Asked(answer=Answer.model_validate(given)))
+            for name, given in ((name, _given(name)) for name in NAMES)
+        }
         tokenizer = Tokenizer.from_folder(folder / "model")
         docs = inputs.texts(CHARS)
         texts = [
@@ -101,19 +119,12 @@ class Runner:
 
     def run(self, name: str) -> common.Figures:
         """One pass over all rows."""
-        from gemma_batch.answering.shapes import shape_of
         from gemma_batch.rows import Completion, Request
-        from gemma_batch.spec import Answer
-        from gemma_batch.units.asked import Asked
 
-        twin, sure = name.endswith(TWIN), name.endswith(SURE)
-        kind = name.removesuffix(TWIN).removesuffix(SURE)
-        given = {} if twin else KINDS[kind]
-        self._shape = shape_of(
-            {}, Asked(answer=Answer.model_validate({**given, "confidence": sure}))
-        )
+        twin, kind = name.endswith(TWIN), _kind(name)
+        self._shape = self._shapes[name]
         asks = self._shape.asks()
-        if not given:
+        if twin or not KINDS[kind]:
             asks |= {"ignore_eos": True, "max_tokens": TEXT}
         requests = [Request(n, prompt, asks) for n, prompt in enumerate(self._prompts)]
         if twin:
@@ -160,7 +171,7 @@ def table(found: dict[str, Sequence[dict[str, Any]]]) -> str:
     """One line per kind of answer."""
     rows = []
     for name, runs in found.items():
-        kind = name.removesuffix(TWIN).removesuffix(SURE)
+        kind = _kind(name)
         other = kind if kind == "free text" else f"{kind}{TWIN}"
         rows.append(
             [
