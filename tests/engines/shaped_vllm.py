@@ -12,8 +12,8 @@ from typing import Any
 
 from gemma_batch.answering.host import Host
 from gemma_batch.answering.shapes import shape_of
-from gemma_batch.engines import base
-from gemma_batch.engines.vllm import VllmEngine
+from gemma_batch.engines import base, vllm
+from gemma_batch.engines.vllm import VllmEngine, completion_of
 from gemma_batch.prompts.rendered import TokenPrompt, token_ids
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.rows import Completion, Request
@@ -35,11 +35,6 @@ WRITTEN: dict[int, list[int]] = {}  # the token ids of an answer on its way
 class Recorded(VllmEngine):
     """vLLM, with a record of what it was asked and what it said."""
 
-    def _completion(self, final: Any, seconds: float) -> Completion:
-        answer = super()._completion(final, seconds)
-        WRITTEN[id(answer)] = list(final.outputs[0].token_ids)
-        return answer
-
     async def generate(self, request: Request) -> Completion:
         answer = await super().generate(request)
         SEEN.setdefault(request.number, []).append(
@@ -55,6 +50,13 @@ class Recorded(VllmEngine):
         return answer
 
 
+def recorded(final: Any, *more: Any) -> Completion:
+    """What vLLM said, as the engine reads it, with a record of the token ids."""
+    answer = completion_of(final, *more)
+    WRITTEN[id(answer)] = list(final.outputs[0].token_ids)
+    return answer
+
+
 def question(number: int) -> str:
     """The text of a row."""
     return f"Is {number} an even number? Think of {number + 1} and {number * 7}."
@@ -62,6 +64,7 @@ def question(number: int) -> str:
 
 def main(model: str) -> None:
     """Answer all rows, and print."""
+    vllm.completion_of = recorded
     base.REGISTRY["vllm"] = "tests.engines.shaped_vllm:Recorded"
     asked = Asked(answer=Answer(choice=LABELS, confidence=True, retries=RETRIES))
     sampling = {"temperature": 0, "max_tokens": MOST}
