@@ -19,7 +19,7 @@ from gemma_batch.prompts.messages import CONTINUE
 from gemma_batch.reading.own_shape import own_shape
 from gemma_batch.reading.own_tools import OwnTools, own_tools
 from gemma_batch.reading.row_fields import renamed, without_neutral, without_nulls
-from gemma_batch.reading.structures import check_beside_shape, structure_for
+from gemma_batch.reading.structures import check_beside_shape, check_calls, structure_for
 from gemma_batch.rows import Own
 from gemma_batch.spec import Sampling
 from gemma_batch.texts import shortened
@@ -80,6 +80,8 @@ class OwnParams:
             raise ValueError(f"{name}: {first['msg']}") from None
         own = {name: value for name, value in together.items() if name in params}
         structure = None if tools is None else tools.structure
+        if structure is not None:
+            check_calls(self.engine, structure)
         if shape is not None:
             structure = structure_for(self.engine, shape)
         if structure is not None:

@@ -34,6 +34,21 @@ def structure_for(engine: str, shape: Mapping[str, Any]) -> dict[str, Any]:
     return structure
 
 
+def check_calls(engine: str, structure: Mapping[str, Any]) -> None:
+    """Raise `ValueError` when the engine cannot enforce these calls of a row's functions."""
+    if fault := _fault(engine, json.dumps(structure)):
+        raise ValueError(f"'tools': calls of these functions cannot be enforced: {fault}")
+
+
+@functools.lru_cache(maxsize=SHAPES_KEPT)
+def _fault(engine: str, structure: str) -> str:
+    try:
+        engine_class(engine).check_structure(json.loads(structure))
+    except ValueError as err:
+        return str(err)
+    return ""
+
+
 @functools.lru_cache(maxsize=SHAPES_KEPT)
 def _looked_at(engine: str, shape: str) -> tuple[dict[str, Any] | None, str]:
     try:
