@@ -119,6 +119,11 @@ class OwnParams:
                 f"the row asks for the shape {shortened(shape)}, and the job for that of "
                 f"answer.{kind}, which gives the column `answer` its type: leave one of them out"
             )
+        if self.asked.tools is not None and self.asked.tools.forced:
+            raise ValueError(
+                f"the row asks for the shape {shortened(shape)}, and every answer of this job is a "
+                "call, by tools.choice: leave one of them out"
+            )
         if not self.asked.answer.rows:
             raise ValueError(
                 f"the row asks for the shape {shortened(shape)}, and this job has no column for "

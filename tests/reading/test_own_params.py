@@ -378,6 +378,11 @@ def test_the_functions_of_a_row_are_shown_and_read(
         ({"tool_choice": "required"}, ROWS, "'tool_choice' is 'required', and the row has no"),
         ({"tool_choice": NAMED}, None, "and the row has no 'tools'"),
         ({"tool_choice": "none"}, Tools(definitions=(FUNCTION,)), "tools.choice 'auto'"),
+        (
+            {"guided_regex": "a"},
+            Tools(definitions=(FUNCTION,), choice="required"),
+            "every answer of this job is a call, by tools.choice",
+        ),
         ({"tools": [TOOL], "guided_regex": "a"}, ROWS, "which no call has: leave one out"),
         ({"tools": [TOOL], "tool_choice": "required", "stop": "x"}, ROWS, "'stop' could end"),
     ],
