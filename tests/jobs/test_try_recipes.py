@@ -41,11 +41,21 @@ def guided(row: Row) -> None:
     assert row["style"] in {"brief", "formal", "friendly"}
 
 
+def called(row: Row) -> None:
+    assert row["tool_calls"]
+    for call in row["tool_calls"]:
+        assert call["name"] in {"track_order", "return_order", "call_back"}
+        assert isinstance(json.loads(call["arguments"]), dict)
+        assert call["valid"]
+
+
+CALLS = "list<item: struct<name: string, arguments: string, valid: bool>>"
 LINES = "list<item: struct<text: string, amount: double>>"
 RECORD = {"supplier": "string", "date": "date32[day]", "total": "double", "currency": "string"}
 CASES: dict[str, tuple[str, dict[str, str], Callable[[Row], None]]] = {
     "classify_with_routes": ("tickets", {"answer": "string"}, label),
     "extract": ("invoices", {**RECORD, "lines": LINES}, record),
+    "call_functions": ("requests", {"tool_calls": CALLS}, called),
     "guided_answers": ("questions", {}, guided),
 }
 
