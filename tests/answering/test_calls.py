@@ -401,6 +401,14 @@ def test_thoughts_are_counted_apart_and_end_at_a_call() -> None:
     assert (found["answer"], found["thinking_tokens"]) == ("yes", 1)
 
 
+def test_a_row_with_a_shape_of_its_own_is_opened_inside_a_thought() -> None:
+    """So a text without the end of the thought is no answer."""
+    asked, own = Asked(**THINKS, thinking=True), {"structured_outputs": {"json": "{}"}}
+    assert checked(asked, "Hm.<channel|>{}", **own)["thinking"] == "Hm."
+    assert "ends inside the thoughts" in checked(asked, "{}", **own)
+    assert checked(asked, "{}")["output"] == "{}"
+
+
 def test_control_tokens_do_not_stand_in_the_output() -> None:
     """The end of a turn, for example; text that looks like one stays. A row can ask for them."""
     text = "It is <eos>.<eos><turn|>"
