@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from gemma_batch.family.tiny import build_tiny_gemma
 from tests.engines.shaped_gemma4 import LABELS
 from tests.integration.helpers import environment
 
 
+@pytest.mark.long
 def test_calls_and_thoughts_of_a_real_engine(tmp_path: Path, texts: list[str]) -> None:
     """Calls are forced, also behind a thought; thoughts are counted apart; no mark in `output`."""
     model = build_tiny_gemma(tmp_path / "tiny4", generation="gemma4", texts=texts)
@@ -38,7 +41,7 @@ def test_calls_and_thoughts_of_a_real_engine(tmp_path: Path, texts: list[str]) -
     assert thoughts["output"] == thoughts["answer"]
     for raw, text in zip(thoughts["raw"], thoughts["thinking"], strict=True):
         assert (text or "") in raw.partition("<channel|>")[0]
-    assert all(0 < count <= 10 for count in thoughts["thinking_tokens"]), "the budget and the end"
+    assert all(0 < count <= 13 for count in thoughts["thinking_tokens"]), "the budget and the end"
     assert sum(thoughts["thinking_tokens"]) < thoughts["completion_tokens"]
     said = "the answer was cut off inside the thoughts of the model after 8 tokens"
     assert found["cut off"]["refusal"].startswith(said)
