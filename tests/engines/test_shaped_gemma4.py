@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from gemma_batch.family.tiny import build_tiny_gemma
+from tests.engines.programs import seen_by
 from tests.engines.shaped_gemma4 import LABELS
-from tests.integration.helpers import environment
 
 
 @pytest.mark.long
 def test_calls_and_thoughts_of_a_real_engine(tmp_path: Path, texts: list[str]) -> None:
     """Calls are forced, also behind a thought; thoughts are counted apart; no mark in `output`."""
     model = build_tiny_gemma(tmp_path / "tiny4", generation="gemma4", texts=texts)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engines.shaped_gemma4", str(model)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = seen_by("shaped_gemma4", str(model))
 
     assert found["text"]["refusal"] is None
     assert "thinking" not in found["text"]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from gemma_batch.answering.again import REPLY
+from tests.engines.programs import seen_by
 from tests.engines.shaped_vllm import LABELS, MOST, ROWS, SAMPLED, SEED, STUCK, question
-from tests.integration.helpers import environment
 
 CUT = "the answer was cut off after {} tokens (sampling.max_tokens)"
 
@@ -20,16 +17,7 @@ CUT = "the answer was cut off after {} tokens (sampling.max_tokens)"
 @pytest.fixture(scope="module")
 def seen(tiny: str) -> dict[str, Any]:
     """The record of one engine."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engines.shaped_vllm", tiny],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return seen_by("shaped_vllm", tiny)
 
 
 @pytest.mark.long
