@@ -42,7 +42,7 @@ OPTIONS = {option for one in COMMANDS.values() for param in one.params for optio
     "--help"
 }
 FIELDS = {f"{path}.{name}".strip(".") for path, part in parts() for name in part.model_fields}
-NOT_OURS = ("results/", "errors/", "_run/", "google/", "ray.data")  # of outputs and of others
+NOT_OURS = ("results/", "errors/", "_run/", ".cache/", "google/", "ray.data")  # made by programs
 OF_OTHERS = {"job.yaml", "report.html", "generation_config.json", "state.json"}
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
