@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import tokenizers
 
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.spec import JobSpec
@@ -32,6 +33,18 @@ def first_tokens(tokenizer: Tokenizer) -> dict[str, int]:
     if len(set(found.values())) < len(found):
         raise ValueError("two labels begin with the same token: a bias cannot tell them apart")
     return found
+
+
+def other_beginnings(folder: Path, tokens: Iterable[int]) -> list[int]:
+    """The ids of all other tokens that a label can begin with, such as a space alone.
+
+    Without a bias against them the model takes such a token in place of a label's own first token,
+    and spells the label, or another one, in letters and bytes.
+    """
+    names = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    texts = {label.replace(" ", "\u2581")[:n] for label in LABELS for n in range(1, len(label) + 1)}
+    found = {names.token_to_id(text) for text in texts | {"<0x20>"}}
+    return sorted(one for one in found - set(tokens) if one is not None)
 
 
 def mean_log_probabilities(
@@ -78,6 +91,8 @@ def main() -> None:
     middle = sum(means) / len(means)
     for (label, token), mean in zip(tokens.items(), means, strict=True):
         print(f"    {token}: {middle - mean:.2f}  #{label}")
+    for token in other_beginnings(options.model, tokens.values()):
+        print(f"    {token}: -100")
 
 
 if __name__ == "__main__":

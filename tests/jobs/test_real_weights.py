@@ -94,10 +94,13 @@ def test_no_document_produces_a_control_token(real: str, before: str) -> None:
 def test_each_label_of_the_job_has_a_bias_on_its_first_token(real: str) -> None:
     """No two labels share one, and the bias is of these tokens."""
     from gemma_batch.spec import JobSpec
-    from jobs.real_gemma.calibrate import first_tokens
+    from jobs.real_gemma.calibrate import first_tokens, other_beginnings
 
-    tokens = first_tokens(Tokenizer.from_folder(real))
-    assert set(JobSpec.load(SPEC).sampling.logit_bias or {}) == set(tokens.values())
+    tokens = first_tokens(Tokenizer.from_folder(real)).values()
+    bias = JobSpec.load(SPEC).sampling.logit_bias or {}
+    assert {token for token, number in bias.items() if number > -100} == set(tokens)
+    others = {token for token, number in bias.items() if number == -100}
+    assert others == set(other_beginnings(Path(real), tokens))
 
 
 # -- memory -----------------------------------------------------------------------------------
