@@ -29,6 +29,7 @@ from tests.engines.asked_vllm import config_for
 from .helpers import assert_each_once, cli, write_spec
 
 ROWS = 2000
+ROOT = Path(__file__).resolve().parents[2]
 CPU = {"device": "cpu", "max_model_len": 512, "cpu_kv_cache_gib": 1}
 SUMS = """root ::= digit ((" + " | " - ") digit){0,3}
 digit ::= [1-9] | "(" digit ")"
@@ -83,14 +84,20 @@ TYPE = pa.struct(
 )
 
 
+@pytest.fixture(params=["random", "trained"])
+def either(request: pytest.FixtureRequest, tiny: str) -> str:
+    """A model of random weights, and one that was trained for something else."""
+    return tiny if request.param == "random" else str(ROOT / "jobs/models/language-small")
+
+
 @pytest.mark.long
-def test_two_thousand_answers_of_each_shape_from_one_engine(tiny: str) -> None:
+def test_two_thousand_answers_of_each_shape_from_one_engine(either: str) -> None:
     """Labels, a pattern and a grammar: every answer has the shape, and every row an outcome."""
     answers = [Answer(choice=LABELS), Answer(regex=PATTERN), Answer(grammar=SUMS)]
     shapes = [shape_of({}, Asked(answer=answer)) for answer in answers]
-    tokenizer = Tokenizer.from_folder(tiny)
+    tokenizer = Tokenizer.from_folder(either)
     config = config_for(
-        tiny,
+        either,
         max_model_len=256,
         max_num_seqs=128,
         max_num_batched_tokens=2048,
@@ -168,9 +175,9 @@ def ran(
 
 
 @pytest.mark.long
-def test_a_flat_schema_gives_columns(tiny: str, tmp_path: Path) -> None:
+def test_a_flat_schema_gives_columns(either: str, tmp_path: Path) -> None:
     """One for each property; every text fits the schema, by a validator that is not ours."""
-    path, results = ran(tmp_path, tiny, FLAT, flatten=True)
+    path, results = ran(tmp_path, either, FLAT, flatten=True)
     valid = fastjsonschema.compile(FLAT)
     for row in results:
         found = valid(json.loads(row["output"], strict=False))
@@ -185,11 +192,11 @@ def test_a_flat_schema_gives_columns(tiny: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_nested_schema_gives_structs_that_everybody_reads(tiny: str, tmp_path: Path) -> None:
+def test_a_nested_schema_gives_structs_that_everybody_reads(either: str, tmp_path: Path) -> None:
     """Arrays, enums, nulls and dates, in pyarrow, DuckDB, pandas and polars alike."""
     import polars
 
-    path, results = ran(tmp_path, tiny, NESTED)
+    path, results = ran(tmp_path, either, NESTED)
     valid = fastjsonschema.compile(NESTED)
     folder = str(tmp_path / "out" / "results")
     table = ds.dataset(folder).to_table()
