@@ -183,6 +183,15 @@ def become(request: dict[str, Any], files: Sequence[int]) -> NoReturn:
         os._exit(code)
 
 
+def tell_ended(ended: dict[int, socket.socket]) -> None:
+    """Send the exit status of each fork that has ended to the process that asked for it."""
+    for pid in list(ended):
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            with contextlib.suppress(OSError), ended.pop(pid) as told:
+                told.send(str(status).encode())
+
+
 def main(fd: str, *modules: str) -> None:
     """Fork on request until the other end is gone."""
     for module in modules:
@@ -197,11 +206,7 @@ def main(fd: str, *modules: str) -> None:
         ready, _, _ = select.select([control, awake], [], [])
         if awake in ready:
             os.read(awake, 4096)
-        for pid in list(ended):
-            found, status = os.waitpid(pid, os.WNOHANG)
-            if found:
-                with contextlib.suppress(OSError), ended.pop(pid) as told:
-                    told.send(str(status).encode())
+        tell_ended(ended)
         if control in ready:
             data, files, _, _ = socket.recv_fds(control, REQUEST, 3)
             if not data:

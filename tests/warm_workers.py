@@ -132,11 +132,7 @@ def serve(door: socket.socket) -> NoReturn:
         ready, _, _ = select.select([door, awake, *asking], [], [], LOOK)
         if awake in ready:
             os.read(awake, 4096)
-        for pid in list(ended):
-            found, status = os.waitpid(pid, os.WNOHANG)
-            if found:
-                with contextlib.suppress(OSError), ended.pop(pid) as told:
-                    told.send(str(status).encode())
+        warm.tell_ended(ended)
         if door in ready:
             one = door.accept()[0]
             asking[one.fileno()] = one
