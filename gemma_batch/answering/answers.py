@@ -93,6 +93,11 @@ def _without(marks: list[Mark] | None, start: int, end: int) -> list[Mark] | Non
     ]
 
 
+def refused(text: str) -> Refusal:
+    """The refusal of an answer that may have the shape the next time; `text` says why."""
+    return Refusal(FailureCode.INVALID_ANSWER.value, text, again=True)
+
+
 class Reader(Protocol):
     """Reads one thing out of the text of an answer.
 
@@ -214,14 +219,12 @@ class AnswerShape:
 
         Every completion has passed `check`.
         """
-        read = [*(reader.fields() for reader in self.readers)]
-        details = [*(reader.details() for reader in self.readers)]
         columns = {
             "output": [self._one(c.outputs) for c in completions],
             **{
                 name: [self._one([values.get(name) for values in c.values]) for c in completions]
-                for fields in (*read, *details)
-                for name, _ in fields
+                for reader in self.readers
+                for name, _ in (*reader.fields(), *reader.details())
             },
             "finish_reason": [self._one(c.finish_reasons) for c in completions],
         }

@@ -11,12 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gemma_batch.answering.answers import Fields, Sample
+from gemma_batch.answering.answers import Fields, Sample, refused
 from gemma_batch.answering.calls_found import BadCallError, Call, Found
 from gemma_batch.answering.calls_marked import FORMATS, marked_calls
 from gemma_batch.answering.calls_written import written_calls
 from gemma_batch.engines.forced_calls import forced_schema
-from gemma_batch.errors import FailureCode
 from gemma_batch.rows import Refusal
 from gemma_batch.spec import Tools
 
@@ -36,7 +35,7 @@ class Calls:
 
     def __init__(self, tools: Tools, form: str) -> None:
         self._tools, self._form = tools, form
-        self._schemas = {one["name"]: one["parameters"] for one in tools.functions}
+        self._schemas = {one["name"]: json.dumps(one["parameters"]) for one in tools.functions}
 
     def fields(self) -> Fields:
         """The calls."""
@@ -72,9 +71,9 @@ class Calls:
             ]
         except BadCallError as err:
             sample.inside = "a call of a function"
-            return _refusal(f"a call in the answer cannot be read: {err}")
+            return refused(f"a call in the answer cannot be read: {err}")
         if (against := self._against(found.calls, sample.text)) is not None:
-            return _refusal(against)
+            return refused(against)
         sample.cut(found.spans)
         if calls:
             sample.strip()
@@ -105,7 +104,7 @@ class Calls:
         if schema is None:
             return False
         try:
-            return bool(_validator(json.dumps(schema)).is_valid(call.arguments))
+            return bool(_validator(schema).is_valid(call.arguments))
         except RecursionError:
             return False
 
@@ -136,7 +135,3 @@ def _matches(pattern: str, text: str) -> bool:
     except pa.ArrowInvalid:
         return re.search(pattern, text) is not None
     return bool(found[0].as_py())
-
-
-def _refusal(message: str) -> Refusal:
-    return Refusal(FailureCode.INVALID_ANSWER.value, message, again=True)

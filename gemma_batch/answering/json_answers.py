@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from gemma_batch.answering.answers import Fields, Sample
+from gemma_batch.answering.answers import Fields, Sample, refused
 from gemma_batch.answering.arrow_types import (
     FORMATS,
     JsonText,
@@ -23,7 +23,6 @@ from gemma_batch.answering.arrow_types import (
     top_properties,
 )
 from gemma_batch.engines.structure import STRUCTURE, schema_text
-from gemma_batch.errors import FailureCode
 from gemma_batch.rows import Refusal
 from gemma_batch.spec import patterns
 
@@ -33,11 +32,6 @@ SHOWN = 200  # characters of a text in a message
 # sees to the others.
 CHECKED = ("email", "ipv4", "ipv6", "uuid")
 CUT_OFF = "the answer was cut off"
-
-
-def refused(text: str) -> Refusal:
-    """The refusal of an answer that may have the shape the next time."""
-    return Refusal(FailureCode.INVALID_ANSWER.value, text, again=True)
 
 
 class JsonAnswer:

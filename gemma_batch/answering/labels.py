@@ -6,8 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from gemma_batch.answering.answers import Fields, Sample
-from gemma_batch.errors import FailureCode
+from gemma_batch.answering.answers import Fields, Sample, refused
 from gemma_batch.rows import Refusal
 
 
@@ -36,6 +35,6 @@ class Choice:
         longer = cut and any(one.startswith(sample.text) for one in self._labels - {sample.text})
         if sample.text not in self._labels or longer:
             text = f"the answer {sample.text[:200]!r} is none of the labels of answer.choice"
-            return Refusal(FailureCode.INVALID_ANSWER.value, text, again=True)
+            return refused(text)
         sample.values["answer"] = sample.text
         return None

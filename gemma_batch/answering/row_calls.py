@@ -6,10 +6,9 @@ import functools
 import json
 from typing import Any
 
-from gemma_batch.answering.answers import Fields, Sample
+from gemma_batch.answering.answers import Fields, Sample, refused
 from gemma_batch.answering.calls import CALLS, Calls
 from gemma_batch.answering.calls_marked import FORMATS
-from gemma_batch.errors import FailureCode
 from gemma_batch.rows import Refusal
 from gemma_batch.spec import Tools
 
@@ -46,7 +45,7 @@ class RowCalls:
         count = len(sample.values["tool_calls"])
         if count > 1 and sample.form.get("one_call"):
             text = f"the answer has {count} calls, and parallel_tool_calls is false"
-            return Refusal(FailureCode.INVALID_ANSWER.value, text, again=True)
+            return refused(text)
         return None
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from gemma_batch.answering.answers import Fields, Sample
-from gemma_batch.answering.json_answers import CUT_OFF, SHOWN, refused
+from gemma_batch.answering.answers import Fields, Sample, refused
+from gemma_batch.answering.json_answers import CUT_OFF, SHOWN
 from gemma_batch.engines import grammars
 from gemma_batch.rows import Refusal
 from gemma_batch.spec import patterns

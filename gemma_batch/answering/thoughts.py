@@ -6,9 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from gemma_batch.answering.answers import Fields, Sample
+from gemma_batch.answering.answers import Fields, Sample, refused
 from gemma_batch.engines.structure import STRUCTURE
-from gemma_batch.errors import FailureCode
 from gemma_batch.rows import Refusal
 
 OPEN, CLOSE, LABEL = "<|channel>", "<channel|>", "thought"
@@ -111,4 +110,4 @@ def _more(tokens: int | None, further: int | None) -> int | None:
 def _unfinished(sample: Sample) -> Refusal:
     sample.inside = "the thoughts of the model"
     text = "the answer ends inside the thoughts of the model: nothing was answered"
-    return Refusal(FailureCode.INVALID_ANSWER.value, text, again=True)
+    return refused(text)

@@ -18,6 +18,7 @@ from gemma_batch.planning.smallest import fewest_tokens
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.spec import JobSpec
 from gemma_batch.storage.models import ModelFiles
+from gemma_batch.units.asked import Asked
 
 
 def shape_facts(plan: Plan, prompt: str | None) -> dict[str, Any] | None:
@@ -32,7 +33,7 @@ def shape_facts(plan: Plan, prompt: str | None) -> dict[str, Any] | None:
     if not asked.shaped:
         return None
     shape = shape_of(spec.sampling.engine_params(), asked)
-    usual = {name for name, _ in shape_of(spec.sampling.engine_params(), type(asked)()).fields()}
+    usual = {name for name, _ in shape_of(spec.sampling.engine_params(), Asked()).fields()}
     return {
         "kind": spec.answer.kind or ("tools" if spec.tools else "thinking"),
         "columns": {

@@ -15,7 +15,6 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 MOST_FUNCTIONS = 128
 MOST_BYTES = 256 * 1024  # of all definitions together
 DEEPEST = 24  # schemas inside each other
-INNER = ("name", "description", "parameters")
 
 
 class NamedTool(SpecPart):
