@@ -20,10 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ray.exceptions import RayError
 
 from tests.integration.helpers import WARM_RAY, environment
 
 NODE_SECONDS = 180  # for a node to register itself, on a busy machine
+# Ray's own servers sometimes lose a port to another process while a cluster starts.
+STARTS = 3
 RAY = str(Path(sys.executable).parent / "ray")
 WORKER = "MapBatches(Worker)"  # as Ray names the process of a GPU actor
 
@@ -80,23 +83,42 @@ class Cluster:
         host: str = "127.0.0.1",
     ) -> None:
         self._folder, self._cpus = folder, cpus
-        self._session = tempfile.mkdtemp(prefix="gb")  # short: sockets' paths may not be long
         self.env = environment(**(env or {}))
-        self._port = free_port()
         self._host = host
-        self.address = f"{host}:{self._port}"
-        head = ["--head", f"--port={self._port}", "--num-cpus=0"]
-        if host != "127.0.0.1":
-            head.append(f"--node-ip-address={host}")
-        self._head = self._start("head", *head)
         self._nodes: list[subprocess.Popen[bytes]] = []
-        try:
-            self._wait_for_port()
-            for _ in range(nodes):
-                self.add_node()
-        except RuntimeError:
-            self.close()
-            raise
+        for left in reversed(range(STARTS)):
+            try:
+                self._start_all(nodes)
+                break
+            except (RuntimeError, RayError) as err:
+                said = f"{err!r}: {self._said()}"
+                self.close()
+                if not left:
+                    raise RuntimeError(f"the cluster did not start: {said}") from err
+                print(f"the cluster starts once more after {said}", file=sys.stderr)
+            except BaseException:
+                self.close()
+                raise
+
+    def _start_all(self, nodes: int) -> None:
+        self._session = tempfile.mkdtemp(prefix="gb")  # short: sockets' paths may not be long
+        self._port = free_port()
+        self.address = f"{self._host}:{self._port}"
+        head = ["--head", f"--port={self._port}", "--num-cpus=0"]
+        if self._host != "127.0.0.1":
+            head.append(f"--node-ip-address={self._host}")
+        self._head = self._start("head", *head)
+        self._wait_for_port()
+        for _ in range(nodes):
+            self.add_node()
+
+    def _said(self) -> str:
+        """What the nodes printed, and which of them has ended."""
+        ended = {"head": self._head.poll(), "nodes": [node.poll() for node in self._nodes]}
+        logs = sorted(self._folder.glob("ray-*.log"))
+        return "\n".join(
+            [f"exit codes: {ended}", *(f"{log.name}: {log.read_text()}" for log in logs)]
+        )
 
     def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         self._log = self._folder / f"ray-{name}-{free_port()}.log"
@@ -191,6 +213,7 @@ class Cluster:
         end([p for node in [*self._nodes, self._head] for p in family(node.pid)])
         for node in [*self._nodes, self._head]:
             node.wait()
+        self._nodes.clear()
         shutil.rmtree(self._session, ignore_errors=True)
 
 
