@@ -21,7 +21,7 @@ from gemma_batch.committing.origin import check_parts
 from gemma_batch.committing.outlook import open_output, settled_run
 from gemma_batch.driver.clean import sweep
 from gemma_batch.driver.guard import leased
-from gemma_batch.driver.run import Session
+from gemma_batch.driver.session import Session
 from gemma_batch.errors import FAILURE_MEANING, FailureCode, OutputError, SpecError
 from gemma_batch.planning.passes import Failed, Pick, derive
 from gemma_batch.planning.plan import make_plan

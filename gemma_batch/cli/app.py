@@ -1,0 +1,56 @@
+"""The app: what all commands of the command line share: the app, its options, the line for people.
+
+The API makes all decisions. Text for people goes to stderr. `--json` puts one JSON document on
+stdout.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+ORDER = (
+    "init", "models", "plan", "try", "run", "retry", "status", "show", "report", "clean",
+    "submit", "logs", "cancel", "list",
+)  # fmt: skip
+
+
+class InOrder(TyperGroup):
+    """The commands in the order of their use."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the commands, as `--help` lists them."""
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
+app = typer.Typer(
+    name="gemma-batch",
+    cls=InOrder,
+    help="Distributed offline batch inference for Gemma models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The job's YAML file.")]
+OutputUrl = Annotated[str, typer.Argument(metavar="OUTPUT", help="The job's output.path.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override a field of the spec; may be repeated."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Ray cluster to run on (default: RAY_ADDRESS, else this machine)."),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the workers' own logs.")]
+
+
+def say(message: str = "") -> None:
+    """Print one line for people, on stderr."""
+    print(message, file=sys.stderr, flush=True)
