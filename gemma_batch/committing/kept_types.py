@@ -25,18 +25,26 @@ def pack_types(types: Mapping[str, pa.DataType]) -> str:
     return base64.b64encode(pa.schema(list(types.items())).serialize()).decode()
 
 
+def unpack_types(text: str, output: str) -> Types:
+    """The types that `pack_types` packed; {} for "". `output` is for the error.
+
+    Raises `OutputError` when the text cannot be read.
+    """
+    if not text:
+        return {}
+    try:
+        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+    except (ValueError, pa.ArrowException) as err:
+        raise OutputError(f"the manifest of {output!r} has unreadable types: {err}") from err
+    return {field.name: plain_type(field.type) for field in schema}
+
+
 def kept_types(store: Store, manifest: Manifest, done: Mapping[PartKey, str]) -> Types:
     """The types of the kept columns, by the name in the input; {} when nothing settled them yet.
 
     `done` are the committed parts. Raises `OutputError` when a manifest or part cannot be read.
     """
-    if manifest.kept:
-        try:
-            schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(manifest.kept)))
-        except (ValueError, pa.ArrowException) as err:
-            raise OutputError(f"the manifest of {store.url!r} has unreadable types: {err}") from err
-    elif done:
-        schema = read_schema(store.open(next(iter(done.values()))))
-    else:
-        return {}
+    if manifest.kept or not done:
+        return unpack_types(manifest.kept, store.url)
+    schema = read_schema(store.open(next(iter(done.values()))))
     return {field.name: plain_type(field.type) for field in schema}

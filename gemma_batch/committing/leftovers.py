@@ -2,13 +2,16 @@
 
 A start that dies leaves files behind: temporary files on a disk, sorted copies of the input that no
 manifest names, a list of units beside the one that counts. Once a manifest is there, no later
-manifest can name them, so they may go at any time, whoever else works on the output. The sorted
-copies that the manifest does name are the input of the run, and of its retries: they may go when no
-row is left that a retry could read from them.
+manifest can name them, so they may go at any time, whoever else works on the output. Sorted copies
+for the next increment of a growing input stay: a driver that was frozen may still put it.
+
+The sorted copies that the manifest does name are the input of the run, and of its retries: they may
+go when no row is left that a retry could read from them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +27,12 @@ from gemma_batch.units.unit import Unit
 Kind = Literal["temporary file", "sorted copy", "list of units"]
 FOLDER = "_run"
 SORTED, UNITS = f"{FOLDER}/sorted-", f"{FOLDER}/units-"
+OF_INCREMENT = re.compile(rf"{SORTED}i(\d+)-")
+
+
+def copies_folder(digest: str, increment: int = 0) -> str:
+    """The folder of sorted copies in the output, for a fingerprint's digest and an increment."""
+    return f"{SORTED}i{increment}-{digest[:16]}" if increment else f"{SORTED}{digest[:16]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +52,9 @@ def leftovers(store: Store, manifest: Manifest | None) -> list[Leftover]:
         for key, size in store.temporary().items()
     ]
     for key, size in store.sizes(FOLDER).items():
-        if key.startswith(SORTED) and _name(key) not in needed:
+        match = OF_INCREMENT.match(key)
+        to_come = match is not None and int(match[1]) > len(manifest.increments if manifest else ())
+        if key.startswith(SORTED) and _name(key) not in needed and not to_come:
             found.append(Leftover(key=key, bytes=size, kind="sorted copy"))
         elif key.startswith(UNITS) and key not in needed:
             found.append(Leftover(key=key, bytes=size, kind="list of units"))

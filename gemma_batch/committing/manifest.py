@@ -12,10 +12,11 @@ import datetime
 import hashlib
 import json
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gemma_batch.committing.increments import Increment, load_increments
 from gemma_batch.engines.base import answer_args
 from gemma_batch.errors import MismatchError, OutputError
 from gemma_batch.spec import Resources
@@ -52,10 +53,13 @@ class Fingerprint:
         text = json.dumps([self.fields, self.inputs], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def differences(self, other: Fingerprint, unknown: Collection[str] = ()) -> list[str]:
+    def differences(
+        self, other: Fingerprint, unknown: Collection[str] = (), *, grows: bool = False
+    ) -> list[str]:
         """One phrase per difference between this one (committed) and `other` (asked for).
 
-        `unknown` are names of fields that `other` does not know; they are not compared.
+        `unknown` are names of fields that `other` does not know; they are not compared. With
+        `grows`, input files that only `other` has are no difference.
         """
         phrases = []
         for name in sorted((self.fields.keys() | other.fields.keys()) - set(unknown)):
@@ -65,7 +69,7 @@ class Fingerprint:
             if old != new:
                 phrases.append("{} was {}, now {}".format(name, *_shown(old, new)))
         gone = sorted(self.inputs.keys() - other.inputs.keys())
-        new_ones = sorted(other.inputs.keys() - self.inputs.keys())
+        new_ones = [] if grows else sorted(other.inputs.keys() - self.inputs.keys())
         both = self.inputs.keys() & other.inputs.keys()
         changed = sorted(url for url in both if self.inputs[url] != other.inputs[url])
         for what, urls in (("missing", gone), ("new", new_ones), ("changed", changed)):
@@ -95,9 +99,11 @@ class Manifest:
     """A run as it was planned. `rows` counts input rows, `spec` is the JobSpec as plain data.
 
     `shards` are the input files. `staged` are copies of input rows in another order, which the
-    run itself wrote. `run` is the id of the run, which its parts name. `names_parts` is False for
-    the manifest of an older version, whose parts may name none. `kept` are the types of kept
-    columns (see `kept_types.py`), "" in the manifest of an older version.
+    run itself wrote. Shards, rows and units are those of the first run and of all `increments` of
+    a growing input together; `facts` and `created` are those of the first run. `run` is the id of
+    the run, which its parts name. `names_parts` is False for the manifest of an older version,
+    whose parts may name none. `kept` are the types of kept columns (see `kept_types.py`), "" in
+    the manifest of an older version.
     """
 
     name: str
@@ -112,16 +118,47 @@ class Manifest:
     facts: dict[str, Any] = field(default_factory=dict)
     staged: tuple[Shard, ...] = ()
     kept: str = ""
+    increments: tuple[Increment, ...] = ()
+
+    @property
+    def sorted_routes(self) -> set[str]:
+        """The routes whose rows the engines get in the order of their prefixes."""
+        every = (self.facts, *(one.facts for one in self.increments))
+        return {name for facts in every for name in facts.get("sort", ())}
 
     @property
     def by_number(self) -> dict[int, Shard]:
         """Every shard that a unit may name, by its number."""
         return {shard.number: shard for shard in (*self.shards, *self.staged)}
 
+    def with_shards(self, shards: Iterable[Shard]) -> Manifest:
+        """The manifest with these shards in the place of those with the same numbers."""
+        new = {shard.number: shard for shard in shards}
+        if not new:
+            return self
+        settled = tuple(new.get(shard.number, shard) for shard in self.shards)
+        asked = replace(self.fingerprint, inputs=_inputs(settled))
+        return replace(self, shards=settled, fingerprint=asked)
+
+    def with_increments(self, increments: Sequence[Increment]) -> Manifest:
+        """The manifest with increments that follow those it has."""
+        if not increments:
+            return self
+        shards = (*self.shards, *(shard for one in increments for shard in one.shards))
+        return replace(
+            self,
+            shards=shards,
+            staged=(*self.staged, *(shard for one in increments for shard in one.staged)),
+            rows=self.rows + sum(one.rows for one in increments),
+            fingerprint=replace(self.fingerprint, inputs=_inputs(shards)),
+            increments=(*self.increments, *increments),
+        )
+
     def units(self, store: Store) -> list[Unit]:
         """The planned units of generation 0. Raises `OutputError` when their list is missing."""
+        later = [unit for one in self.increments for unit in one.units]
         try:
-            return read_units(store.read(self.units_key))
+            return read_units(store.read(self.units_key)) + later
         except FileNotFoundError:
             raise OutputError(
                 f"{self.units_key!r} is missing from the output although its manifest names it: "
@@ -135,9 +172,10 @@ def now() -> str:
 
 
 def load_manifest(store: Store) -> Manifest | None:
-    """The manifest of an output; None when there is none.
+    """The manifest of an output, with its increments; None when there is none.
 
-    Raises `OutputError` when the manifest is not JSON or has another version of the layout.
+    Raises `OutputError` when the manifest is not JSON or has another version of the layout, and
+    the errors of `load_increments`.
     """
     try:
         data = json.loads(store.read(KEY))
@@ -157,10 +195,11 @@ def load_manifest(store: Store) -> Manifest | None:
         data["fields"].setdefault(name, value)
     shards = tuple(map(shard_from, data["shards"]))
     staged = tuple(map(shard_from, data.get("staged", ())))
-    return Manifest(
+    # Parts that this version adds to an older output name the fingerprint.
+    run = data.get("run") or data["fingerprint"][:RUN_ID]
+    first = Manifest(
         name=data["name"],
-        # Parts that this version adds to an older output name the fingerprint.
-        run=data.get("run") or data["fingerprint"][:RUN_ID],
+        run=run,
         names_parts="run" in data,
         created=data["created"],
         fingerprint=Fingerprint(fields=data["fields"], inputs=_inputs(shards)),
@@ -172,6 +211,7 @@ def load_manifest(store: Store) -> Manifest | None:
         facts=data.get("facts", {}),
         kept=data.get("kept", ""),
     )
+    return first.with_increments(load_increments(store, run))
 
 
 def _engine_args(spec: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -199,18 +239,25 @@ def fingerprint(fields: dict[str, Any], shards: Sequence[Shard]) -> Fingerprint:
 
 
 def check_same(
-    manifest: Manifest, asked: Fingerprint, output: str, unknown: Collection[str] = ()
+    manifest: Manifest,
+    asked: Fingerprint,
+    output: str,
+    unknown: Collection[str] = (),
+    *,
+    grows: bool = False,
 ) -> None:
     """Raise `MismatchError`, with every difference, when the output holds another run.
 
-    Fields with a name in `unknown` are not compared.
+    Fields with a name in `unknown` are not compared. With `grows`, the input may have new files.
     """
-    differences = manifest.fingerprint.differences(asked, unknown)
+    differences = manifest.fingerprint.differences(asked, unknown, grows=grows)
     if differences:
+        only_new = not manifest.fingerprint.differences(asked, unknown, grows=True)
+        grow = " (`input.grow: true`, or --grow, answers the new files too)" if only_new else ""
         raise MismatchError(
             f"{output!r} already holds a run of another configuration or input: "
             + "; ".join(differences)
-            + ". Undo the change, or name a new output.path"
+            + f". Undo the change, or name a new output.path{grow}"
         )
 
 

@@ -75,7 +75,9 @@ def retry(
     show = progress or LogProgress(spec.policy.progress_seconds)
     started = time.time()
     show.update(Snapshot(phase="planning"))
-    plan = make_plan(spec).as_recorded(manifest.fingerprint.fields)
+    plan = make_plan(spec, known=manifest.shards, only_known=True)
+    plan = plan.as_recorded(manifest.fingerprint.fields)
+    manifest = manifest.with_shards(plan.survey.touched)
     check_same(manifest, plan.fingerprint(), output)
     units = manifest.units(store)
     with leased(store, show) as lost:

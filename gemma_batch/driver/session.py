@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -250,7 +250,7 @@ class Session:
 
         Routes that the manifest sorts get the order `prefix` where the spec says `auto`.
         """
-        sort: Collection[str] = manifest.facts.get("sort", ())
+        sort = manifest.sorted_routes
         lanes = []
         for route in self.plan.routes:
             units = [unit for unit in remaining if unit.route == route.route.name]

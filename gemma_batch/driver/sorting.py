@@ -20,6 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from gemma_batch.committing.leftovers import copies_folder
 from gemma_batch.errors import GemmaBatchError, SpecError
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.cut import cut, rows_per_unit
@@ -55,8 +56,13 @@ class Stage:
         self._plan, self._samples, self._hardware = plan, samples, hardware
         self._exchange, self._show = exchange, show
 
-    def routes(self, units: Sequence[Unit]) -> tuple[list[Unit], list[Shard], dict[str, Any]]:
+    def routes(
+        self, units: Sequence[Unit], increment: int = 0, before: int = 0
+    ) -> tuple[list[Unit], list[Shard], dict[str, Any]]:
         """Sort routes and return all units, the staged shards, and facts by sorted route.
+
+        `increment` is the number of the increment that `units` belong to, `before` the number of
+        staged shards that the output has already.
 
         The units of a sorted route are replaced by units over its staged shards. Raises
         `GemmaBatchError` when sorting fails or loses a row, `SpecError` when the spec demands
@@ -84,7 +90,8 @@ class Stage:
                 continue
             started = time.time()
             self._show.update(Snapshot(phase="sorting the input by prefix"))
-            shards = self._sort(route, mine, FIRST_STAGED + len(staged))
+            first = FIRST_STAGED + before + len(staged)
+            shards = self._sort(route, mine, first, increment)
             took = time.time() - started
             self._show.say(f"route {name!r}: {rows:,} rows sorted by prefix in {took:,.0f} s")
             every = [unit for unit in every if unit.route != name]
@@ -105,10 +112,13 @@ class Stage:
             )
         self._show.say(why)
 
-    def _sort(self, route: RoutePlan, units: Sequence[Unit], first: int) -> list[Shard]:
+    def _sort(
+        self, route: RoutePlan, units: Sequence[Unit], first: int, increment: int
+    ) -> list[Shard]:
         """Put the rows of `units` as staged shards, numbered from `first`; returns the shards."""
         plan, survey = self._plan, self._plan.survey
         job = plan.job(route)
+        by_number = {shard.number: shard for shard in survey.shards}
         renderer = make_renderer(job)
         texts = [sort_text(renderer, row, 0) for row in sample_rows(plan, COMPARED_ROWS)]
         sorting = Sorting(
@@ -117,9 +127,9 @@ class Stage:
             if survey.uniform
             else None,
             skip=begun_alike([text for text in texts if text]),
-            folder=f"_run/sorted-{plan.fingerprint().digest[:16]}",
+            folder=copies_folder(plan.fingerprint().digest, increment),
         )
-        pieces = list(self._exchange(sorting, chunks(survey.shards, units)))
+        pieces = list(self._exchange(sorting, chunks(by_number, units)))
         check_complete(pieces, units)
         pieces.sort(key=lambda piece: str(piece["first"]))
         return [

@@ -40,7 +40,7 @@ from gemma_batch.storage.landmarks import Landmarks, folder_digest, input_landma
 from gemma_batch.storage.models import is_hub_id
 from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.row_policy import RowPolicy
-from gemma_batch.units.unit import Unit
+from gemma_batch.units.unit import Shard, Unit
 
 # Tokens of prompt and answer. Few jobs need more. A spec asks for longer documents explicitly,
 # because memory profile, CUDA graphs and the number of sequences all follow from this length.
@@ -125,7 +125,7 @@ class Plan:
             fields.update(route_fields(plan, f"{where}." if where else ""))
         if spec.routes:
             fields["routes"] = [route.name for route in spec.routes]
-        return fingerprint(fields, self.survey.shards)
+        return fingerprint(fields, self.survey.inputs)
 
     def as_recorded(self, fields: Mapping[str, Any]) -> Plan:
         """The same plan with the `wishes` that an earlier start recorded in these fields."""
@@ -186,7 +186,7 @@ class Plan:
         return Landmarks(
             output=self.spec.output.path if self.stamp else "",
             stamp=self.stamp,
-            inputs=input_landmarks([(shard.url, shard.etag) for shard in self.survey.shards]),
+            inputs=input_landmarks([(shard.url, shard.etag) for shard in self.survey.inputs]),
             model=model,
             digest=folder_digest(model) if model else "",
         )
@@ -197,17 +197,24 @@ def _keep_fields(pairs: Sequence[tuple[str, str]]) -> list[Any]:
     return [name if name == column else {name: column} for name, column in pairs]
 
 
-def make_plan(spec: JobSpec, *, need_files: bool = True) -> Plan:
+def make_plan(
+    spec: JobSpec,
+    *,
+    need_files: bool = True,
+    known: Sequence[Shard] = (),
+    only_known: bool = False,
+) -> Plan:
     """Plan a job as far as possible without the hardware.
 
-    With `need_files` False, a catalog model whose files cannot be reached is planned from the
-    catalog alone. The spec of the plan has absolute paths. Raises a `UserError` that says how to
-    change the spec or the input.
+    `known` are the input files that the output has already: only the others are planned, if there
+    are any. With `only_known`, the others are left out. With `need_files` False, a catalog model
+    whose files cannot be reached is planned from the catalog alone. The spec of the plan has
+    absolute paths. Raises a `UserError` that says how to change the spec or the input.
     """
     spec = with_definitions(absolute(spec))
     check_shape(spec)
     wishes = open_wishes(spec)
-    spec, looked = with_wishes(spec, survey(spec), wishes)
+    spec, looked = with_wishes(spec, survey(spec, known, only_known=only_known), wishes)
     notes = list(looked.notes)
     routes = tuple(
         _plan_route(spec, route, need_files=need_files, notes=notes)

@@ -59,6 +59,7 @@ class Router:
         found = [self._parse(route, schema) for route in conditional]
         self._named = [{reference.column for reference in one} for one in found]
         self.columns = {name for one in self._named for name in one}
+        self.types = {name: schema.field(name).type for name in sorted(self.columns)}
         self._columns = distinct_names(
             [name for name in schema.names if name in self.columns], schema.names
         )

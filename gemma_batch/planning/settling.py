@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from gemma_batch.errors import InputError
 from gemma_batch.planning.columns import kept_columns
+from gemma_batch.planning.growth import check_kept
 from gemma_batch.planning.in_threads import in_threads
 from gemma_batch.planning.routing import Router
 from gemma_batch.planning.schemas import with_types
@@ -87,6 +88,28 @@ def _unfit_notes(compare: Mapping[str, pa.DataType], kinds: Kinds, used: set[str
 
 def _known(kind: pa.DataType) -> pa.DataType:
     return pa.string() if pa.types.is_null(kind) else kind
+
+
+def fitted(
+    survey: Survey,
+    spec: JobSpec,
+    kept: Mapping[str, pa.DataType],
+    whens: Mapping[str, pa.DataType],
+) -> Survey:
+    """The survey of new files with the types that an output settled before.
+
+    `kept` are the types of kept columns, `whens` those of columns in a `when`, by the name in the
+    input. The survey's `notes` end with sentences about types that differ. Raises `InputError` when
+    no value of a new type fits, `SpecError` when a `when` cannot work.
+    """
+    mine = {name: kind for name, kind in kept.items() if name in survey.kept_types}
+    notes = check_kept(survey.kept_types, mine, len(survey.shards))
+    found = with_kept_types(survey, spec, mine)
+    types = {name: kind for name, kind in whens.items() if name in survey.router.types}
+    router = survey.router
+    if types != {name: router.types[name] for name in types}:
+        router = Router(spec.effective_routes, with_types(survey.schema, types))
+    return replace(found, router=router, notes=(*survey.notes, *notes))
 
 
 def with_kept_types(survey: Survey, spec: JobSpec, types: Mapping[str, pa.DataType]) -> Survey:

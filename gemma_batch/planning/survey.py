@@ -8,12 +8,12 @@ data.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from gemma_batch.errors import InputError, SpecError
+from gemma_batch.errors import InputError, SpecError, UserError
 from gemma_batch.planning.columns import (
     column_notes,
     doubled_columns,
@@ -24,6 +24,7 @@ from gemma_batch.planning.columns import (
     wanted_columns,
 )
 from gemma_batch.planning.folders import with_constants, with_folders
+from gemma_batch.planning.growth import Told, tell
 from gemma_batch.planning.input_files import find_files
 from gemma_batch.planning.input_options import notes_on, read_options
 from gemma_batch.planning.places import check_places
@@ -46,6 +47,8 @@ from gemma_batch.storage.keep import source_of
 from gemma_batch.storage.left_out import LeftOut
 from gemma_batch.storage.readers.filled import FROM_FOLDER
 from gemma_batch.units.unit import FIRST_STAGED, Shard
+
+NO_LIMIT = 10**9  # files, so that no number of unreadable ones is too many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,13 @@ class Survey:
     left_out: tuple[LeftOut, ...] = ()
     unreadable: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
+    known: tuple[Shard, ...] = ()
+    touched: tuple[Shard, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Shard, ...]:
+        """All files of the input, by number."""
+        return (*self.known, *self.shards)
 
     @property
     def kept_types(self) -> dict[str, pa.DataType]:
@@ -94,8 +104,12 @@ class Survey:
         return self.uniform or self.guessed
 
 
-def survey(spec: JobSpec) -> Survey:
-    """Look at the input. Raises `InputError` or `SpecError`, which say how to mend the job."""
+def survey(spec: JobSpec, known: Sequence[Shard] = (), *, only_known: bool = False) -> Survey:
+    """Look at the input.
+
+    `known` are the files that the output has already. With `only_known`, other files are left out.
+    Raises `InputError` or `SpecError`, which say how to mend the job.
+    """
     found = find_files(spec.input, spec.output.path)
     files = found.files
     check_places(spec, [file for file in files if not is_hub(file.url)])
@@ -116,7 +130,32 @@ def survey(spec: JobSpec) -> Survey:
         Shard(number=i, url=file.url, size=file.size, etag=file.etag, format=kind, options=options)
         for i, file in enumerate(files)
     )
-    shards = with_constants(shards, found.constants)
+    told = tell(with_constants(shards, found.constants), known)
+    new = () if only_known else told.new
+    notes = (*found.notes, *_notes_on_files(told, only_known=only_known))
+    if not new:
+        return _look(spec, kind, told.known, (), found.left_out, notes, told.touched)
+    some = told.known[:: -(-len(told.known) // LOOKED_AT) or 1]
+    try:
+        looked = _look(spec, kind, new, some, found.left_out, notes, told.touched)
+    except UserError:
+        if len(some) == len(told.known):
+            raise
+        # A column may be in a known file only that was not looked at.
+        looked = _look(spec, kind, new, told.known, found.left_out, notes, told.touched)
+    return replace(looked, known=told.known)
+
+
+def _look(
+    spec: JobSpec,
+    kind: str,
+    shards: tuple[Shard, ...],
+    known: Sequence[Shard],
+    left_out: tuple[LeftOut, ...],
+    notes: Sequence[str],
+    touched: tuple[Shard, ...],
+) -> Survey:
+    """The survey of the files `shards`; `known` are files that the output has, for the types."""
     id_column = spec.input.id or ("custom_id" if kind == "openai" else None)
     full = tuple(shard for shard in shards if shard.size) or shards
     unreadable = Unreadable(len(shards))
@@ -126,7 +165,9 @@ def survey(spec: JobSpec) -> Survey:
     doubled = doubled_columns(looked, schemas)
     schemas = [first_of_each(one) for one in schemas]
     guessed = is_guessed(full[0])
-    schema = union(schemas, guessed=guessed)
+    before, known_schemas = _readable_ones(known)
+    every, every_schema = [*before, *looked], [*known_schemas, *schemas]
+    schema = union(every_schema, guessed=guessed)
     seen = schema
     if guessed:
         schema = with_declared(schema, spec.input.schema)
@@ -143,7 +184,7 @@ def survey(spec: JobSpec) -> Survey:
         if not guessed:  # then a conflict of types is the better explanation
             whens = " ".join(route.when or "" for route in spec.routes)
             named = [name for name in schema.names if re.search(rf"\b{re.escape(name)}\b", whens)]
-            check_types(looked, schemas, named)
+            check_types(every, every_schema, named)
         raise
     for column in router.columns:
         require_column(column, "the `when` of a route", schema, doubled)
@@ -152,7 +193,7 @@ def survey(spec: JobSpec) -> Survey:
         # Nothing uses the column: its name may be a mistake.
         require_column(column, "input.schema", seen, doubled)
     if not guessed:
-        check_types(looked, schemas, used)
+        check_types(every, every_schema, used)
     return Survey(
         shards=shards,
         schema=schema,
@@ -161,23 +202,50 @@ def survey(spec: JobSpec) -> Survey:
         prompt=prompt,
         id_column=id_column,
         router=router,
-        uniform=not guessed and same_types(schemas, used, schema),
+        uniform=not guessed and same_types(every_schema, used, schema),
         guessed=guessed,
         guesses={
             name: kind
-            for name, kind in (guesses(schemas) if guessed else {}).items()
+            for name, kind in (guesses(every_schema) if guessed else {}).items()
             if name not in spec.input.schema
         },
-        left_out=found.left_out,
+        left_out=left_out,
         unreadable=frozenset(unreadable.numbers),
         notes=(
-            *found.notes,
+            *notes,
             *notes_on(shards),
             *unreadable.notes,
             *column_notes(looked, schemas, used),
             *(row_notes(prompt) if guessed else ()),
         ),
+        touched=touched,
     )
+
+
+def _readable_ones(known: Sequence[Shard]) -> tuple[list[Shard], list[pa.Schema]]:
+    """The known files that can be read, and their schemas."""
+    full = [shard for shard in known if shard.size]
+    try:
+        # An unreadable one was counted when it was new.
+        shards, schemas = readable(full, Unreadable(NO_LIMIT)) if full else ([], [])
+    except InputError:
+        return [], []
+    return shards, [first_of_each(one) for one in schemas]
+
+
+def _notes_on_files(told: Told, *, only_known: bool) -> list[str]:
+    notes = []
+    if told.touched:
+        notes.append(
+            f"{len(told.touched):,} input file(s) have another time and the same contents, such as "
+            f"{told.touched[0].url!r}: unchanged"
+        )
+    if only_known and told.new:
+        notes.append(
+            f"{len(told.new):,} new input file(s) are left for the next run, such as "
+            f"{told.new[0].url!r}"
+        )
+    return notes
 
 
 def _effective_prompt(spec: JobSpec, kind: str, shards: tuple[Shard, ...]) -> Prompt:

@@ -84,6 +84,11 @@ class Input(SpecPart):
     """The version of a Delta table, or the snapshot of an Iceberg table. Default: the newest. A
     run whose table has changed since goes on only with the version that it began with."""
 
+    grow: bool = False
+    """Answer files that are added to the input after the first run: the same command answers the
+    new files only, in the same output. Changed or missing files are refused as ever. See
+    [new files every day](inputs.md#new-files-every-day)."""
+
     encoding: str | None = None
     """The encoding of text files, such as `cp1252`, `latin-1` or `utf-16-le`. Default: UTF-8, or
     the encoding that a byte order mark at the start of a file names."""

@@ -55,7 +55,8 @@ class Shard:
     `size` is in bytes. `etag` changes whenever the file does. The `number` of an input file is
     below `FIRST_STAGED`. `options` say how the reader of the `format` reads the file. `constants`
     are columns that have one value in all rows, from the names of the file's folders; a column of
-    the same name in the file wins.
+    the same name in the file wins. `digest` is the SHA-256 of the contents in hex, where a growing
+    input needs it, else "".
     """
 
     number: int
@@ -65,6 +66,7 @@ class Shard:
     format: str
     options: ReadOptions = field(default_factory=ReadOptions)
     constants: tuple[tuple[str, Constant], ...] = ()
+    digest: str = ""
 
     @property
     def file(self) -> InputFile:
@@ -88,13 +90,15 @@ class Shard:
             data["options"] = options
         if self.constants:
             data["constants"] = dict(self.constants)
+        if self.digest:
+            data["digest"] = self.digest
         return data
 
 
 # Shards by their numbers: all shards of an input in order, or a dict.
 Shards: TypeAlias = Mapping[int, Shard] | Sequence[Shard]
 _USUAL = ReadOptions()
-_UNUSUAL = {"options", "constants"}  # fields that most shards leave at their default
+_UNUSUAL = {"options", "constants", "digest"}  # fields that most shards leave at their default
 
 
 def shard_from(data: Mapping[str, Any]) -> Shard:
@@ -207,15 +211,18 @@ def make_mask(first_row: int, rows: int, numbers: Iterable[int]) -> bytes:
     return bytes(mask)
 
 
-def write_units(units: Iterable[Unit]) -> bytes:
-    """The units as the bytes of a Parquet file."""
+def write_units(units: Iterable[Unit], footer: Mapping[bytes, bytes] | None = None) -> bytes:
+    """The units as the bytes of a Parquet file, with `footer` in the file's metadata."""
     units = list(units)
     columns = [
         pa.array([getattr(unit, field.name) for unit in units], field.type)
         for field in UNITS_SCHEMA
     ]
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=UNITS_SCHEMA), sink, compression="zstd")
+    with pq.ParquetWriter(sink, UNITS_SCHEMA, compression="zstd") as writer:
+        writer.write_table(pa.table(columns, schema=UNITS_SCHEMA))
+        if footer:
+            writer.add_key_value_metadata(dict(footer))
     return sink.getvalue()
 
 
