@@ -17,9 +17,12 @@ from gemma_batch.ops.airflow import GemmaBatchOperator
 
 ANSWERS = Asset("s3://my-bucket/tickets-answered")  # what other DAGs can be scheduled by
 INPUT = "{{ params.bucket }}/tickets/{{ ds }}"
+# One output for all days (param `grow`), or one for each day.
+FILES = "{{ params.bucket }}/tickets/{{ '*' if params.grow else ds }}/*.parquet"
+OUTPUT = "{{ params.bucket }}/tickets-answered{{ '' if params.grow else '/' ~ ds }}"
 SPEC = {
     "name": "support-tickets",
-    "input": {"path": f"{INPUT}/*.parquet", "id": "ticket_id"},
+    "input": {"path": FILES, "id": "ticket_id", "grow": "{{ params.grow }}"},
     # The prompt alone is not rendered by Airflow: its braces are for the columns of each row.
     "prompt": {
         "system": "You classify support tickets.",
@@ -27,7 +30,7 @@ SPEC = {
     },
     "model": "{{ params.model }}",
     "sampling": {"temperature": 0, "max_tokens": 128},
-    "output": {"path": "{{ params.bucket }}/tickets-answered/{{ ds }}", "keep": ["ticket_id"]},
+    "output": {"path": OUTPUT, "keep": ["ticket_id"]},
     "resources": {"engine": "{{ params.engine }}"},
     "policy": {"max_failed": "100%"},  # it is `check` that decides
 }
@@ -43,6 +46,7 @@ SPEC = {
         "bucket": Param("s3://my-bucket", type="string"),
         "model": Param("google/gemma-3-4b-it", type="string"),
         "engine": Param("vllm", enum=["vllm", "echo"], description="echo: all but the model"),
+        "grow": Param(False, type="boolean", description="one output, to which each day adds"),
         "max_failed_share": Param(0.01, type="number", minimum=0, maximum=1),
     },
 )
@@ -61,9 +65,10 @@ def support_tickets() -> None:
     @task(retries=0)
     def check(facts: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         """Nobody downstream sees a day with too many failed rows."""
-        if facts["failed_share"] > params["max_failed_share"]:
+        day = facts["newest"]
+        if day["failed_share"] > params["max_failed_share"]:
             raise AirflowFailException(
-                f"{facts['failed']} of {facts['rows']} rows failed ({facts['failures']}): look at "
+                f"{day['failed']} of {day['rows']} rows failed ({facts['failures']}): look at "
                 f"{facts['output']}/errors, then `gemma-batch retry` and clear this task"
             )
         return facts

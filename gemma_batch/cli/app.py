@@ -43,6 +43,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Override a field of the spec; may be repeated."),
 ]
+Grow = Annotated[
+    bool,
+    typer.Option("--grow", help="Answer files that were added since (input.grow: true)."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Address = Annotated[
     str | None,
@@ -54,3 +58,8 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the workers
 def say(message: str = "") -> None:
     """Print one line for people, on stderr."""
     print(message, file=sys.stderr, flush=True)
+
+
+def with_grow(overrides: list[str] | None, grow: bool) -> list[str]:
+    """The overrides of a command with the option `--grow`."""
+    return [*(overrides or ()), *(["input.grow=true"] if grow else ())]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gemma_batch.cli.app import AsJson, Overrides, SpecPath, app, say
+from gemma_batch.cli.app import AsJson, Grow, Overrides, SpecPath, app, say, with_grow
 
 if TYPE_CHECKING:
     from gemma_batch.ops.ray_jobs import RayJobs
@@ -24,6 +24,7 @@ Dashboard = Annotated[
 @app.command()
 def submit(
     spec: SpecPath,
+    grow: Grow = False,
     overrides: Overrides = None,
     address: Dashboard = None,
     wait: Annotated[
@@ -45,7 +46,7 @@ def submit(
     if wrong is not None:
         raise SpecError(f"--env {wrong!r} is not NAME=VALUE")
     variables = dict(one.split("=", 1) for one in env or ())
-    loaded = JobSpec.load(spec, overrides or ())
+    loaded = JobSpec.load(spec, with_grow(overrides, grow))
     jobs = RayJobs(address)
     job = jobs.submit(loaded, python=python, env=variables)
     what = f"attached to {job.id} ({job.status})" if job.attached else f"submitted {job.id}"

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gemma_batch.cli.app import Address, AsJson, OutputUrl, Overrides, SpecPath, Verbose, app, say
+from gemma_batch.cli.app import (
+    Address,
+    AsJson,
+    Grow,
+    OutputUrl,
+    Overrides,
+    SpecPath,
+    Verbose,
+    app,
+    say,
+    with_grow,
+)
 from gemma_batch.errors import TOO_MANY_FAILED
 
 if TYPE_CHECKING:
@@ -64,6 +75,7 @@ def plan(
         float | None,
         typer.Option(help="Mean answer in tokens to reckon with (default: the longest).", min=1),
     ] = None,
+    grow: Grow = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -72,7 +84,7 @@ def plan(
     from gemma_batch.spec import JobSpec
 
     facts = plan_facts(
-        JobSpec.load(spec, overrides or ()),
+        JobSpec.load(spec, with_grow(overrides, grow)),
         gpu=gpu,
         gpus=gpus,
         price=price,
@@ -87,6 +99,7 @@ def plan(
 @app.command()
 def run(
     spec: SpecPath,
+    grow: Grow = False,
     overrides: Overrides = None,
     address: Address = None,
     as_json: AsJson = False,
@@ -97,7 +110,7 @@ def run(
     from gemma_batch.reporting.progress import make_progress
     from gemma_batch.spec import JobSpec
 
-    job = JobSpec.load(spec, overrides or ())
+    job = JobSpec.load(spec, with_grow(overrides, grow))
     progress = make_progress(job.policy.progress_seconds)
     try:
         report = run_job(job, address=address, progress=progress, verbose=verbose)

@@ -6,7 +6,7 @@ import datetime
 from typing import TYPE_CHECKING, Any
 
 from gemma_batch.reporting.alerts import Alert
-from gemma_batch.texts import duration, failures_text, moment, size_text
+from gemma_batch.texts import counted, duration, failures_text, moment, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gemma_batch.reporting.status import Status
 
 ALERTS_SHOWN = 3
+INCREMENTS_SHOWN = 5
 
 
 def report_text(report: Report) -> str:
@@ -56,6 +57,7 @@ def report_text(report: Report) -> str:
     if len(report.routes) > 1:
         for name, route in report.routes.items():
             lines.append(f"  route    {name}: {route['answered']:,} answered by {route['model']}")
+    lines += increment_lines(report.increments)
     results = f"{report.output}/results"
     lines.append(f"  results  {results}/")
     if report.failed:
@@ -80,6 +82,20 @@ def _account_lines(report: Report) -> list[str]:
     if report.predicted and report.run_rows == report.rows:
         seconds = report.predicted["seconds"]
         lines.append(f"  planned  {duration(seconds)} at most, took {duration(report.seconds)}")
+    return lines
+
+
+def increment_lines(increments: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The newest increments of an input that grows, and how many there are."""
+    if not increments:
+        return []
+    lines = [f"  grown    {counted(len(increments) - 1, 'time')}, by new files:"]
+    for one in increments[1:][-INCREMENTS_SHOWN:]:
+        failed = f", {one['failed']:,} failed" if one["failed"] else ""
+        lines.append(
+            f"           {one['number']}: {one['created'][:10]}, {counted(one['files'], 'file')}, "
+            f"{one['answered']:,} of {counted(one['rows'], 'row')} answered{failed}"
+        )
     return lines
 
 
@@ -119,6 +135,7 @@ def status_text(status: Status) -> str:
         lines.append(f"  cost     {status.cost:,.2f} so far")
     for alert in status.alerts[-ALERTS_SHOWN:]:
         lines.append(f"  alert    {alert_text(alert)}")
+    lines += increment_lines(status.increments)
     if status.failed:
         lines.append(f"  failed   {failures_text(status.failures)}")
     if status.open_retry:

@@ -29,11 +29,12 @@ def plan_facts(
     `price` is per GPU and hour. `output_tokens` is the mean length of an answer for the estimate
     (None: the longest answer).
     """
-    from gemma_batch.committing.outlook import look
+    from gemma_batch.committing.outlook import known_inputs, look
     from gemma_batch.engines.base import engine_class
     from gemma_batch.family.gpus import find_gpu
     from gemma_batch.family.hardware import Hardware
     from gemma_batch.planning import foresight
+    from gemma_batch.planning.absolute import absolute
     from gemma_batch.planning.estimate import estimate_routes, sort_facts, totals
     from gemma_batch.planning.plan import check_not_empty, make_plan, rows_by_route
     from gemma_batch.planning.pool import make_pool
@@ -51,8 +52,15 @@ def plan_facts(
         )
     elif spec.resources.device == "cpu" or not engine_class(spec.resources.engine).computes:
         hardware = Hardware(gpu=None)
-    plan = make_plan(spec, need_files=False)
-    outlook = look(plan.spec.output.path, plan.fingerprint(), plan.unknown)
+    known = known_inputs(absolute(spec).output.path)
+    plan = make_plan(spec, need_files=False, known=known)
+    outlook = look(
+        plan.spec.output.path,
+        plan.fingerprint(),
+        plan.unknown,
+        touched=plan.survey.touched,
+        grows=spec.input.grow,
+    )
     samples = sample_routes(plan)
     foresight.check_usable(samples, spec.policy)
     units, estimates, said = [], None, list[str]()
@@ -74,9 +82,9 @@ def plan_facts(
     return {
         "name": spec.name,
         "input": {
-            "files": len(plan.survey.shards),
+            "files": len(plan.survey.inputs),
             "format": plan.survey.shards[0].format,
-            "bytes": sum(shard.size for shard in plan.survey.shards),
+            "bytes": sum(shard.size for shard in plan.survey.inputs),
             "columns": {field.name: str(field.type) for field in plan.survey.schema},
             "reads": list(plan.survey.columns),
             "left_out": [dataclasses.asdict(one) for one in plan.survey.left_out],
@@ -166,7 +174,7 @@ def print_plan(facts: dict[str, Any]) -> None:
     console.print(f"  input    {files}, {_size(given['bytes'])}")
     console.print(f"  columns  {', '.join(f'{k} ({v})' for k, v in given['columns'].items())}")
     console.print(f"  reads    {', '.join(given['reads'])}")
-    console.print(f"  work     {rows}")
+    console.print(f"  work     {_work_line(rows, facts['output_state'])}")
     for route in facts["routes"]:
         when = f" when {route['when']}" if route["when"] else ""
         count = f", {counted(route['rows'], 'row')}" if route["rows"] is not None else ""
@@ -202,6 +210,14 @@ def print_plan(facts: dict[str, Any]) -> None:
         console.print(f"  note     {prompt['note']}", style="yellow")
 
 
+def _work_line(rows: str, state: dict[str, Any]) -> str:
+    """What a run would answer, for people."""
+    if not state["new_files"]:
+        return rows
+    files = counted(state["new_files"], "new file")
+    return f"{files}, {rows}; {state['rows_done']:,} answered already"
+
+
 def _output_line(state: dict[str, Any]) -> str:
     """What a start finds in the output, for people."""
     if state["state"] == "new":
@@ -209,6 +225,10 @@ def _output_line(state: dict[str, Any]) -> str:
     if state["state"] == "unknown":
         return "not looked at"
     rows, units = counted(state["rows"], "row"), counted(state["units"], "unit")
+    if state["new_files"]:
+        left = state["rows"] - state["rows_done"]
+        more = f", and goes on with {counted(left, 'row')} of earlier files" if left else ""
+        return f"a run adds the new files to {rows} in {units}{more}"
     if state["state"] == "complete":
         return f"complete, {rows} in {units} are committed: a run writes the report again, no more"
     return (

@@ -7,8 +7,8 @@ would refuse. Nothing here writes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gemma_batch.committing.generations import retry_summary
@@ -21,6 +21,7 @@ from gemma_batch.errors import OutputError, StorageError
 from gemma_batch.storage.fs import is_s3, open_store
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.patience import is_certain
+from gemma_batch.units.unit import Shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,8 @@ class Outlook:
     `state` is new (no run is there), resumes (units are left), complete, or unknown: this machine
     cannot reach the output, and `why` says so. `rows` and `units` are planned, `rows_done` and
     `units_done` committed. `open_retry` is the number of rows of a retry that was not finished.
-    `holder` is the driver that holds the lease, alive or not.
+    `holder` is the driver that holds the lease, alive or not. `new_files` is the number of files
+    that a growing input has and the output does not know; the other numbers are without them.
     """
 
     state: Literal["new", "resumes", "complete", "unknown"]
@@ -39,6 +41,7 @@ class Outlook:
     units: int = 0
     units_done: int = 0
     open_retry: int = 0
+    new_files: int = 0
     holder: str | None = None
     why: str | None = None
 
@@ -79,20 +82,42 @@ def unusable(store: Store, err: StorageError) -> OutputError:
     )
 
 
-def look(url: str, asked: Fingerprint, unknown: Collection[str] = ()) -> Outlook:
+def known_inputs(url: str) -> tuple[Shard, ...]:
+    """The input files that the output at `url` has already; () for one that cannot be read now.
+
+    `look` says why the output cannot be read.
+    """
+    try:
+        manifest = settled_run(open_store(url))
+    except (OutputError, StorageError):
+        return ()
+    return manifest.shards if manifest is not None else ()
+
+
+def look(
+    url: str,
+    asked: Fingerprint,
+    unknown: Collection[str] = (),
+    *,
+    touched: Sequence[Shard] = (),
+    grows: bool = False,
+) -> Outlook:
     """What a start of a job with the fingerprint `asked` would find in the output at `url`.
 
-    `unknown` are fields of the fingerprint that this machine does not know. Raises `OutputError`
-    and `MismatchError` as a run would. When an output in s3:// cannot be reached from here, the
-    credentials for it may be on the cluster alone, so the state is unknown.
+    `unknown` are fields of the fingerprint that this machine does not know. `touched` are input
+    files with another etag and the same contents. With `grows`, the input may have new files.
+    Raises `OutputError` and `MismatchError` as a run would. When an output in s3:// cannot be
+    reached from here, the credentials for it may be on the cluster alone, so the state is unknown.
     """
     try:
         store = open_output(url, writes=True)
         manifest = settled_run(store)
         if manifest is None:
             return Outlook(state="new", holder=_holder(store))
-        check_same(manifest, asked, store.url, unknown)
-        return _standing(store, manifest)
+        manifest = manifest.with_shards(touched)
+        check_same(manifest, asked, store.url, unknown, grows=grows)
+        new = len(asked.inputs.keys() - manifest.fingerprint.inputs.keys())
+        return replace(_standing(store, manifest), new_files=new)
     except (OutputError, StorageError) as err:
         failed = err if isinstance(err, StorageError) else err.__cause__
         if is_s3(url) and isinstance(failed, StorageError) and not is_certain(failed):

@@ -24,6 +24,7 @@ import yaml
 
 from gemma_batch.errors import (
     INTERRUPTED,
+    ClusterError,
     ClusterLost,
     GemmaBatchError,
     OutputError,
@@ -142,6 +143,11 @@ class RayJobs:
         for job in self.list():
             same = job.output.rstrip("/") == spec.output.path.rstrip("/")
             if same and job.active and job.fingerprint != fingerprint:
+                if spec.input.grow:
+                    raise ClusterError(
+                        f"job {job.id!r} is writing to {job.output!r}, and does not know the files "
+                        "that were added since it began: submit again when it has ended"
+                    )
                 raise UserError(
                     f"job {job.id!r} is writing to {job.output!r} with another configuration or "
                     f"input: wait for it, cancel it (gemma-batch cancel {job.id}), or name "

@@ -33,10 +33,13 @@ class Report:
     Speeds are per second of `seconds`, and 0 when the last run had nothing to do. The steady speed
     counts from the moment when the first engine was ready. `engine_time` are shares of the last
     run's engine-seconds (see `accounts`). `limit_share` is the last run's speed as a share of the
-    hardware's limit. `predicted` is the estimate of the plan. `device_hours` counts hours of GPUs
+    hardware's limit. `predicted` is the estimate of the plan, None for an
+    input that has grown. `device_hours` counts hours of GPUs
     (of engines on a cluster without GPUs). `device_hours`, `cost` and `alerts` count all runs on
     the output. `nodes` are the nodes of the last run that could not start an engine or reach the
     storage: name, number of failures, newest cause, and whether they were left alone at the end.
+    `increments` has the first run (number 0) and each addition of new files to a growing input:
+    when it was planned, its files, rows and units, and how many rows are answered and failed.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Report:
     cost: float | None = None
     alerts: list[dict[str, Any]] = field(default_factory=list)
     nodes: list[dict[str, Any]] = field(default_factory=list)
+    increments: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The report as the JSON that `report --json` prints."""
@@ -143,12 +147,39 @@ def make_report(
         created=manifest.created,
         engine_time=make_accounts(mine, facts.started, facts.routes).shares() if facts else {},
         limit_share=limit_share(mine, facts.started, facts.routes) if facts else None,
-        predicted=manifest.facts.get("predicted"),
+        predicted=None if manifest.increments else manifest.facts.get("predicted"),
         device_hours=spent.hours,
         cost=spent.price,
         alerts=[asdict(alert) for alert in alerts],
         nodes=[dict(node) for node in facts.nodes] if facts else [],
+        increments=_by_increment(manifest, receipts, latest.values()),
     )
+
+
+def _by_increment(
+    manifest: Manifest, receipts: Mapping[PartKey, Receipt], latest: Iterable[PartKey]
+) -> list[dict[str, Any]]:
+    """The counts of the first run and of each increment; [] for an input that has not grown.
+
+    `latest` are the newest parts of all units.
+    """
+    if not manifest.increments:
+        return []
+    later = manifest.increments
+    number = {shard.number: one.number for one in later for shard in (*one.shards, *one.staged)}
+    rows = manifest.rows - sum(one.rows for one in later)
+    files = len(manifest.shards) - sum(len(one.shards) for one in later)
+    plans = [(0, manifest.created, files, rows)]
+    plans += [(one.number, one.created, len(one.shards), one.rows) for one in later]
+    found = [
+        {"number": n, "created": created, "files": files, "rows": rows, "answered": 0, "failed": 0}
+        for n, created, files, rows in plans
+    ]
+    for key, receipt in receipts.items():
+        found[number.get(key.shard, 0)]["answered"] += receipt["answered"]
+    for key in latest:
+        found[number.get(key.shard, 0)]["failed"] += receipts[key]["failed"]
+    return found
 
 
 def _steady(receipts: Sequence[Receipt]) -> float:

@@ -34,7 +34,7 @@ class Status:
     `state` is complete, held (a driver has the lease) or stopped. `rows` and `units` count planned
     rows and units; all other counts are of committed rows and units. Speeds are of the last stretch
     of work. When the output is complete, speeds are of the last run. `seconds_left` is None when no
-    driver works on the output. `cost` and `alerts` are the same as in the report.
+    driver works on the output. `cost`, `alerts` and `increments` are the same as in the report.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Status:
     device_hours: float = 0.0
     cost: float | None = None
     alerts: list[dict[str, Any]] = field(default_factory=list)
+    increments: list[dict[str, Any]] = field(default_factory=list)
 
 
 def _open(output: str) -> tuple[Store, Manifest]:
@@ -99,6 +100,7 @@ def status(output: str) -> Status:
         device_hours=found.device_hours,
         cost=found.cost,
         alerts=found.alerts,
+        increments=found.increments,
     )
 
 
@@ -163,7 +165,8 @@ def _current(
     `listed` are the committed parts. Raises `MismatchError` when a part is of another run.
     """
     saved = load_report(store)
-    if saved is not None and saved.complete and len(listed) == saved.parts:
+    same = saved is not None and (saved.parts, saved.rows) == (len(listed), manifest.rows)
+    if saved is not None and saved.complete and same:
         return saved, {}
     units = manifest.units(store)
     check_planned(units, listed)

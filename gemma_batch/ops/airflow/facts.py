@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 COPIED = (
@@ -15,19 +16,30 @@ def facts_of(output: str, submission_id: str) -> dict[str, Any]:
     """The totals of an output, over all its runs, as plain data.
 
     This call blocks. It reads the output and needs no cluster. `cost` is None unless the spec has
-    a price. Raises `OutputError` when the output holds no run.
+    a price. `newest` are the rows of the newest files of an input that grows, of all files of any
+    other: `files` (None when not known), `rows`, `answered`, `failed` and `failed_share`. Raises
+    `OutputError` when the output holds no run.
     """
     from gemma_batch.reporting.status import current_report
 
     report = dataclasses.asdict(current_report(output))
+    newest = report["increments"][-1] if report["increments"] else {**report, "files": None}
     return {
         "submission_id": submission_id,
         "name": report["name"],
         "output": output,
         "complete": report["complete"],
         **{name: report.get(name) for name in COPIED},
-        "failed_share": round(report["failed"] / max(report["rows"], 1), 6),
+        "failed_share": _share(report),
+        "newest": {
+            **{name: newest[name] for name in ("files", "rows", "answered", "failed")},
+            "failed_share": _share(newest),
+        },
     }
+
+
+def _share(counts: Mapping[str, Any]) -> float:
+    return float(round(counts["failed"] / max(counts["rows"], 1), 6))
 
 
 def failures_of(facts: dict[str, Any]) -> str:

@@ -77,6 +77,29 @@ def test_the_example_dag_runs_from_waiting_to_publishing(
 
 
 @pytest.mark.long
+def test_each_day_adds_to_one_output(
+    airflow: Airflow, platform: Platform, tiny: str, tmp_path: Path
+) -> None:
+    """The example's param `grow`: two days, one output, and the facts of the newest day."""
+    day = datetime.now(UTC).strftime("%Y-%m-%d")
+    conf = {"bucket": str(tmp_path), "model": tiny, "engine": "echo", "grow": True}
+    for number, name in enumerate(("2026-01-01", day)):
+        folder = tmp_path / "tickets" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        ids = [f"{number}-{n}" for n in range(ROWS)]
+        table = {"ticket_id": ids, "subject": ids, "body": ids}
+        pq.write_table(pa.table(table), folder / "a.parquet")
+        (tmp_path / "tickets" / day).mkdir(exist_ok=True)
+        (tmp_path / "tickets" / day / "_SUCCESS").touch()
+        run, log = airflow.dag_test("support_tickets", conf, deferrable=False)
+        facts = run["tasks"]["run"]["xcom"]["return_value"]
+        assert facts["output"] == f"{tmp_path}/tickets-answered", log
+        assert (facts["rows"], facts["newest"]["rows"]) == (ROWS * (number + 1), ROWS)
+    every = [f"{number}-{n}" for number in range(2) for n in range(ROWS)]
+    assert_each_once(f"{tmp_path}/tickets-answered", every)
+
+
+@pytest.mark.long
 def test_mapped_tasks_and_failures_that_no_retry_mends(
     airflow: Airflow, platform: Platform, spec_of: SpecOf
 ) -> None:
