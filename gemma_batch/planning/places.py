@@ -7,6 +7,7 @@ is listed. An output whose files no path of the input means is allowed, such as 
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable
 
@@ -15,6 +16,7 @@ from gemma_batch.spec import JobSpec
 from gemma_batch.storage.fs import is_s3, local_path
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.listing import covers
+from gemma_batch.storage.names import has_magic
 from gemma_batch.storage.parts import ERRORS, RESULTS
 
 PROBE = f"{RESULTS}/part-00000-0000000000.parquet"
@@ -64,7 +66,9 @@ def _inside(output: str, path: str) -> str:
         where = f"output.path {output!r} is the folder of the input"
     else:
         where = f"output.path {output!r} is where input.path {path!r} is listed"
-    beside = f"{folder}-out"
+    fixed = "/".join(itertools.takewhile(lambda name: not has_magic(name), folder.split("/")))
+    bucket = is_s3(fixed) and len(fixed.split("/")) <= len(("s3:", "", "bucket"))
+    beside = f"{fixed}/answers" if bucket else f"{fixed or 'input'}-out"
     return (
         f"{where}: the next start would read the results as rows. Name an output.path outside of "
         f"the input, such as {beside!r}, or let input.path name only the input's own files"
