@@ -2,13 +2,15 @@
 
 The part's existence is the commit. The footer of the part carries the receipt and every failure
 of the unit, so one atomic put settles all rows of the unit at once. The files in `errors/` repeat
-the failures in a form that people can query. The rows for them came with the unit: the input is not
-read again here. If a process dies between the two puts, the driver makes the errors file again from
+the failures in a form that people can query. The columns that the job reads came with the unit; a
+child process reads the other columns of the failed rows (see `whole_rows`). If a process dies
+between the two puts, or the input cannot be read then, the driver makes the errors file again from
 the footer and the input (see `repair`).
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,6 +23,8 @@ from gemma_batch.answering.answers import AnswerShape
 from gemma_batch.answering.shapes import shape_of
 from gemma_batch.committing.errors_file import errors_file
 from gemma_batch.committing.ledger import Receipt, part_failures, part_receipt
+from gemma_batch.committing.whole_rows import with_whole_rows
+from gemma_batch.errors import StorageError
 from gemma_batch.rows import Completion, Failure, Outcome
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import build_results, results_schema
@@ -28,6 +32,8 @@ from gemma_batch.units.payload import Prepared
 from gemma_batch.units.raw_rows import unpack
 from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.unit import Unit
+
+logger = logging.getLogger(__name__)
 
 
 def committed_receipt(store: Store, unit: Unit) -> Receipt | None:
@@ -90,6 +96,11 @@ def commit_unit(
             pa.int64(),
         )
         kept, raw = prepared.keep.take(failed), unpack(prepared.raw).take(failed)
+        try:
+            raw = raw if job.reads_all else with_whole_rows(raw, store.url, unit)
+        except StorageError as err:
+            logger.warning("the driver will write %r at the end: %s", unit.key.errors_path, err)
+            return receipt
         # Create-only: a late writer must not overwrite an errors file that a retry has replaced.
         data = errors_file(unit, job.keep_schema, failures, kept, raw, with_output=job.asked.shaped)
         store.create(unit.key.errors_path, data)

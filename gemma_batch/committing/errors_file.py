@@ -1,7 +1,7 @@
 """Builds the errors file of a unit, for the commit (GPU actor) and for the repair (driver).
 
-The failures come from the footer of the unit's part. The rows came to the actor with the unit; the
-repair reads them from the input again.
+The failures come from the footer of the unit's part. The columns that the job reads came to the
+actor with the unit; the repair reads them from the input again. `whole_rows` adds the others.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from gemma_batch.reading.source import unit_rows
+from gemma_batch.committing.whole_rows import with_whole_rows
+from gemma_batch.errors import FailureCode
+from gemma_batch.reading.source import given_up, unit_rows
+from gemma_batch.rows import Row
+from gemma_batch.storage.formats import STAGED
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.keep import keep_table
-from gemma_batch.storage.parts import build_errors, read_errors
+from gemma_batch.storage.parts import NO_ERRORS, build_errors, errors_schema, read_errors
 from gemma_batch.units.raw_rows import raw_rows
 from gemma_batch.units.unit import Shards, Unit
 
@@ -55,17 +59,52 @@ def errors_from_input(
     failures: Sequence[dict[str, Any]],
     *,
     with_output: bool = False,
+    whole_from: str | None = None,
 ) -> bytes:
     """The errors file of `errors_file`, when the unit's rows are no longer at hand.
 
     The rows are read from `shards` again, which are by number: `columns` names the columns to read.
-    Raises `StorageError` when storage does not answer.
+    `whole_from` is the URL of the output when rows may have other columns. Raises `StorageError`
+    when storage does not answer.
     """
-    rows = {row.number: row for row in unit_rows(shards, unit, columns)} if failures else {}
+    rows = {row.number: row for row in _read_again(shards, unit, columns, failures)}
     mine = [rows[failure["number"]] for failure in failures]
     kept = keep_table(mine, keep_schema)
     raw = raw_rows(mine, shards[unit.shard].url)
+    if whole_from is not None:
+        raw = with_whole_rows(raw, whole_from, unit)
     return errors_file(unit, keep_schema, failures, kept, raw, with_output=with_output)
+
+
+def _read_again(
+    shards: Shards, unit: Unit, columns: Sequence[str], failures: Sequence[dict[str, Any]]
+) -> list[Row]:
+    """The rows of the unit, without another look into files that could not be read.
+
+    Such a file may take down the process that reads it.
+    """
+    if not failures:
+        return []
+    codes = {failure["number"]: failure["code"] for failure in failures}
+    lost = {
+        place.shard
+        for place in unit.places
+        if shards[place.shard].format != STAGED
+        and {codes.get(place.first + n) for n in place.numbers} == {FailureCode.SHARD_UNREADABLE}
+    }
+    if lost and unit.members is None:
+        return given_up(shards, unit)
+    return unit_rows(shards, unit, columns, lost)
+
+
+def put_no_errors(store: Store, keep_schema: pa.Schema, *, with_output: bool = False) -> None:
+    """Put an errors file without a row, create-only, so that `errors/` can be read at any time.
+
+    Raises `StorageError`.
+    """
+    names = errors_schema(keep_schema, with_output=with_output).names
+    data = build_errors({name: [] for name in names}, keep_schema, 0, with_output=with_output)
+    store.create(NO_ERRORS, data)
 
 
 def is_current(store: Store, path: str, unit: Unit, failures: Sequence[dict[str, Any]]) -> bool:

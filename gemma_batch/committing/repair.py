@@ -32,11 +32,11 @@ def settle_errors(
     keep_schema: pa.Schema,
     *,
     with_output: bool = False,
+    reads_all: bool = False,
 ) -> int:
     """Write every errors file that is missing or out of date; returns how many were written.
 
-    `with_output` as for `errors_file`.
-
+    `with_output` as for `errors_file`. `reads_all` says that no row has a column beside `columns`.
     Raises `StorageError`, and `OutputError` for a part or errors file that cannot be read.
     """
     present = Ledger(store).errors()
@@ -53,7 +53,13 @@ def settle_errors(
         if path is not None and is_current(store, path, newest, failures):
             return 0
         data = errors_from_input(
-            shards, newest, columns, keep_schema, failures, with_output=with_output
+            shards,
+            newest,
+            columns,
+            keep_schema,
+            failures,
+            with_output=with_output,
+            whole_from=None if reads_all else store.url,
         )
         store.put(unit.key.errors_path, data)
         return 1

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
+from gemma_batch.committing.errors_file import put_no_errors
 from gemma_batch.committing.kept_types import kept_types
 from gemma_batch.committing.ledger import Ledger, Receipt
 from gemma_batch.committing.manifest import Manifest
@@ -112,6 +113,8 @@ class Session:
         done = ledger.committed()
         self._settle(kept_types(self.store, manifest, done))
         known: Mapping[PartKey, Receipt] | None = check_parts(self.store, manifest, every, done)
+        with_output = asked_of(self.plan.spec).shaped
+        put_no_errors(self.store, self.plan.survey.keep_schema, with_output=with_output)
         if remaining := ledger.remaining(work, done):
             try:
                 self._run(manifest, work, remaining)
@@ -142,7 +145,8 @@ class Session:
             receipts,
             survey.columns,
             survey.keep_schema,
-            with_output=asked_of(self.plan.spec).shaped,
+            with_output=with_output,
+            reads_all=survey.reads_all,
         )
         report = self._report(manifest, every, receipts, started)
         save_report(self.store, report)

@@ -177,6 +177,7 @@ class Plan:
             devices=devices_of(plan.placement),
             price=plan.resources.price_per_hour,
             landmarks=self.landmarks(plan),
+            reads_all=self.survey.reads_all,
         )
 
     def landmarks(self, plan: RoutePlan) -> Landmarks:

@@ -57,7 +57,8 @@ class Survey:
 
     `columns` are the columns that the job reads. `prompt` is the spec's prompt, with the defaults
     of the input's format. `uniform` says that all files have the same Arrow types in these columns,
-    so one Parquet file can hold the rows of all files unchanged. `guesses` are types that a look at
+    so one Parquet file can hold the rows of all files unchanged. `reads_all` says that certainly no
+    row has a column beside `columns`. `guesses` are types that a look at
     the first rows gave, where files do not tell them (null: no value was seen). `left_out` is what
     the listing of the input left out. `unreadable` are the numbers of shards that cannot be read.
     `notes` are sentences for people about these and about the files.
@@ -71,6 +72,7 @@ class Survey:
     id_column: str | None
     router: Router
     uniform: bool = False
+    reads_all: bool = False
     guessed: bool = False
     guesses: Mapping[str, pa.DataType] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
@@ -203,6 +205,10 @@ def _look(
         id_column=id_column,
         router=router,
         uniform=not guessed and same_types(every_schema, used, schema),
+        reads_all=kind in TYPED
+        and not known
+        and len(looked) == len(full)
+        and set(schema.names) <= used,
         guessed=guessed,
         guesses={
             name: kind

@@ -60,19 +60,24 @@ def _told(shards: Shards, unit: Unit, columns: Sequence[str], todo: Sequence[int
         "columns": list(columns),
         "todo": list(todo),
     }
-    path = [os.environ.get("PYTHONPATH", ""), *sys.path]  # the package may be at a place of Ray's
     child = subprocess.run(
         [sys.executable, "-m", __name__],
         input=json.dumps(task),
         stdout=subprocess.PIPE,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
+        env=child_environment(),
     )
     *told, last = ["", *child.stdout.splitlines()]
     if last.startswith("{"):
         raise StorageError(json.loads(last)["error"])
     return [line for line in (*told, last) if line]
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a child process that imports this package."""
+    path = [os.environ.get("PYTHONPATH", ""), *sys.path]  # the package may be at a place of Ray's
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 def main() -> None:

@@ -222,18 +222,11 @@ def as_text(value: Any) -> str:
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if value is None or isinstance(value, bool | int | float | list | tuple | dict):
         return as_json(value)
-    return _plain(value)
+    return as_plain(value)
 
 
-def as_json(value: Any) -> str:
-    """Any value as valid JSON: NaN and infinities become null, bytes base64, other types text."""
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
-    except (ValueError, TypeError):
-        return json.dumps(_cleaned(value), ensure_ascii=False, default=_plain)
-
-
-def _plain(value: Any) -> str:
+def as_plain(value: Any) -> str:
+    """A value of a type that JSON lacks as text: bytes in base64, times in ISO 8601."""
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, datetime.date | datetime.time):
@@ -241,6 +234,14 @@ def _plain(value: Any) -> str:
     if isinstance(value, decimal.Decimal):
         return f"{value:f}"  # str() may choose an exponent: 0E-10
     return str(value)
+
+
+def as_json(value: Any, *, plain: Callable[[Any], Any] = as_plain) -> str:
+    """Any value as valid JSON: NaN and infinities become null, and `plain` says other types."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=plain)
+    except (ValueError, TypeError):
+        return json.dumps(_cleaned(value), ensure_ascii=False, default=plain)
 
 
 def _cleaned(value: Any) -> Any:

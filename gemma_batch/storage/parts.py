@@ -24,6 +24,7 @@ from gemma_batch.storage.keep import as_json, keep_column
 
 RESULTS, ERRORS, STEPS = "results", "errors", "_run/steps"  # folders of an output
 RECEIPT, FAILURES = b"gemma_batch.receipt", b"gemma_batch.failures"
+NO_ERRORS = f"{ERRORS}/part-none.parquet"  # has no rows, and is the errors file of no unit
 GENERATION = b"gemma_batch.generation"  # of an errors file: the pass whose failures it holds
 NAME = re.compile(
     r"part-(\d{5,})-(\d{10,})(?:-(?!retry\d*[.-])([a-z][a-z0-9_]*))?(?:-retry([1-9]\d*))?\.parquet"

@@ -27,7 +27,7 @@ class RouteJob:
     on a CPU), each at `price` per hour. `name` is the name of the job, `run` the id of the run in
     the manifest, which parts name. `asked` is what the job asks
     of the form of its answers. A node that does not see `landmarks` does not share the job's
-    paths with the driver.
+    paths with the driver. `reads_all` says that no row has a column beside `columns`.
     """
 
     output: str
@@ -52,3 +52,4 @@ class RouteJob:
     devices: float = 1.0
     price: float | None = None
     landmarks: Landmarks = field(default_factory=Landmarks)
+    reads_all: bool = False

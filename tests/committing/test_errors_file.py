@@ -1,4 +1,4 @@
-"""Errors files: the commit and the repair write the same, and only the repair reads the input."""
+"""Errors files: the commit and the repair write the same, from what came with the unit."""
 
 from __future__ import annotations
 
@@ -85,10 +85,13 @@ def errors(store: Store) -> pa.Table:
     return pq.read_table(pa.BufferReader(store.read(name)))
 
 
-def test_the_actor_does_not_read_the_input_again(
+def test_the_columns_that_the_job_reads_come_with_the_unit(
     proxy: FaultProxy, s3: S3Server, model: str, tmp_path: Path
 ) -> None:
-    """Rows that failed while reading, rendering and in the engine came with the unit."""
+    """Rows that failed while reading, rendering and in the engine; the actor reads no input.
+
+    (No manifest tells here where the files are, so nobody looks for other columns.)
+    """
     place = open_store(f"{s3.bucket('once')}/in")
     place.put("rows.jsonl", "\n".join(LINES).encode())
     plan, store = planned(f"{place.url}/rows.jsonl", model), open_store(str(tmp_path / "out"))
