@@ -22,6 +22,7 @@ from gemma_batch.committing.ledger import Ledger
 from gemma_batch.committing.manifest import create_manifest
 from gemma_batch.committing.repair import settle_errors
 from gemma_batch.family.hardware import Hardware
+from gemma_batch.planning.growth import with_digests
 from gemma_batch.planning.plan import Plan, make_plan
 from gemma_batch.reading.prepare import Preparer
 from gemma_batch.rows import Completion, Failure, Outcome
@@ -92,7 +93,7 @@ class Run:
             self.store,
             name="x",
             fingerprint=self.plan.fingerprint(),
-            shards=self.plan.survey.shards,
+            shards=with_digests(self.plan.survey.shards),
             units=self.units,
             spec=spec,
             facts={},
@@ -204,7 +205,7 @@ def test_a_job_that_reads_every_column_reads_no_row_twice(
     assert set(map(str, run.rows().values())) == {str({"key": "k", "text": None})}
 
 
-@pytest.mark.parametrize("change", ["changed", "gone"])
+@pytest.mark.parametrize("change", ["changed", "gone", "touched"])
 def test_a_file_that_changed_since_leaves_the_columns_that_were_read(
     run_of: Make, change: str
 ) -> None:
@@ -213,10 +214,13 @@ def test_a_file_that_changed_since_leaves_the_columns_that_were_read(
     prepared = run.prepared()
     path = run.folder / "in" / "a.jsonl"
     path.unlink() if change == "gone" else path.write_bytes(lines(ROWS[::-1]))
+    if change == "touched":
+        path.write_bytes(lines(ROWS))
     run.prepared = lambda: prepared  # type: ignore[method-assign]
     run.commit()
     found = run.rows()
-    assert found["a.jsonl", 5] == {"key": "k5", "text": None}
+    whole = change == "touched"
+    assert found["a.jsonl", 5] == (ROWS[5] if whole else {"key": "k5", "text": None})
 
 
 DEADLY = """
