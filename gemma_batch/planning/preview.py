@@ -19,6 +19,7 @@ from gemma_batch.prompts.template import RowProblem
 from gemma_batch.prompts.tokens import TextTokenizer, Tokenizer
 from gemma_batch.reading.own_params import OwnParams
 from gemma_batch.reading.prepare import renderer_of
+from gemma_batch.spec import JobSpec, Prompt
 
 TRIED_ROWS = 16  # rows of which the first that can be rendered is shown
 
@@ -68,22 +69,24 @@ def tokenizer_for(route: RoutePlan) -> TextTokenizer:
 
 def renderer_for(plan: Plan, route: RoutePlan, tokenizer: TextTokenizer) -> Renderer:
     """The renderer of a route. The route need not be placed."""
+    return route_renderer(plan.spec, plan.survey.prompt, route, tokenizer)
+
+
+def route_renderer(
+    spec: JobSpec, prompt: Prompt, route: RoutePlan, tokenizer: TextTokenizer
+) -> Renderer:
+    """The renderer of a route; `prompt` is the spec's, with the defaults of the input's format."""
+    asked = asked_of(spec, route.card)
     return renderer_of(
-        plan.survey.prompt,
+        prompt,
         tokenizer,
         max_model_len=route.max_model_len,
-        own_params=own_params(plan, route),
-        asked=asked_of(plan.spec, route.card),
-    )
-
-
-def own_params(plan: Plan, route: RoutePlan) -> OwnParams:
-    """The check of the rows' own sampling parameters. The route need not be placed."""
-    asked = asked_of(plan.spec, route.card)
-    return OwnParams(
-        engine=route.resources.engine,
-        job=all_sampling(plan.spec, asked),
-        args=args_of(route.resources, asked),
-        vocab=route.card.vocab,
+        own_params=OwnParams(
+            engine=route.resources.engine,
+            job=all_sampling(spec, asked),
+            args=args_of(route.resources, asked),
+            vocab=route.card.vocab,
+            asked=asked,
+        ),
         asked=asked,
     )
