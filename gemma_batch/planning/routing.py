@@ -55,7 +55,7 @@ class Router:
         self._con: Any = None
         conditional = [route for route in routes if route.when is not None]
         if conditional:
-            self._con = _connect()
+            self._con = connect()
         found = [self._parse(route, schema) for route in conditional]
         self._named = [{reference.column for reference in one} for one in found]
         self.columns = {name for one in self._named for name in one}
@@ -80,37 +80,16 @@ class Router:
 
     def _parse(self, route: Route, schema: pa.Schema) -> list[Reference]:
         where = f"routes.{route.name}.when"
-        query = "SELECT json_serialize_sql(?)"
-        ((answer,),) = self._con.execute(query, [PREFIX + str(route.when)]).fetchall()
-        tree = json.loads(answer)
-        if tree.get("error"):
-            raise SpecError(
-                f"{where}: {route.when!r} is not valid SQL: {tree.get('error_message')} (a column "
-                "name with spaces, or one that is a word of SQL, stands in double quotes)"
-            )
-        statements = tree["statements"]
-        node = statements[0]["node"] if len(statements) == 1 else {}
-        plain = (
-            node.get("type") == "SELECT_NODE"
-            and node["from_table"]["type"] == "EMPTY"
-            and len(node["select_list"]) == 1
-            and not any(node.get(k) for k in ("where_clause", "having", "qualify", "modifiers"))
-        )
-        if not plain:
-            raise SpecError(f"{where}: {route.when!r} must be one SQL expression, nothing more")
-        for part in _walk(node["select_list"][0]):
-            if part.get("class") == "SUBQUERY":
-                raise SpecError(f"{where}: {route.when!r} has a subquery; only the row is at hand")
-            if part.get("class") == "STAR":
-                raise SpecError(f"{where}: {route.when!r} must name the columns it is about")
+        tree = parsed(self._con, str(route.when), where)
+        for part in _walk(tree):
             if function := _changing(part, schema):
                 raise SpecError(
                     f"{where}: {route.when!r} calls {function!r}, whose answer changes from one "
                     "call to the next, so that a start again could choose another route: use "
                     "functions of the row's columns only"
                 )
-        found = references(node["select_list"], schema, len(PREFIX), f"{where}: {route.when!r}")
-        text = None if found else column_in_quotes(node["select_list"], schema)
+        found = references(tree, schema, len(PREFIX), f"{where}: {route.when!r}")
+        text = None if found else column_in_quotes(tree, schema)
         if text is not None:
             raise SpecError(
                 f"{where}: {route.when!r} names no column: {text!r} in single quotes is a text, "
@@ -127,7 +106,7 @@ class Router:
             try:
                 self._con.execute(query).fetchall()
             except duckdb.Error as err:
-                first = str(err).split("\n\n")[0].split("\nLINE")[0].replace("\n", " ")
+                first = first_sentence(err)
                 raise SpecError(
                     f"routes.{route.name}.when: {route.when!r} cannot be evaluated on this input: "
                     f"{first} (columns: {', '.join(schema.names)})"
@@ -209,7 +188,8 @@ def _changing(part: dict[str, Any], schema: pa.Schema) -> str:
     return name if name in _unstable() or from_today else ""
 
 
-def _connect() -> Any:
+def connect() -> Any:
+    """A connection to DuckDB without access to files, network or extensions."""
     import duckdb
 
     connection = duckdb.connect(":memory:")
@@ -225,6 +205,42 @@ def _connect() -> Any:
     ):
         connection.execute(f"SET {setting}")
     return connection
+
+
+def parsed(connection: Any, text: str, where: str) -> list[dict[str, Any]]:
+    """The nodes of one SQL expression over the columns of a row.
+
+    Raises `SpecError`, which begins with `where`, for a text that is something else.
+    """
+    query = "SELECT json_serialize_sql(?)"
+    ((answer,),) = connection.execute(query, [PREFIX + text]).fetchall()
+    tree = json.loads(answer)
+    if tree.get("error"):
+        raise SpecError(
+            f"{where}: {text!r} is not valid SQL: {tree.get('error_message')} (a column "
+            "name with spaces, or one that is a word of SQL, stands in double quotes)"
+        )
+    statements = tree["statements"]
+    node = statements[0]["node"] if len(statements) == 1 else {}
+    plain = (
+        node.get("type") == "SELECT_NODE"
+        and node["from_table"]["type"] == "EMPTY"
+        and len(node["select_list"]) == 1
+        and not any(node.get(k) for k in ("where_clause", "having", "qualify", "modifiers"))
+    )
+    if not plain:
+        raise SpecError(f"{where}: {text!r} must be one SQL expression, nothing more")
+    for part in _walk(node["select_list"][0]):
+        if part.get("class") == "SUBQUERY":
+            raise SpecError(f"{where}: {text!r} has a subquery; only the row is at hand")
+        if part.get("class") == "STAR":
+            raise SpecError(f"{where}: {text!r} must name the columns it is about")
+    return list(node["select_list"])
+
+
+def first_sentence(error: Exception) -> str:
+    """What DuckDB says of an error, without the lines that show the place in the query."""
+    return str(error).split("\n\n")[0].split("\nLINE")[0].replace("\n", " ")
 
 
 def _texts(named: set[str], schema: pa.Schema, error: str) -> str:
