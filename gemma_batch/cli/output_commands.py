@@ -26,6 +26,41 @@ def status(output: OutputUrl, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def show(
+    output: OutputUrl,
+    rows: Annotated[int, typer.Option("-n", "--rows", help="How many rows.", min=1)] = 10,
+    where: Annotated[
+        str | None,
+        typer.Option(help="SQL over the columns of the results, or of the errors.", metavar="SQL"),
+    ] = None,
+    errors: Annotated[bool, typer.Option("--errors", help="Rows that failed.")] = False,
+    seed: Annotated[int, typer.Option(help="Another number chooses other rows.")] = 0,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with the rows, and print nothing.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show some rows of an output: prompts and answers, or failures."""
+    from gemma_batch.reporting.looking import samples
+    from gemma_batch.storage.keep import as_json as value_as_json
+    from gemma_batch.texts import counted
+
+    found = samples(output, rows, where=where, errors=errors, seed=seed)
+    if html is not None:
+        from gemma_batch.reporting.sample_page import sample_page
+
+        page = sample_page(found.name, found.output, found.sentence, found.rows, found.notes)
+        html.write_text(page, encoding="utf-8")
+        say(f"wrote {html}, a page with {counted(len(found.rows), 'row')}")
+    if as_json:
+        print(json.dumps(json.loads(value_as_json(found.plain())), indent=1))
+    elif html is None:
+        from gemma_batch.cli.show_rows import print_samples
+
+        print_samples(found)
+
+
+@app.command()
 def report(
     output: OutputUrl,
     as_json: AsJson = False,

@@ -8,10 +8,11 @@ generation 0.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
-from gemma_batch.committing.ledger import Ledger, Receipt
+from gemma_batch.committing.ledger import Ledger
+from gemma_batch.errors import OutputError
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.units.unit import Unit, read_units, write_units
@@ -47,14 +48,28 @@ def settle_pass(store: Store, generation: int, units: Iterable[Unit]) -> Pass:
     return _load(store, generation)
 
 
+def pass_units(store: Store, generation: int) -> list[Unit]:
+    """The units of the pass that made the parts of a generation (1 or more).
+
+    Raises `OutputError` when their list is missing from the output.
+    """
+    try:
+        return list(_load(store, generation).units)
+    except FileNotFoundError:
+        raise OutputError(
+            f"{pass_key(generation)!r} is missing from the output although there are parts of this "
+            "retry: restore it or use a new output path"
+        ) from None
+
+
 def _load(store: Store, generation: int) -> Pass:
     return Pass(generation, tuple(read_units(store.read(pass_key(generation)), generation)))
 
 
-def latest_generation(receipts: Mapping[PartKey, Receipt]) -> dict[PartKey, PartKey]:
+def latest_generation(parts: Iterable[PartKey]) -> dict[PartKey, PartKey]:
     """For each unit: its key in generation 0 -> its key in the newest committed generation."""
     latest: dict[PartKey, PartKey] = {}
-    for key in receipts:
+    for key in parts:
         base = key.base
         if base not in latest or latest[base].generation < key.generation:
             latest[base] = key

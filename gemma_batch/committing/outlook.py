@@ -74,6 +74,15 @@ def settled_run(store: Store) -> Manifest | None:
         raise unusable(store, err) from err
 
 
+def opened_run(url: str) -> tuple[Store, Manifest]:
+    """The store and the manifest of an output, to read. Raises `OutputError` when it has no run."""
+    store = open_store(url)
+    manifest = find_run(store)
+    if manifest is None:
+        raise OutputError(f"{url!r} holds no run (there is no _run/manifest.json)")
+    return store, manifest
+
+
 def unusable(store: Store, err: StorageError) -> OutputError:
     """The error for people when the storage of an output fails."""
     return OutputError(

@@ -9,26 +9,24 @@ the next start, when no unit was running.
 from __future__ import annotations
 
 import bisect
-import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 
 from gemma_batch.committing.ledger import Receipt, part_failures
 from gemma_batch.reporting.alerts import Alert
 from gemma_batch.reporting.report import Report
+from gemma_batch.reporting.templates import template
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import parts_folder
 from gemma_batch.texts import duration, moment
 
 KEY = "_run/report.html"
-TEMPLATE = Path(__file__).with_name("page.html.jinja")
+TEMPLATE = "page.html.jinja"
 POINTS = 80  # points of a chart
 MARGIN = 1.05  # the upper edge of a chart, as a multiple of its highest value
 WIDTH, HEIGHT = 640, 140  # size of a chart in SVG units; the chart scales with the page
@@ -73,7 +71,7 @@ def report_page(
     """The page as HTML; `samples` are a few failures per code, with `id` and `message`."""
     work = [(r["started"], r["finished"], r["rows"]) for r in receipts if "started" in r]
     clock = Clock((begin, end) for begin, end, _ in work)
-    return _template().render(
+    return template(TEMPLATE).render(
         report=report,
         duration=duration,
         working=clock.total,
@@ -90,13 +88,6 @@ def report_page(
         width=WIDTH,
         height=HEIGHT,
     )
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    env = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    env.trim_blocks = env.lstrip_blocks = True
-    return env.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
 class Clock:

@@ -14,12 +14,11 @@ from gemma_batch.committing.generations import retry_summary
 from gemma_batch.committing.lease import describe, read_lease
 from gemma_batch.committing.ledger import Ledger, Receipt
 from gemma_batch.committing.manifest import Manifest
-from gemma_batch.committing.origin import check_planned, check_receipts, find_run
-from gemma_batch.errors import OutputError
+from gemma_batch.committing.origin import check_planned, check_receipts
+from gemma_batch.committing.outlook import opened_run
 from gemma_batch.reporting.alerts import load_alerts
 from gemma_batch.reporting.page import failure_samples, report_page
 from gemma_batch.reporting.report import Report, load_report, make_report
-from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.texts import moment
@@ -59,17 +58,9 @@ class Status:
     increments: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _open(output: str) -> tuple[Store, Manifest]:
-    store = open_store(output)
-    manifest = find_run(store)
-    if manifest is None:
-        raise OutputError(f"{output!r} holds no run (there is no _run/manifest.json)")
-    return store, manifest
-
-
 def status(output: str) -> Status:
     """The state of an output now. Raises `OutputError` when the output holds no run."""
-    store, manifest = _open(output)
+    store, manifest = opened_run(output)
     listed = Ledger(store).committed()
     found, receipts = _current(output, store, manifest, listed)
     pace = _pace(receipts.values())
@@ -141,7 +132,7 @@ def current_page(output: str) -> str:
 
     Raises `OutputError` when the output holds no run.
     """
-    store, manifest = _open(output)
+    store, manifest = opened_run(output)
     listed = Ledger(store).committed()
     found, read = _current(output, store, manifest, listed)
     receipts = list((read or Ledger(store).receipts(listed)).values())
@@ -153,7 +144,7 @@ def current_report(output: str) -> Report:
 
     Raises `OutputError` when the output holds no run.
     """
-    store, manifest = _open(output)
+    store, manifest = opened_run(output)
     return _current(output, store, manifest, Ledger(store).committed())[0]
 
 

@@ -198,9 +198,30 @@ def read_receipt(source: bytes | BinaryIO | Any) -> tuple[dict[str, Any], list[d
 
     Raises `OutputError` when the file is no part or is damaged.
     """
+    return _footer(source, lambda: pq.read_metadata(_file(source)).metadata)
+
+
+def open_part(source: Any) -> tuple[pq.ParquetFile, dict[str, Any], list[dict[str, Any]]]:
+    """A part, opened to read its rows, with its receipt and failures; reads only the footer.
+
+    Raises `OutputError` when the file is no part or is damaged.
+    """
+    opened: list[pq.ParquetFile] = []
+
+    def metadata() -> dict[bytes, bytes]:
+        opened.append(pq.ParquetFile(source, pre_buffer=True))
+        return opened[0].metadata.metadata or {}
+
+    receipt, failures = _footer(source, metadata)
+    return opened[0], receipt, failures
+
+
+def _footer(
+    source: Any, metadata: Callable[[], Mapping[bytes, bytes] | None]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     where = getattr(source, "name", "a part")
     try:
-        found = pq.read_metadata(_file(source)).metadata or {}
+        found = metadata() or {}
         packed = pa.BufferReader(base64.b64decode(found[FAILURES], validate=True))
         failures = json.loads(pa.CompressedInputStream(packed, "zstd").read())
         return json.loads(found[RECEIPT]), failures
@@ -220,8 +241,8 @@ def read_schema(source: bytes | BinaryIO | Any) -> pa.Schema:
         raise OutputError(f"{where!r} is no part: move it away and run again") from err
 
 
-def read_errors(source: bytes | BinaryIO | Any) -> tuple[int | None, Callable[[], pa.Table]]:
-    """The generation of an errors file, and a function that reads its table.
+def read_errors(source: bytes | BinaryIO | Any) -> tuple[int | None, Callable[..., pa.Table]]:
+    """The generation of an errors file, and a function that reads its table (or some `columns`).
 
     The generation is in the footer, and is None in a file of an older version. Raises
     `OutputError` when the file is damaged.
