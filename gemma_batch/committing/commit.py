@@ -1,10 +1,11 @@
 """Commits one unit: puts its part, create-only, and then its errors file (GPU actor).
 
 The part's existence is the commit. The footer of the part carries the receipt and every failure
-of the unit, so one atomic put settles all rows of the unit at once. The files in `errors/` repeat
-the failures in a form that people can query. The columns that the job reads came with the unit; a
-child process reads the other columns of the failed rows (see `whole_rows`). If a process dies
-between the two puts, or the input cannot be read then, the driver makes the errors file again from
+of the unit, so one atomic put settles all rows of the unit at once. Known answers (see
+`units/known.py`) go into the part as they are. The files in `errors/` repeat the failures in a form
+that people can query. The columns that the job reads came with the unit; a child process reads the
+other columns of the failed rows (see `whole_rows`). If a process dies between the two puts, or the
+input cannot be read then, the driver makes the errors file again from
 the footer and the input (see `repair`).
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,11 +24,13 @@ from gemma_batch.answering.answers import AnswerShape
 from gemma_batch.answering.shapes import shape_of
 from gemma_batch.committing.errors_file import errors_file
 from gemma_batch.committing.ledger import Receipt, part_failures, part_receipt
+from gemma_batch.committing.reuse import reused_counts, with_known
 from gemma_batch.committing.whole_rows import with_whole_rows
 from gemma_batch.errors import StorageError
 from gemma_batch.rows import Completion, Failure, Outcome
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import build_results, results_schema
+from gemma_batch.units.known import TOKENS
 from gemma_batch.units.payload import Prepared
 from gemma_batch.units.raw_rows import unpack
 from gemma_batch.units.route_job import RouteJob
@@ -52,6 +55,8 @@ def commit_unit(
 ) -> Receipt:
     """Put the part of a unit and return the receipt.
 
+    Each row of the unit has either an entry in `outcomes` or a known answer.
+
     When another worker has already put the part, that part stands. The receipt of that part is
     returned, with `redundant` set. `facts` are added to the receipt as they are. `shape` says
     which columns an answer fills (default: the shape for the job's sampling parameters).
@@ -60,11 +65,12 @@ def commit_unit(
     committed and a later start runs it again.
     """
     unit = prepared.unit
-    missing = [number for number in prepared.numbers if number not in outcomes]
+    settled = Counter([*outcomes, *(prepared.known.numbers if prepared.known else ())])
+    missing = [number for number in prepared.numbers if settled[number] != 1]
     if missing or len(prepared.numbers) != unit.expected:
         raise AssertionError(
             f"unit {unit.name!r} has {len(prepared.numbers)} rows, {unit.expected} were planned; "
-            f"{len(missing)} have no outcome"
+            f"{len(missing)} have no outcome, or two"
         )
     failures = [
         {
@@ -77,14 +83,17 @@ def commit_unit(
             **({} if outcome.output is None else {"output": outcome.output}),
         }
         for number, row in zip(prepared.numbers, prepared.ids, strict=True)
-        if isinstance(outcome := outcomes[number], Failure)
+        if isinstance(outcome := outcomes.get(number), Failure)
     ]
     if unit.generation:
         failures += _carried(store, unit, set(prepared.numbers))
-    receipt = _receipt(job, unit, list(outcomes.values()), failures, facts)
+    receipt = _receipt(job, prepared, list(outcomes.values()), failures, facts)
     shape = shape or shape_of(job.sampling, job.asked)
     schema = results_schema(job.keep_schema, shape.fields(), shape.details())
-    data = build_results(_columns(job, shape, prepared, outcomes), schema, receipt, failures)
+    columns: Mapping[str, Any] = _columns(job, shape, prepared, outcomes)
+    if prepared.known is not None:
+        columns = with_known(columns, schema, prepared, prepared.known, outcomes)
+    data = build_results(columns, schema, receipt, failures)
     if not store.create(unit.path, data):
         theirs = committed_receipt(store, unit)
         if theirs is None:
@@ -92,7 +101,7 @@ def commit_unit(
         return {**theirs, "redundant": True}
     if failures and unit.generation == 0:
         failed = pa.array(
-            [i for i, n in enumerate(prepared.numbers) if isinstance(outcomes[n], Failure)],
+            [i for i, n in enumerate(prepared.numbers) if isinstance(outcomes.get(n), Failure)],
             pa.int64(),
         )
         kept, raw = prepared.keep.take(failed), unpack(prepared.raw).take(failed)
@@ -119,32 +128,39 @@ def _carried(store: Store, unit: Unit, tried: set[int]) -> list[dict[str, Any]]:
 
 def _receipt(
     job: RouteJob,
-    unit: Unit,
+    prepared: Prepared,
     outcomes: Sequence[Outcome],
     failures: Sequence[dict[str, Any]],
     facts: dict[str, Any],
 ) -> Receipt:
     # `rows` counts the rows of this pass. `failed` and `failures` count every row of the unit
-    # that is still without an answer after this pass.
+    # that is still without an answer after this pass. Known answers count like others, and
+    # `reused` says how many of the counts are theirs.
+    unit = prepared.unit
     answers = [outcome for outcome in outcomes if isinstance(outcome, Completion)]
     codes = Counter(failure["code"] for failure in failures)
     refused = sum(outcome.refused_tokens for outcome in outcomes)
+    tokens = {name: [int(getattr(answer, name)) for answer in answers] for name in TOKENS}
+    known = 0
+    if prepared.known is not None:
+        known = len(prepared.known.numbers)
+        for name in TOKENS:
+            tokens[name] += prepared.known.answers[name].to_pylist()
     return {
         "part": unit.name,
         **({"step": unit.step} if unit.step is not None else {}),
         "run": job.run,
         "route": unit.route,
         "model": job.model,
-        "rows": len(outcomes),
-        "answered": len(answers),
+        "rows": len(outcomes) + known,
+        "answered": len(answers) + known,
+        **reused_counts(prepared.known),
         "failed": len(failures),
         "failures": dict(codes),
-        "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
-        "completion_tokens": sum(answer.completion_tokens for answer in answers),
-        "cached_tokens": sum(answer.cached_tokens for answer in answers),
+        **{name: sum(counts) for name, counts in tokens.items()},
         **({"refused_tokens": refused} if refused else {}),
-        "prompt_sizes": _sizes(answer.prompt_tokens for answer in answers),
-        "answer_sizes": _sizes(answer.completion_tokens for answer in answers),
+        "prompt_sizes": _sizes(tokens["prompt_tokens"]),
+        "answer_sizes": _sizes(tokens["completion_tokens"]),
         "attempts": sum(outcome.attempts for outcome in outcomes),
         "finished": time.time(),
         **facts,
@@ -163,7 +179,7 @@ def _columns(
     answered = [
         (i, row, answer)
         for i, (number, row) in enumerate(zip(prepared.numbers, prepared.ids, strict=True))
-        if isinstance(answer := outcomes[number], Completion)
+        if isinstance(answer := outcomes.get(number), Completion)
     ]
     answers = [answer for _, _, answer in answered]
     kept = prepared.keep.take(pa.array([i for i, _, _ in answered], pa.int64()))

@@ -16,6 +16,7 @@ from gemma_batch.errors import FailureCode, ModelError
 from gemma_batch.prompts.render import Renderer
 from gemma_batch.prompts.tokens import TextTokenizer, Tokenizer, TokenizerFiles, read_files
 from gemma_batch.reading.careful import careful_rows
+from gemma_batch.reading.known_rows import known_answers
 from gemma_batch.reading.own_params import OwnParams
 from gemma_batch.reading.source import row_id, unit_rows
 from gemma_batch.rows import Failure, Request, Row
@@ -23,6 +24,7 @@ from gemma_batch.spec import Prompt
 from gemma_batch.storage.keep import check_keep, keep_table
 from gemma_batch.storage.models import ModelFiles, model_files, small_digest
 from gemma_batch.units.asked import Asked
+from gemma_batch.units.known import Known
 from gemma_batch.units.payload import Prepared
 from gemma_batch.units.raw_rows import pack, raw_rows
 from gemma_batch.units.route_job import RouteJob
@@ -41,7 +43,7 @@ class Preparer:
         self._renderer = make_renderer(job, files)
 
     def prepare(self, shards: Shards, unit: Unit) -> Prepared:
-        """Read the unit; every row gets a request or a failure.
+        """Read the unit; every row gets a request or a failure, unless its answer is known.
 
         `shards` are by number, and have the unit's. Raises `StorageError` when storage does not
         answer.
@@ -59,8 +61,11 @@ class Preparer:
         job = self.job
         requests: list[Request] = []
         failures: dict[int, Failure] = {}
-        answers = rendered(read, self._renderer, job.keep_schema)
-        for row, answer in zip(read, answers, strict=True):
+        known = self._known(unit, read)
+        mine = frozenset(known.numbers if known else ())
+        open_rows = [row for row in read if row.number not in mine]
+        answers = rendered(open_rows, self._renderer, job.keep_schema)
+        for row, answer in zip(open_rows, answers, strict=True):
             if isinstance(answer, Failure):
                 failures[row.number] = answer
             else:
@@ -73,6 +78,19 @@ class Preparer:
             raw=pack(raw_rows(read, shards[unit.shard].url)),
             requests=requests,
             failures=failures,
+            known=known,
+        )
+
+    def _known(self, unit: Unit, read: Sequence[Row]) -> Known | None:
+        """The known answers of rows that can be read and whose kept values fit."""
+        job = self.job
+        if not job.known:
+            return None
+        return known_answers(job.output, job.known).of(
+            read,
+            unit.route,
+            unit.shard,
+            fits=lambda row: _check_keep(row, job.keep_schema).values is not None,
         )
 
 

@@ -150,7 +150,7 @@ def build_results(
         RECEIPT: as_json(dict(receipt)).encode(),
         FAILURES: base64.b64encode(packed),
     }
-    return _write(_table(columns, schema), footer)
+    return _write(arrow_table(columns, schema), footer)
 
 
 def build_errors(
@@ -158,10 +158,11 @@ def build_errors(
 ) -> bytes:
     """An errors file as bytes, with the failures that were open after the pass `generation`."""
     footer = {GENERATION: str(generation).encode()}
-    return _write(_table(columns, errors_schema(keep, with_output=with_output)), footer)
+    return _write(arrow_table(columns, errors_schema(keep, with_output=with_output)), footer)
 
 
-def _table(columns: Mapping[str, Column], schema: pa.Schema) -> pa.Table:
+def arrow_table(columns: Mapping[str, Column], schema: pa.Schema) -> pa.Table:
+    """The columns of `schema` as a table; a value that does not fit its column becomes null."""
     return pa.table([_column(columns[f.name], f.type) for f in schema], schema=schema)
 
 

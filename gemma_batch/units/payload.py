@@ -17,9 +17,11 @@ import pyarrow as pa
 from gemma_batch.prompts.rendered import decode_prompt
 from gemma_batch.rows import Failure, Request
 from gemma_batch.spec.sampling import params_from_json
+from gemma_batch.units.known import Known
 from gemma_batch.units.unit import Unit
 
 KEEP = "keep."
+KNOWN = b"known"  # in the metadata of the first stream: a stream of known answers follows
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,7 +30,7 @@ class Prepared:
 
     `numbers`, `ids` and `keep` (the kept columns) have one entry per row, in the same order. So has
     `raw`, the rows as they were read, packed (see `raw_rows.py`). Each row has either a request in
-    `requests` or a failure in `failures` (by row number).
+    `requests`, or a failure in `failures` (by row number), or an answer in `known`.
     """
 
     unit: Unit
@@ -38,6 +40,7 @@ class Prepared:
     raw: pa.Buffer
     requests: list[Request]
     failures: dict[int, Failure]
+    known: Known | None = None
 
 
 def encode_error(error: Exception) -> pa.Table:
@@ -55,9 +58,10 @@ def encode_error(error: Exception) -> pa.Table:
 
 
 def encode(prepared: Prepared) -> pa.Table:
-    """The unit as one row with the columns `unit` (JSON) and `rows` (two Arrow IPC streams).
+    """The unit as one row with the columns `unit` (JSON) and `rows` (Arrow IPC streams).
 
-    The first stream has what an engine needs, the second the raw rows.
+    The first stream has what an engine needs. The known answers follow, where there are any. The
+    last stream has the raw rows.
     """
     by_number = {request.number: request for request in prepared.requests}
     failures = [prepared.failures.get(number) for number in prepared.numbers]
@@ -80,9 +84,13 @@ def encode(prepared: Prepared) -> pa.Table:
     )
     for name in prepared.keep.column_names:
         table = table.append_column(KEEP + name, prepared.keep[name])
+    known = prepared.known
+    if known is not None:
+        table = table.replace_schema_metadata({KNOWN: json.dumps(known.numbers).encode()})
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
+    for one in (table, *([] if known is None else [known.answers])):
+        with pa.ipc.new_stream(sink, one.schema) as writer:
+            writer.write_table(one)
     sink.write(prepared.raw)
     head = encode_head(prepared.unit)
     return pa.table(
@@ -99,6 +107,9 @@ def decode(head: str, rows: bytes | memoryview | pa.Buffer) -> Prepared:
     buffer = pa.py_buffer(rows)
     source = pa.BufferReader(buffer)
     table = pa.ipc.open_stream(source).read_all()
+    known = None
+    if (numbers := (table.schema.metadata or {}).get(KNOWN)) is not None:
+        known = Known(tuple(json.loads(numbers)), pa.ipc.open_stream(source).read_all())
     raw = buffer.slice(source.tell())
     keep_names = [name for name in table.column_names if name.startswith(KEEP)]
     keep = table.select(keep_names).rename_columns([n.removeprefix(KEEP) for n in keep_names])
@@ -110,6 +121,8 @@ def decode(head: str, rows: bytes | memoryview | pa.Buffer) -> Prepared:
     ):
         if code is not None:
             failures[number] = Failure(code, message)
+            continue
+        if kind is None:  # the answer is known
             continue
         for text in (sampling, form):
             if text and text not in parsed:
@@ -125,6 +138,7 @@ def decode(head: str, rows: bytes | memoryview | pa.Buffer) -> Prepared:
         raw=raw,
         requests=requests,
         failures=failures,
+        known=known,
     )
 
 

@@ -27,7 +27,8 @@ class RouteJob:
     on a CPU), each at `price` per hour. `name` is the name of the job, `run` the id of the run in
     the manifest, which parts name. `asked` is what the job asks
     of the form of its answers. A node that does not see `landmarks` does not share the job's
-    paths with the driver. `reads_all` says that no row has a column beside `columns`.
+    paths with the driver. `known` are the keys of files of known answers (see `units/known.py`).
+    `reads_all` says that no row has a column beside `columns`.
     """
 
     output: str
@@ -53,3 +54,4 @@ class RouteJob:
     price: float | None = None
     landmarks: Landmarks = field(default_factory=Landmarks)
     reads_all: bool = False
+    known: tuple[str, ...] = ()

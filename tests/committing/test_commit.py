@@ -19,6 +19,7 @@ from gemma_batch.spec import Prompt
 from gemma_batch.storage.fs import open_store
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.listing import stat
+from gemma_batch.units.known import Known
 from gemma_batch.units.payload import Prepared
 from gemma_batch.units.raw_rows import pack, raw_rows
 from gemma_batch.units.route_job import RouteJob
@@ -144,6 +145,22 @@ def test_a_row_without_an_outcome_is_never_committed(store: Store, prepared: Pre
     with pytest.raises(AssertionError, match="have no outcome"):
         commit_unit(store, job(), prepared, {0: answer("a")}, {})
     assert store.list("results") == []
+
+
+def test_a_row_is_settled_by_one_answer_and_never_by_two(store: Store, prepared: Prepared) -> None:
+    """A known answer beside an outcome, and neither of the two, are defects of ours."""
+    first = commit_unit(store, job(), prepared, OUTCOMES, {})
+    table = pq.read_table(pa.BufferReader(store.read(f"results/{first['part']}")))
+    known = Known((0, 2), table.drop_columns(["n", "id"]))
+    for numbers in ({1}, {0, 1}, set()):
+        unit = replace(prepared.unit, first_row=10 + len(numbers))
+        mixed = replace(prepared, unit=unit, known=known)
+        outcomes = {number: OUTCOMES[number] for number in numbers}
+        if numbers == {1}:
+            assert commit_unit(store, job(), mixed, outcomes, {})["answered"] == 2
+        else:
+            with pytest.raises(AssertionError, match="1 have no outcome, or two"):
+                commit_unit(store, job(), mixed, outcomes, {})
 
 
 def test_the_part_of_a_step_is_kept_apart(store: Store, prepared: Prepared) -> None:
