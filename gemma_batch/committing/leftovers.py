@@ -1,8 +1,8 @@
 """Leftovers: the files in an output that no run reads again (driver).
 
 A start that dies leaves files behind: temporary files on a disk, sorted copies of the input that no
-manifest names, a list of units beside the one that counts. Once a manifest is there, no later
-manifest can name them, so they may go at any time, whoever else works on the output. Sorted copies
+manifest names, a list of units or known answers beside those that count. Once a manifest is there,
+no later manifest can name them, so they may go at any time, whoever else works on the output. Those
 for the next increment of a growing input stay: a driver that was frozen may still put it.
 
 The sorted copies that the manifest does name are the input of the run, and of its retries: they may
@@ -20,14 +20,15 @@ from typing import Literal
 from gemma_batch.committing.generations import latest_generation
 from gemma_batch.committing.ledger import READERS, Receipt
 from gemma_batch.committing.manifest import Manifest
+from gemma_batch.committing.trials import KNOWN, known_keys
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.units.unit import Unit
 
-Kind = Literal["temporary file", "sorted copy", "list of units"]
+Kind = Literal["temporary file", "sorted copy", "list of units", "known answers"]
 FOLDER = "_run"
 SORTED, UNITS = f"{FOLDER}/sorted-", f"{FOLDER}/units-"
-OF_INCREMENT = re.compile(rf"{SORTED}i(\d+)-")
+OF_INCREMENT = re.compile(rf"(?:{SORTED}|{KNOWN})i(\d+)-")
 
 
 def copies_folder(digest: str, increment: int = 0) -> str:
@@ -46,7 +47,9 @@ class Leftover:
 
 def leftovers(store: Store, manifest: Manifest | None) -> list[Leftover]:
     """The files of starts that died. Without a manifest no start got as far as to need any."""
-    needed = _copies(manifest) | ({manifest.units_key} if manifest else set())
+    needed = _copies(manifest)
+    if manifest is not None:
+        needed |= {manifest.units_key, *known_keys(manifest)}
     found = [
         Leftover(key=key, bytes=size, kind="temporary file")
         for key, size in store.temporary().items()
@@ -58,6 +61,8 @@ def leftovers(store: Store, manifest: Manifest | None) -> list[Leftover]:
             found.append(Leftover(key=key, bytes=size, kind="sorted copy"))
         elif key.startswith(UNITS) and key not in needed:
             found.append(Leftover(key=key, bytes=size, kind="list of units"))
+        elif key.startswith(KNOWN) and key not in needed and not to_come:
+            found.append(Leftover(key=key, bytes=size, kind="known answers"))
     return found
 
 

@@ -17,6 +17,7 @@ from gemma_batch.committing.increments import settle_increment
 from gemma_batch.committing.kept_types import kept_types, pack_types, unpack_types
 from gemma_batch.committing.ledger import Ledger
 from gemma_batch.committing.manifest import Manifest, check_same, create_manifest, now
+from gemma_batch.driver.reusing import answers_of_trials, rows_to_ask
 from gemma_batch.driver.session import Session
 from gemma_batch.driver.sorting import Stage
 from gemma_batch.errors import LeaseError
@@ -129,11 +130,13 @@ def _work(
     answer = session.plan.spec.sampling.max_tokens
     sort = Stage(session.plan, samples, hardware, exchange, session.show)
     number = len(manifest.increments) + 1 if manifest else 0
+    known = answers_of_trials(session.store, session.plan, units, session.show, number)
+    asked = rows_to_ask(rows, known)
     units, staged, gains = sort.routes(units, number, len(manifest.staged) if manifest else 0)
     if session.lost.is_set():  # then the copies may be gone: a manifest must not name them
         raise LeaseError("the lease of this output was taken over by another driver")
     predicted = totals(
-        estimate_routes(session.plan.routes, samples, rows, hardware, output_tokens=answer)
+        estimate_routes(session.plan.routes, samples, asked, hardware, output_tokens=answer)
     )
     facts = {
         "rows_by_route": rows,
@@ -142,5 +145,6 @@ def _work(
             name for name, sample in samples.items() if name in gains or sample.gain >= WORTH_SHARE
         ],
         "staged": gains,
+        **known,
     }
     return Work(units=units, staged=staged, facts=facts)

@@ -23,9 +23,11 @@ from gemma_batch.committing.ledger import Ledger, Receipt
 from gemma_batch.committing.manifest import Manifest
 from gemma_batch.committing.origin import check_parts, check_receipts
 from gemma_batch.committing.repair import settle_errors
+from gemma_batch.committing.reuse import worked
 from gemma_batch.driver.follow import Follower, ReceiptLog
 from gemma_batch.driver.guard import interruptible
 from gemma_batch.driver.lanes import Lane, LaneThreads
+from gemma_batch.driver.reusing import checked_known
 from gemma_batch.errors import GemmaBatchError, LeaseError, StoppedError, StorageError
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.asking import asked_of
@@ -194,7 +196,7 @@ class Session:
         facts = {}
         for route in self.plan.routes:
             name = route.route.name
-            mine = [r for r in self._log.receipts if r["route"] == name and r["answered"]]
+            mine = [r for r in self._log.receipts if r["route"] == name and worked(r, "answered")]
             if (pool := self._pools.get(name)) and mine and self._hardware is not None:
                 facts[name] = route_facts(
                     route, pool.most, self._hardware, mine, at_start=pool.least
@@ -255,11 +257,12 @@ class Session:
         Routes that the manifest sorts get the order `prefix` where the spec says `auto`.
         """
         sort = manifest.sorted_routes
+        known = checked_known(self.store, manifest)
         lanes = []
         for route in self.plan.routes:
             units = [unit for unit in remaining if unit.route == route.route.name]
             if units:
-                job = replace(self.plan.job(route), run=manifest.run)
+                job = replace(self.plan.job(route), run=manifest.run, known=known)
                 if job.order == "auto" and job.route in sort:
                     job = replace(job, order="prefix")
                 if job.order == "prefix":
