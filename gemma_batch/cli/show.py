@@ -29,7 +29,8 @@ def report_text(report: Report) -> str:
     lines = [
         f"{report.name}: {head}",
         f"  rows     {report.answered:,} answered of {report.rows:,}"
-        + (f"; {failures_text(report.failures)}" if report.failed else "; none failed"),
+        + (f"; {failures_text(report.failures)}" if report.failed else "; none failed")
+        + (f"; {report.reused:,} of them reused from trials" if report.reused else ""),
         f"  tokens   {report.prompt_tokens:,} in{cached if report.cached_tokens else ''}, "
         f"{report.completion_tokens:,} out{refused if report.refused_tokens else ''}",
     ]
@@ -79,7 +80,7 @@ def _account_lines(report: Report) -> list[str]:
             else ""
         )
         lines.append(f"  engines  {', '.join(parts)}{limit}")
-    if report.predicted and report.run_rows == report.rows:
+    if report.predicted and report.run_rows + report.reused == report.rows:
         seconds = report.predicted["seconds"]
         lines.append(f"  planned  {duration(seconds)} at most, took {duration(report.seconds)}")
     return lines

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
+from gemma_batch.committing.reuse import worked
 from gemma_batch.errors import GO_ON, FailureCode, StoppedError
 from gemma_batch.spec import Stop
 
@@ -44,9 +45,9 @@ class Breaker:
         Raises `StoppedError` when engines failed too many of the last `policy.stop.last_rows` rows.
         """
         self._window.append(receipt)
-        self._rows += receipt["rows"]
-        while self._rows - self._window[0]["rows"] >= self._stop.last_rows:
-            self._rows -= self._window.popleft()["rows"]
+        self._rows += worked(receipt, "rows")
+        while self._rows - worked(self._window[0], "rows") >= self._stop.last_rows:
+            self._rows -= worked(self._window.popleft(), "rows")
         if self._rows < self._stop.last_rows:
             return
         codes: dict[str, int] = {}

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gemma_batch.committing.ledger import Receipt, save_receipts
+from gemma_batch.committing.reuse import REUSED, worked
 from gemma_batch.driver.breaker import Breaker
 from gemma_batch.driver.guard import check_not_interrupted
 from gemma_batch.errors import LeaseError, StoppedError, StorageError
@@ -177,9 +178,13 @@ def fill(
     # than are committed.
     workers = list(numbers.values())
     committed = {name: before.get(name, 0) for name in totals}
+    live = dict(before)
+    reused = 0
     for receipt in receipts:
         committed[receipt["route"]] += receipt["rows"]
-    live = dict(before)
+        if known := receipt.get(REUSED, 0):
+            reused += known
+            live[receipt["route"]] = live.get(receipt["route"], 0) + known
     for worker in workers:
         live[worker["route"]] = live.get(worker["route"], 0) + worker["answered"] + worker["failed"]
     routes = {
@@ -192,11 +197,12 @@ def fill(
             failures[code] = failures.get(code, 0) + count
     snapshot.routes = routes
     snapshot.done = sum(done for done, _ in routes.values())
+    snapshot.reused = reused
     snapshot.failures = failures
     snapshot.engines = sum(1 for worker in workers if worker["engine_starts"])
     snapshot.completion_tokens = max(
         sum(worker["completion_tokens"] for worker in workers),
-        sum(receipt["completion_tokens"] for receipt in receipts),
+        sum(worked(receipt, "completion_tokens") for receipt in receipts),
     )
     if snapshot.engines and snapshot.phase == "starting engines":
         snapshot.phase = "running"

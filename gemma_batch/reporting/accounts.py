@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from gemma_batch.committing.ledger import Receipt
+from gemma_batch.committing.reuse import worked
 from gemma_batch.family import speed
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.roofline import Workload, prefill_share
@@ -100,7 +101,8 @@ def _workers(
     for name, mine in by_worker.items():
         last = _last(mine)
         begin = started if name in first else last["born"]
-        ready = max(last["engine_ready"], begin)
+        # An engine that was never ready was given no request.
+        ready = max(last["engine_ready"] or last["finished"], begin)
         starved, retries = last.get("starved", 0.0), last.get("recovering", 0.0)
         result.append(
             {
@@ -136,7 +138,7 @@ def limit_share(
         workers = _workers(mine, facts, started, end)
         seconds = sum(w["busy"] + w["starved"] + w["retries"] + w["tail"] for w in workers)
         possible += seconds * facts.limit_tokens_per_second
-        made += sum(receipt["completion_tokens"] for receipt in mine)
+        made += sum(worked(receipt, "completion_tokens") for receipt in mine)
     return round(made / possible, 4) if possible > 0 else None
 
 
@@ -157,8 +159,8 @@ def route_facts(
     gpu = hardware.gpu if placement.gpu_memory_utilization > 0 else None
 
     def mean(name: str) -> float:
-        answered = sum(int(receipt["answered"]) for receipt in receipts)
-        return sum(int(receipt[name]) for receipt in receipts) / max(answered, 1)
+        answered = sum(worked(receipt, "answered") for receipt in receipts)
+        return sum(worked(receipt, name) for receipt in receipts) / max(answered, 1)
 
     work = Workload(
         prompt_tokens=mean("prompt_tokens"),

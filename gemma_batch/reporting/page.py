@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from gemma_batch.committing.ledger import Receipt, part_failures
+from gemma_batch.committing.reuse import worked
 from gemma_batch.reporting.alerts import Alert
 from gemma_batch.reporting.report import Report
 from gemma_batch.reporting.templates import template
@@ -69,7 +70,7 @@ def report_page(
     spec: Mapping[str, Any],
 ) -> str:
     """The page as HTML; `samples` are a few failures per code, with `id` and `message`."""
-    work = [(r["started"], r["finished"], r["rows"]) for r in receipts if "started" in r]
+    work = [(r["started"], r["finished"], worked(r, "rows")) for r in receipts if "started" in r]
     clock = Clock((begin, end) for begin, end, _ in work)
     return template(TEMPLATE).render(
         report=report,
@@ -217,7 +218,9 @@ def compared(report: Report) -> list[tuple[str, str, str]]:
             f"{report.completion_tokens / answered:,.1f}",
         ),
     ]
-    if report.run_rows == report.rows:  # otherwise the last run did only a part of the job
+    if (
+        report.run_rows + report.reused == report.rows
+    ):  # otherwise the last run did only a part of the job
         speed = sum(route["rows_per_second"] for route in routes)
         found += [
             ("rows/s once running", f"{speed:,.1f}", f"{report.steady_rows_per_second:,.1f}"),

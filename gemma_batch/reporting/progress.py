@@ -27,13 +27,15 @@ class Snapshot:
 
     `rows` are the planned rows, `committed` the rows in committed parts, `done` the rows with an
     outcome; all three count earlier runs on the output too. `failures` and `completion_tokens`
-    count only this run. `routes`: name -> (rows done, planned rows).
+    count only this run. `reused` are rows in `done` whose answers this run took from trials.
+    `routes`: name -> (rows done, planned rows).
     """
 
     phase: str = "planning"
     rows: int = 0
     committed: int = 0
     done: int = 0
+    reused: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     completion_tokens: int = 0
     engines: int = 0
@@ -69,20 +71,21 @@ class Speed:
         clock in seconds (default: the present time).
         """
         now = time.monotonic() if now is None else now
-        stands = self._points and snapshot.done <= self._points[0][1]
+        done = snapshot.done - snapshot.reused  # answers from trials are no work
+        stands = self._points and done <= self._points[0][1]
         if stands or snapshot.phase != self._phase:
             # The time before the first new row is no measure of the speed: engines start then,
             # and rows of earlier runs are already counted.
             self._points.clear()
         self._phase = snapshot.phase
-        self._points.append((now, snapshot.done, snapshot.completion_tokens))
+        self._points.append((now, done, snapshot.completion_tokens))
         while len(self._points) > 2 and now - self._points[0][0] > WINDOW:
             self._points.popleft()
         start, rows, tokens = self._points[0]
         passed = now - start
-        if passed < SETTLE or snapshot.done <= rows:
+        if passed < SETTLE or done <= rows:
             return 0.0, 0.0, None
-        speed = (snapshot.done - rows) / passed
+        speed = (done - rows) / passed
         left = (snapshot.rows - snapshot.done) / speed
         return speed, (snapshot.completion_tokens - tokens) / passed, left
 

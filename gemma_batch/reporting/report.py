@@ -13,6 +13,7 @@ from typing import Any
 
 from gemma_batch.committing.ledger import Receipt
 from gemma_batch.committing.manifest import Manifest
+from gemma_batch.committing.reuse import REUSED, worked
 from gemma_batch.reporting.accounts import RouteFacts, limit_share, make_accounts
 from gemma_batch.reporting.alerts import Alert
 from gemma_batch.reporting.cost import cost_of
@@ -26,7 +27,8 @@ KEY = "_run/report.json"
 class Report:
     """Totals of an output.
 
-    `rows` counts planned rows; `answered` and `failed` count committed rows, after retries.
+    `rows` counts planned rows; `answered` and `failed` count committed rows, after retries. Of the
+    answers, `reused` were taken from trials; no count of the last run's work has them.
     `refused_tokens` are the tokens of answers without the right shape, and of their prompts; the
     other counts of tokens are those of answers.
     `seconds` is the wall time of the last run; `first_commit` is in seconds since its start.
@@ -48,6 +50,7 @@ class Report:
     rows: int
     answered: int
     failed: int
+    reused: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -119,8 +122,8 @@ def make_report(
     mine = facts.receipts if facts else ()
     finished = [r["finished"] for r in mine]
     spent = cost_of(receipts.values())
-    run_tokens = _sum(mine, "completion_tokens")
-    run_rows = _sum(mine, "rows")
+    run_tokens = sum(worked(receipt, "completion_tokens") for receipt in mine)
+    run_rows = sum(worked(receipt, "rows") for receipt in mine)
     return Report(
         name=manifest.name,
         output=output,
@@ -128,6 +131,7 @@ def make_report(
         rows=manifest.rows,
         answered=_sum(receipts.values(), "answered"),
         failed=sum(failures.values()),
+        reused=sum(int(receipt.get(REUSED, 0)) for receipt in receipts.values()),
         failures=dict(failures.most_common()),
         prompt_tokens=_sum(receipts.values(), "prompt_tokens"),
         completion_tokens=_sum(receipts.values(), "completion_tokens"),
@@ -183,11 +187,13 @@ def _by_increment(
 
 
 def _steady(receipts: Sequence[Receipt]) -> float:
-    if not receipts:
+    # A unit without a request is committed before the first engine is ready.
+    ready = [receipt["engine_ready"] for receipt in receipts if receipt["engine_ready"]]
+    if not ready:
         return 0.0
-    ready = min(receipt["engine_ready"] for receipt in receipts)
-    passed = max(receipt["finished"] for receipt in receipts) - ready
-    return round(_sum(receipts, "rows") / passed, 2) if passed > 0 else 0.0
+    passed = max(receipt["finished"] for receipt in receipts) - min(ready)
+    rows = sum(worked(receipt, "rows") for receipt in receipts)
+    return round(rows / passed, 2) if passed > 0 else 0.0
 
 
 def _sum(receipts: Iterable[Receipt], name: str) -> int:

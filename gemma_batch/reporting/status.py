@@ -16,6 +16,7 @@ from gemma_batch.committing.ledger import Ledger, Receipt
 from gemma_batch.committing.manifest import Manifest
 from gemma_batch.committing.origin import check_planned, check_receipts
 from gemma_batch.committing.outlook import opened_run
+from gemma_batch.committing.reuse import worked
 from gemma_batch.reporting.alerts import load_alerts
 from gemma_batch.reporting.page import failure_samples, report_page
 from gemma_batch.reporting.report import Report, load_report, make_report
@@ -121,8 +122,8 @@ def _pace(receipts: Iterable[Receipt]) -> _Pace:
             break
         last = receipt["finished"] if last is None else last
         begin = receipt["started"] if begin is None else min(begin, receipt["started"])
-        rows += receipt["rows"]
-        tokens += receipt["completion_tokens"]
+        rows += worked(receipt, "rows")
+        tokens += worked(receipt, "completion_tokens")
     seconds = last - begin if last is not None and begin is not None else 0.0
     return _Pace(rows=rows, tokens=tokens, seconds=seconds, last=last)
 

@@ -48,6 +48,14 @@ def test_bad_rows_of_the_input_never_stop_a_run() -> None:
         breaker.receipt(receipt(64, null_value=40, shard_unreadable=24))
 
 
+def test_answers_of_trials_are_no_sign_of_engines_in_order() -> None:
+    """They came from other engines: only rows that this run asked are judged."""
+    breaker = Breaker(Stop(failed_share=0.5, last_rows=100))
+    breaker.receipt({**receipt(1000), "reused": 1000, "reused_tokens": {}})
+    with pytest.raises(StoppedError, match="60 of the last 100 rows"):
+        breaker.receipt({**receipt(150, engine_error=60), "reused": 50, "reused_tokens": {}})
+
+
 def test_a_small_job_is_not_judged_by_its_first_unit() -> None:
     """Below `last_rows` rows there is nothing to judge by."""
     Breaker(Stop(last_rows=1000)).receipt(receipt(999, engine_crash=999))

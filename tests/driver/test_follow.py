@@ -13,7 +13,7 @@ from gemma_batch.committing.ledger import RECEIPTS
 from gemma_batch.driver.follow import RECEIPTS_KEPT, Follower, ReceiptLog, fill
 from gemma_batch.errors import GemmaBatchError, LeaseError, StoppedError
 from gemma_batch.reporting.alerts import load_alerts
-from gemma_batch.reporting.progress import Snapshot
+from gemma_batch.reporting.progress import Snapshot, Speed
 from gemma_batch.spec import Policy
 from gemma_batch.storage.fs import open_store
 
@@ -92,6 +92,19 @@ def test_what_is_committed_counts_also_when_its_worker_is_gone() -> None:
     assert snapshot.routes == {"a": (400, 1000), "b": (100, 200)}
     assert (snapshot.done, snapshot.engines, snapshot.phase) == (500, 2, "running")
     assert snapshot.completion_tokens == 350
+
+
+def test_answers_of_trials_are_done_and_no_speed() -> None:
+    """No worker counts them while it answers other rows; the display tells speeds without them."""
+    snapshot = Snapshot(phase="running")
+    known = {"reused": 40, "reused_tokens": {"completion_tokens": 60}}
+    receipts = [{**receipt(50, "a"), **known}]
+    fill(snapshot, {"w1": worker("a", answered=30)}, receipts, {"a": 1000}, {"a": 100})
+    assert (snapshot.done, snapshot.reused) == (100 + 40 + 30, 40)
+    speed = Speed()
+    speed.add(Snapshot(phase="running", rows=1000, done=0), 0.0)
+    jumped = Snapshot(phase="running", rows=1000, done=540, reused=500)
+    assert speed.add(jumped, 10.0) == (4.0, 0.0, 115.0)
 
 
 def test_a_run_ends_with_its_last_lane(tmp_path: Path) -> None:

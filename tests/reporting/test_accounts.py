@@ -83,3 +83,14 @@ def test_a_run_with_nothing_to_do_has_no_accounts() -> None:
     assert limit_share([], 100.0, FACTS) is None
     old = [{"route": "all", "worker": "a", "engine_ready": 1.0, "finished": 2.0}]
     assert make_accounts(old, 0.0, FACTS).total == 0
+
+
+def test_answers_of_trials_are_no_work_of_an_engine() -> None:
+    """An engine that was never ready got no request; tokens of trials were made by nobody here."""
+    known = {"reused": 5, "reused_tokens": {"completion_tokens": 100}}
+    waited = [receipt("a", born=100, ready=0.0, finished=130, **known)]
+    accounts = make_accounts(waited, 100.0, FACTS)
+    assert (accounts.start, accounts.total) == (30, 30)
+    both = [receipt("a", born=100, ready=110, finished=130), *waited]
+    alone = [receipt("a", born=100, ready=110, finished=130)]
+    assert limit_share(both, 100.0, FACTS) == limit_share(alone, 100.0, FACTS) == 0.5

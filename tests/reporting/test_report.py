@@ -94,3 +94,29 @@ def test_speeds_are_those_of_this_run_alone() -> None:
     assert report.tokens_per_second == 5.0
     idle = make_report(MANIFEST, "out", 2, receipts, RunFacts(started=1.0, finished=2.0))
     assert (idle.run_rows, idle.rows_per_second, idle.first_commit) == (0, 0.0, None)
+
+
+def test_answers_of_trials_are_in_the_totals_and_no_work_of_the_run() -> None:
+    """A run that took 80 of 200 rows from trials did 120; a unit of them alone had no engine."""
+    old = {"prompt_tokens": 10, "completion_tokens": 2, "cached_tokens": 1}
+
+    def reused(rows: int) -> dict[str, Any]:
+        return {"reused": rows, "reused_tokens": {name: n * rows for name, n in old.items()}}
+
+    receipts = {
+        PartKey(0, 0, None, 0): {**receipt(50, finished=101.0), **reused(50)},
+        PartKey(0, 50, None, 0): {**receipt(150, finished=130.0, ready=110.0), **reused(30)},
+    }
+    facts = RunFacts(started=100.0, finished=140.0, receipts=tuple(receipts.values()))
+    report = make_report(MANIFEST, "out", 2, receipts, facts)
+    assert (report.answered, report.reused, report.run_rows) == (200, 80, 120)
+    assert (report.prompt_tokens, report.completion_tokens) == (2000, 400)
+    assert report.rows_per_second == 120 / 40
+    assert report.tokens_per_second == 240 / 40
+    assert report.steady_rows_per_second == 120 / 20
+    assert "200 answered of 200; none failed; 80 of them reused from trials" in report_text(report)
+    alone = tuple(list(receipts.values())[:1])
+    nothing = make_report(
+        MANIFEST, "out", 2, receipts, RunFacts(started=100.0, finished=140.0, receipts=alone)
+    )
+    assert (nothing.run_rows, nothing.steady_rows_per_second) == (0, 0.0)
