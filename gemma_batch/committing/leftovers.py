@@ -20,7 +20,7 @@ from typing import Literal
 from gemma_batch.committing.generations import latest_generation
 from gemma_batch.committing.ledger import READERS, Receipt
 from gemma_batch.committing.manifest import Manifest
-from gemma_batch.committing.trials import KNOWN, known_keys
+from gemma_batch.committing.taken import KNOWN, known_keys
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.units.unit import Unit

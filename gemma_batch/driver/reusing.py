@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from gemma_batch.answering.shapes import shape_of
 from gemma_batch.committing.manifest import Manifest
-from gemma_batch.committing.trials import known_keys, take_known
+from gemma_batch.committing.taken import known_keys, take_known
 from gemma_batch.errors import OutputError
 from gemma_batch.planning.plan import Plan
 from gemma_batch.reading.known_rows import missing

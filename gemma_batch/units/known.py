@@ -1,7 +1,7 @@
 """Known answers: rows that a trial has answered already, so that a run does not ask them again.
 
 The driver collects the answers of trials into one file of the output when it opens a run (see
-`committing/trials.py`). The Ray CPU task that reads a unit finds the unit's rows in this file, and
+`committing/taken.py`). The Ray CPU task that reads a unit finds the unit's rows in this file, and
 sends their answers along with the unit. The GPU actor commits them unchanged beside the new
 answers.
 """

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from gemma_batch.committing.ledger import Receipt
 from gemma_batch.committing.leftovers import leftovers
 from gemma_batch.committing.manifest import Manifest, create_manifest, load_manifest
-from gemma_batch.committing.trials import FOLDER, planned
+from gemma_batch.committing.taken import FOLDER, planned
 from gemma_batch.driver.reusing import answers_of_trials, checked_known, rows_to_ask
 from gemma_batch.driver.sorting import Stage
 from gemma_batch.errors import OutputError

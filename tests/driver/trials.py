@@ -18,7 +18,7 @@ from gemma_batch.committing.commit import commit_unit
 from gemma_batch.committing.generations import settle_pass
 from gemma_batch.committing.ledger import Ledger, Receipt
 from gemma_batch.committing.manifest import KEY, Manifest, create_manifest
-from gemma_batch.committing.trials import FOLDER
+from gemma_batch.committing.taken import FOLDER
 from gemma_batch.planning.passes import Failed, derive
 from gemma_batch.planning.plan import Plan
 from gemma_batch.reading.prepare import Preparer

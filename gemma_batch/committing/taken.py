@@ -1,4 +1,4 @@
-"""Trials: finds the answers that trials of a job have paid for, so that a run takes them (driver).
+"""Taken: the answers that trials of a job have paid for, which a run takes over (driver).
 
 A trial is a run on a sample of the input. Its output is a folder below `_run/tries/` of the job's
 output. When the job's run is opened, the answers of trials with the same configuration are copied
