@@ -7,7 +7,6 @@ stdout.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -37,8 +36,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The job's YAML file.")]
-OutputUrl = Annotated[str, typer.Argument(metavar="OUTPUT", help="The job's output.path.")]
+SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="The job's YAML file.")]
+OutputUrl = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help="The job's output.path, or its YAML file.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Override a field of the spec; may be repeated."),

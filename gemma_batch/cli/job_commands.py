@@ -14,7 +14,9 @@ from gemma_batch.cli.app import AsJson, Grow, Overrides, SpecPath, app, say, wit
 if TYPE_CHECKING:
     from gemma_batch.ops.ray_jobs import RayJobs
 
-JobName = Annotated[str, typer.Argument(metavar="JOB", help="Submission id, or the output.path.")]
+JobName = Annotated[
+    str, typer.Argument(metavar="JOB", help="Submission id, the output.path or the spec.")
+]
 Dashboard = Annotated[
     str | None,
     typer.Option("--address", help="The cluster's dashboard, http://HOST:8265."),
@@ -70,8 +72,10 @@ def logs(
     address: Dashboard = None,
 ) -> None:
     """Print the log of a submitted job's driver."""
+    from gemma_batch.cli.arguments import job_of
     from gemma_batch.ops.ray_jobs import RayJobs
 
+    job = job_of(job)
     jobs = RayJobs(address)
     found = jobs.get(job)
     if not follow:
@@ -85,8 +89,10 @@ def logs(
 @app.command()
 def cancel(job: JobName, address: Dashboard = None) -> None:
     """Stop a submitted job; committed parts stay, and submitting it again goes on from there."""
+    from gemma_batch.cli.arguments import job_of
     from gemma_batch.ops.ray_jobs import STOP_SECONDS, RayJobs
 
+    job = job_of(job)
     jobs = RayJobs(address)
     found = jobs.get(job)
     if not found.active:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,10 +14,11 @@ from gemma_batch.cli.app import AsJson, OutputUrl, app, say
 @app.command()
 def status(output: OutputUrl, as_json: AsJson = False) -> None:
     """Show the state of an output; needs no cluster."""
+    from gemma_batch.cli.arguments import output_of
     from gemma_batch.cli.show import status_text
     from gemma_batch.reporting.status import status as look
 
-    found = look(output)
+    found = look(output_of(output))
     if as_json:
         print(json.dumps(dataclasses.asdict(found), indent=1))
     else:
@@ -36,21 +36,22 @@ def show(
     errors: Annotated[bool, typer.Option("--errors", help="Rows that failed.")] = False,
     seed: Annotated[int, typer.Option(help="Another number chooses other rows.")] = 0,
     html: Annotated[
-        Path | None, typer.Option(help="Write a page with the rows, and print nothing.")
+        str | None, typer.Option(help="Write a page with the rows, and print nothing.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show some rows of an output: prompts and answers, or failures."""
+    from gemma_batch.cli.arguments import output_of, write_text
     from gemma_batch.reporting.looking import samples
     from gemma_batch.storage.keep import as_json as value_as_json
     from gemma_batch.texts import counted
 
-    found = samples(output, rows, where=where, errors=errors, seed=seed)
+    found = samples(output_of(output), rows, where=where, errors=errors, seed=seed)
     if html is not None:
         from gemma_batch.reporting.sample_page import sample_page
 
         page = sample_page(found.name, found.output, found.sentence, found.rows, found.notes)
-        html.write_text(page, encoding="utf-8")
+        write_text(html, page)
         say(f"wrote {html}, a page with {counted(len(found.rows), 'row')}")
     if as_json:
         print(json.dumps(json.loads(value_as_json(found.plain())), indent=1))
@@ -65,15 +66,17 @@ def report(
     output: OutputUrl,
     as_json: AsJson = False,
     html: Annotated[
-        Path | None, typer.Option(help="Write a page that can be looked at and mailed.")
+        str | None, typer.Option(help="Write a page that can be looked at and mailed.")
     ] = None,
 ) -> None:
     """Show the totals, the speed and the failures by code of a run."""
+    from gemma_batch.cli.arguments import output_of, write_text
     from gemma_batch.cli.show import report_text
     from gemma_batch.reporting.status import current_page, current_report
 
+    output = output_of(output)
     if html is not None:
-        html.write_text(current_page(output), encoding="utf-8")
+        write_text(html, current_page(output))
         say(f"wrote {html}")
         return
     found = current_report(output)
@@ -94,13 +97,16 @@ def clean(
     as_json: AsJson = False,
 ) -> None:
     """List or remove what starts that died left in an output, and copies that nothing reads."""
+    from gemma_batch.cli.arguments import output_of
     from gemma_batch.cli.show import cleaned_text
     from gemma_batch.driver.clean import clean as clean_output
     from gemma_batch.reporting.progress import make_progress
 
     progress = make_progress(10.0)
     try:
-        found = clean_output(output, all_copies=all_copies, dry_run=not yes, progress=progress)
+        found = clean_output(
+            output_of(output), all_copies=all_copies, dry_run=not yes, progress=progress
+        )
     finally:
         progress.close()
     if as_json:

@@ -6,7 +6,6 @@ Each parses its arguments, calls the API, prints and returns an exit code.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,18 +31,19 @@ if TYPE_CHECKING:
 @app.command()
 def init(
     path: Annotated[str, typer.Argument(metavar="INPUT", help="A file, folder or glob.")],
-    to: Annotated[Path, typer.Option("--to", help="The spec to write.")] = Path("job.yaml"),
+    to: Annotated[str, typer.Option("--to", help="The spec to write.")] = "job.yaml",
     model: Annotated[str, typer.Option(help="The model to start with.")] = "google/gemma-3-4b-it",
     force: Annotated[bool, typer.Option(help="Overwrite an existing spec.")] = False,
 ) -> None:
     """Write a commented starter spec for the columns of the input."""
+    from gemma_batch.cli.arguments import exists, write_text
     from gemma_batch.cli.starter import starter_spec
     from gemma_batch.errors import OutputError
 
     text = starter_spec(path, model)
-    if to.exists() and not force:
-        raise OutputError(f"{str(to)!r} exists: choose another --to, or --force to replace it")
-    to.write_text(text, encoding="utf-8")
+    if exists(to) and not force:
+        raise OutputError(f"{to!r} exists: choose another --to, or --force to replace it")
+    write_text(to, text)
     say(f"wrote {to}; next: gemma-batch plan {to} --gpu H100-80, then gemma-batch run {to}")
 
 
@@ -132,10 +132,12 @@ def retry(
     verbose: Verbose = False,
 ) -> None:
     """Run the failed rows of a finished run again."""
+    from gemma_batch.cli.arguments import output_of
     from gemma_batch.driver.retry import retried_spec
     from gemma_batch.driver.retry import retry as retry_job
     from gemma_batch.reporting.progress import make_progress
 
+    output = output_of(output)
     policy = retried_spec(output, overrides or ()).policy
     progress = make_progress(10.0)
     try:

@@ -79,7 +79,10 @@ def opened_run(url: str) -> tuple[Store, Manifest]:
     store = open_store(url)
     manifest = find_run(store)
     if manifest is None:
-        raise OutputError(f"{url!r} holds no run (there is no _run/manifest.json)")
+        raise OutputError(
+            f"{url!r} holds no run (there is no '{store.url}/{MANIFEST}'): name the output.path of "
+            "a job that was started, or its spec"
+        )
     return store, manifest
 
 

@@ -16,7 +16,7 @@ from gemma_batch.cluster.address import check_address
 from gemma_batch.committing.generations import Pass, last_pass, settle_pass
 from gemma_batch.committing.ledger import Ledger
 from gemma_batch.committing.leftovers import missing_copies
-from gemma_batch.committing.manifest import Manifest, check_same
+from gemma_batch.committing.manifest import KEY, Manifest, check_same
 from gemma_batch.committing.origin import check_parts
 from gemma_batch.committing.outlook import open_output, settled_run
 from gemma_batch.driver.clean import sweep
@@ -103,7 +103,9 @@ def retry(
 def _settled(store: Store, output: str, overrides: Sequence[str]) -> tuple[Manifest, JobSpec]:
     manifest = settled_run(store)
     if manifest is None:
-        raise OutputError(f"{output!r} holds no run: there is nothing to retry")
+        raise OutputError(
+            f"{output!r} holds no run (there is no '{store.url}/{KEY}'): there is nothing to retry"
+        )
     # The output may have been moved, or may be mounted elsewhere, since its manifest was written.
     place = {"output": {**manifest.spec["output"], "path": store.url}}
     return manifest, JobSpec.from_dict(apply_overrides({**manifest.spec, **place}, overrides))

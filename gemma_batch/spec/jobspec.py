@@ -26,6 +26,7 @@ from gemma_batch.spec.route import SINGLE_ROUTE, Route
 from gemma_batch.spec.sampling import Sampling
 from gemma_batch.spec.spec_part import SpecPart
 from gemma_batch.spec.tools import Tools
+from gemma_batch.spec.yaml_file import read_text
 from gemma_batch.spec.yaml_text import apply_overrides, parse_yaml, sentences
 
 # Sampling fields by which an answer ends early, goes on after its end, or lacks tokens it needs.
@@ -169,11 +170,8 @@ class JobSpec(SpecPart):
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> JobSpec:
-        """Read a YAML file and apply `a.b=c` overrides. Raises `SpecError`."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as err:
-            raise SpecError(f"cannot read the spec {str(path)!r}: {err}") from None
+        """Read a YAML file (local or `s3://`), apply `a.b=c` overrides. Raises `SpecError`."""
+        text = read_text(str(path))
         return cls.from_dict(apply_overrides(parse_yaml(text, where=str(path)), overrides))
 
     def to_dict(self) -> dict[str, Any]:

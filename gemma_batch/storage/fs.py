@@ -31,6 +31,8 @@ def is_local(url: str) -> bool:
 
 def local_path(url: str) -> str:
     """The absolute path of a local location. Raises ValueError for an unknown scheme."""
+    if "\0" in url:
+        raise ValueError(f"{url!r} holds a null character, which no path can")
     if url.startswith("file:/"):
         url = _path_of_url(url)
     elif url.startswith(("s3a://", "s3n://")):
