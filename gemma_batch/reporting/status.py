@@ -60,7 +60,11 @@ class Status:
 
 
 def status(output: str) -> Status:
-    """The state of an output now. Raises `OutputError` when the output holds no run."""
+    """The state of an output now.
+
+    Raises `OutputError` when the output holds no run, `MismatchError` when it holds a part of
+    another run, `StorageError` when storage does not answer.
+    """
     store, manifest = opened_run(output)
     listed = Ledger(store).committed()
     found, receipts = _current(output, store, manifest, listed)
@@ -143,7 +147,7 @@ def current_page(output: str) -> str:
 def current_report(output: str) -> Report:
     """The report as it is now: the saved report, or totals of the parts that are committed so far.
 
-    Raises `OutputError` when the output holds no run.
+    Raises the errors of `status`.
     """
     store, manifest = opened_run(output)
     return _current(output, store, manifest, Ledger(store).committed())[0]

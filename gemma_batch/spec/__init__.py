@@ -1,7 +1,7 @@
 """Spec: JobSpec and its parts, the one place where input from people is validated."""
 
 from gemma_batch.spec.answer import Answer
-from gemma_batch.spec.input import Input
+from gemma_batch.spec.input import Csv, Input, Txt
 from gemma_batch.spec.jobspec import JobSpec
 from gemma_batch.spec.output import Output
 from gemma_batch.spec.policy import AlertName, Alerts, Policy, Stop
@@ -16,6 +16,7 @@ __all__ = [
     "AlertName",
     "Alerts",
     "Answer",
+    "Csv",
     "Input",
     "JobSpec",
     "NamedTool",
@@ -28,4 +29,5 @@ __all__ = [
     "Sampling",
     "Stop",
     "Tools",
+    "Txt",
 ]

@@ -7,7 +7,6 @@ anywhere. Unknown keys are refused with the nearest valid one named.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from gemma_batch.spec.prompt import Prompt
 from gemma_batch.spec.resources import Resources
 from gemma_batch.spec.route import SINGLE_ROUTE, Route
 from gemma_batch.spec.sampling import Sampling
-from gemma_batch.spec.spec_part import SpecPart
+from gemma_batch.spec.spec_part import SpecPart, check_plain
 from gemma_batch.spec.tools import Tools
 from gemma_batch.spec.yaml_file import read_text
 from gemma_batch.spec.yaml_text import apply_overrides, parse_yaml, sentences
@@ -161,11 +160,11 @@ class JobSpec(SpecPart):
         """Validate plain data. Raises `SpecError` naming each wrong field."""
         try:
             spec = cls.model_validate(dict(data))
-            json.dumps(spec.to_dict())  # the manifest keeps it as JSON
         except pydantic.ValidationError as err:
             raise SpecError(sentences(err, cls)) from None
         except (ValueError, TypeError, OverflowError, RecursionError) as err:
             raise SpecError(f"the spec holds a value that JSON cannot: {err}") from None
+        check_plain(spec)
         return spec
 
     @classmethod
