@@ -68,6 +68,10 @@ def report(
     html: Annotated[
         str | None, typer.Option(help="Write a page that can be looked at and mailed.")
     ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Rows that the page shows (default: report.samples).", min=0),
+    ] = None,
 ) -> None:
     """Show the totals, the speed and the failures by code of a run."""
     from gemma_batch.cli.arguments import output_of, write_text
@@ -76,7 +80,7 @@ def report(
 
     output = output_of(output)
     if html is not None:
-        write_text(html, current_page(output))
+        write_text(html, current_page(output, samples))
         say(f"wrote {html}")
         return
     found = current_report(output)

@@ -43,9 +43,11 @@ from gemma_batch.planning.pool import (
 from gemma_batch.planning.settling import with_kept_types
 from gemma_batch.reporting.accounts import RouteFacts, route_facts
 from gemma_batch.reporting.alerts import load_alerts
+from gemma_batch.reporting.looking import page_rows
 from gemma_batch.reporting.page import save_page
 from gemma_batch.reporting.progress import Progress, Snapshot
 from gemma_batch.reporting.report import Report, RunFacts, make_report, save_report
+from gemma_batch.reporting.samples import ShownRow
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.storage.patience import patient
@@ -187,9 +189,17 @@ class Session:
         self, manifest: Manifest, report: Report, receipts: Mapping[PartKey, Receipt]
     ) -> None:
         try:
-            save_page(self.store, report, list(receipts.values()), manifest.spec)
+            shown = self._sample_rows(manifest)
+            save_page(self.store, report, list(receipts.values()), manifest.spec, shown)
         except StorageError as err:
             logger.warning("report.html was not written, the report is complete: %s", err)
+
+    def _sample_rows(self, manifest: Manifest) -> list[ShownRow] | None:
+        try:
+            return page_rows(self.store, manifest, self.plan.spec.report.samples)
+        except GemmaBatchError as err:
+            logger.warning("report.html has no sample rows, the report is complete: %s", err)
+            return None
 
     def _route_facts(self) -> dict[str, RouteFacts]:
         """Per route: the engines of this run and the hardware limit for their work."""

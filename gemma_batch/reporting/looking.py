@@ -137,6 +137,11 @@ def _failed(part: Part) -> int:
     return len(part.failures)
 
 
+def page_rows(store: Store, manifest: Manifest, rows: int) -> list[ShownRow] | None:
+    """The rows that report.html shows, `rows` of them; None when it is to show no contents."""
+    return list(look(store, manifest, rows).rows) if rows else None
+
+
 class _Asking:
     """Asks a condition of the rows of parts. The first part tells the columns."""
 

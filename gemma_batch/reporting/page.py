@@ -21,6 +21,8 @@ from gemma_batch.committing.ledger import Receipt, part_failures
 from gemma_batch.committing.reuse import worked
 from gemma_batch.reporting.alerts import Alert
 from gemma_batch.reporting.report import Report
+from gemma_batch.reporting.sample_page import shower
+from gemma_batch.reporting.samples import ShownRow
 from gemma_batch.reporting.templates import template
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import parts_folder
@@ -56,11 +58,18 @@ class Chart:
 
 
 def save_page(
-    store: Store, report: Report, receipts: Sequence[Receipt], spec: Mapping[str, Any]
+    store: Store,
+    report: Report,
+    receipts: Sequence[Receipt],
+    spec: Mapping[str, Any],
+    shown: Sequence[ShownRow] | None = None,
 ) -> None:
-    """Put `_run/report.html`, or replace the page of an earlier run. Raises `StorageError`."""
+    """Put `_run/report.html`, or replace the page of an earlier run. Raises `StorageError`.
+
+    `shown` as for `report_page`.
+    """
     samples = failure_samples(store, receipts)
-    store.put(KEY, report_page(report, receipts, samples, spec).encode())
+    store.put(KEY, report_page(report, receipts, samples, spec, shown).encode())
 
 
 def report_page(
@@ -68,8 +77,13 @@ def report_page(
     receipts: Sequence[Receipt],
     samples: dict[str, list[dict[str, Any]]],
     spec: Mapping[str, Any],
+    shown: Sequence[ShownRow] | None = None,
 ) -> str:
-    """The page as HTML; `samples` are a few failures per code, with `id` and `message`."""
+    """The page as HTML; `samples` are a few failures per code, with `id` and `message`.
+
+    `shown` are rows with prompts and answers. None keeps all contents of rows out of the page, also
+    the answers of failures.
+    """
     work = [(r["started"], r["finished"], worked(r, "rows")) for r in receipts if "started" in r]
     clock = Clock((begin, end) for begin, end, _ in work)
     return template(TEMPLATE).render(
@@ -83,6 +97,8 @@ def report_page(
         compared=compared(report),
         spec=yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True),
         samples=samples,
+        shown=shown,
+        d=shower(),
         alerts=[Alert(**alert) for alert in report.alerts],
         moment=moment,
         names=NAMES,

@@ -18,6 +18,7 @@ from gemma_batch.committing.origin import check_planned, check_receipts
 from gemma_batch.committing.outlook import opened_run
 from gemma_batch.committing.reuse import worked
 from gemma_batch.reporting.alerts import load_alerts
+from gemma_batch.reporting.looking import page_rows
 from gemma_batch.reporting.page import failure_samples, report_page
 from gemma_batch.reporting.report import Report, load_report, make_report
 from gemma_batch.storage.interfaces import Store
@@ -132,16 +133,20 @@ def _pace(receipts: Iterable[Receipt]) -> _Pace:
     return _Pace(rows=rows, tokens=tokens, seconds=seconds, last=last)
 
 
-def current_page(output: str) -> str:
+def current_page(output: str, samples: int | None = None) -> str:
     """The page report.html as it is now, also for a run that has not ended.
 
-    Raises `OutputError` when the output holds no run.
+    `samples` is the number of rows to show (default: the run's `report.samples`). Raises
+    `OutputError` when the output holds no run.
     """
     store, manifest = opened_run(output)
     listed = Ledger(store).committed()
     found, read = _current(output, store, manifest, listed)
     receipts = list((read or Ledger(store).receipts(listed)).values())
-    return report_page(found, receipts, failure_samples(store, receipts), manifest.spec)
+    if samples is None:
+        samples = int(manifest.spec.get("report", {}).get("samples", 0))
+    shown = page_rows(store, manifest, samples)
+    return report_page(found, receipts, failure_samples(store, receipts), manifest.spec, shown)
 
 
 def current_report(output: str) -> Report:

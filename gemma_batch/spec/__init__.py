@@ -6,6 +6,7 @@ from gemma_batch.spec.jobspec import JobSpec
 from gemma_batch.spec.output import Output
 from gemma_batch.spec.policy import AlertName, Alerts, Policy, Stop
 from gemma_batch.spec.prompt import Prompt
+from gemma_batch.spec.report_options import ReportOptions
 from gemma_batch.spec.resources import Replicas, Resources
 from gemma_batch.spec.route import SINGLE_ROUTE, Route
 from gemma_batch.spec.sampling import Sampling
@@ -24,6 +25,7 @@ __all__ = [
     "Policy",
     "Prompt",
     "Replicas",
+    "ReportOptions",
     "Resources",
     "Route",
     "Sampling",

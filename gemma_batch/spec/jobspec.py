@@ -20,6 +20,7 @@ from gemma_batch.spec.input import Input
 from gemma_batch.spec.output import Output
 from gemma_batch.spec.policy import Policy
 from gemma_batch.spec.prompt import Prompt
+from gemma_batch.spec.report_options import ReportOptions
 from gemma_batch.spec.resources import Resources
 from gemma_batch.spec.route import SINGLE_ROUTE, Route
 from gemma_batch.spec.sampling import Sampling
@@ -78,6 +79,9 @@ class JobSpec(SpecPart):
 
     policy: Policy = Policy()
     """Limits of a run: the failures that it tolerates, when it stops itself, its alerts."""
+
+    report: ReportOptions = ReportOptions()
+    """What the report's page shows."""
 
     @model_validator(mode="after")
     def _one_form(self) -> JobSpec:

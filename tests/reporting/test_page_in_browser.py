@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gemma_batch.reporting.page import report_page
+from gemma_batch.reporting.samples import ShownAnswer, ShownRow
 from tests.integration.helpers import program
 from tests.reporting.test_page import receipt, report
 
@@ -89,11 +90,22 @@ def long_page() -> str:
         alerts=alerts,
     )
     samples: dict[str, list[dict[str, Any]]] = {
-        "shard_unreadable": [{"id": "x" * 200, "message": f"cannot read {LONG}"}] * 3
+        "shard_unreadable": [{"id": "x" * 200, "message": f"cannot read {LONG}", "output": LONG}]
+        * 3
     }
     spec = {"input": {"path": LONG}, "prompt": {"user": "word " * 100 + "w" * 300}}
+    long = "word " * 300 + "w" * 300
+    shown = [
+        ShownRow(
+            id="i" * 200,
+            shard=LONG,
+            row_number=1,
+            prompt=long,
+            answers=(ShownAnswer(route="all", model="m" * 200, output=long, thinking=long),),
+        )
+    ]
     receipts = [receipt(f"w{n}", n * 10.0, n * 10.0 + 50, rows=10**6) for n in range(20)]
-    return report_page(found, receipts, samples, spec)
+    return report_page(found, receipts, samples, spec, shown)
 
 
 def look(folder: Path, page: str, width: int, *, dark: bool) -> dict[str, Any]:
