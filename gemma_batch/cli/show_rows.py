@@ -74,7 +74,9 @@ def _head(console: Console, row: ShownRow) -> None:
 def _prompt(row: ShownRow) -> Text:
     text = _label("prompt", row.note or "")
     if row.prompt is not None:
-        return _append(text, pieces(row.prompt, MOST, LINES, row.marks))
+        _append(text, pieces(row.prompt, MOST, LINES, row.marks))
+        text.rstrip()
+        return text
     text.append(f"no prompt: {safe(row.no_prompt or '')}\n", style="italic")
     return _append(text, pieces(instead_of_prompt(row), MOST, LINES))
 
