@@ -56,7 +56,7 @@ def _source(job: RouteJob, shards: Shards, units: Sequence[Unit], board: Any) ->
                     _read, shared, board, pack_shards(shards_of([unit], shards)), unit
                 ),
                 rows=1,
-                bytes=unit.bytes,
+                bytes=unit.bytes * unit.expected // max(unit.rows, 1),
             )
             for unit in units
         ],

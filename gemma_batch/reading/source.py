@@ -22,6 +22,8 @@ from gemma_batch.units.unit import Place, Shard, Shards, Unit
 
 # Small objects that are read at the same time: a request takes 20 ms or more, most of it waiting.
 REQUESTS = 32
+# Where a unit wants at most one of so many of its rows, readers are asked for the wanted rows only.
+SPARSE = 8
 
 
 def unit_rows(
@@ -34,6 +36,8 @@ def unit_rows(
     Raises `StorageError` when storage does not answer.
     """
     if unit.members is None:
+        if unit.mask is not None and unit.expected * SPARSE <= unit.rows:
+            return _some(shards[unit.shard], unit, columns)
         rows = _rows(shards[unit.shard], unit.span, columns)
         if unit.mask is None:
             return rows
@@ -93,10 +97,7 @@ def _rows(
     try:
         with as_it_is(shard.file) as found:
             if (found.size, found.etag) != (shard.size, shard.etag):
-                text = (
-                    f"{shard.url!r} was replaced after the run was planned "
-                    f"({shard.size} bytes then, {found.size} now)"
-                )
+                text = _replaced(shard, found.size)
                 return _failed(rows, wanted, FailureCode.SHARD_CHANGED, text)
             for row in shard.reader.read(shard.file, span, list(columns)):
                 rows.append(row)
@@ -109,6 +110,35 @@ def _rows(
         return _failed([], wanted, FailureCode.SHARD_UNREADABLE, text)
     text = f"{shard.url!r} ended {wanted.rows - len(rows)} rows early"
     return _failed(rows, wanted, FailureCode.SHARD_UNREADABLE, text)
+
+
+def _some(shard: Shard, unit: Unit, columns: Sequence[str]) -> list[Row]:
+    """The rows of a unit of one shard that wants few of its rows."""
+    numbers = unit.numbers
+    found: dict[int, Row] = {}
+    code = FailureCode.SHARD_UNREADABLE
+    text = f"{shard.url!r} has fewer rows than the {numbers[-1] + 1} that were planned"
+    span = replace(unit.span, only=frozenset(numbers))
+    try:
+        with as_it_is(shard.file) as file:
+            if (file.size, file.etag) != (shard.size, shard.etag):
+                code, text = FailureCode.SHARD_CHANGED, _replaced(shard, file.size)
+            else:
+                for row in shard.reader.read(shard.file, span, list(columns)):
+                    if row.number in span.only:  # type: ignore[operator]
+                        found[row.number] = row
+                        if len(found) == len(numbers):
+                            break
+    except InputError as err:
+        text = str(err)
+    lost = Failure(code.value, text)
+    return [found.get(number) or Row(number, None, lost) for number in numbers]
+
+
+def _replaced(shard: Shard, now: int) -> str:
+    return (
+        f"{shard.url!r} was replaced after the run was planned ({shard.size} bytes then, {now} now)"
+    )
 
 
 def _failed(rows: list[Row], span: Span, code: FailureCode, message: str) -> list[Row]:

@@ -168,10 +168,17 @@ class Unit:
     @property
     def numbers(self) -> list[int]:
         """The row numbers that belong to the unit, ascending."""
-        every = range(self.first_row, self.first_row + self.rows)
         if self.mask is None:
-            return list(every)
-        return [n for i, n in enumerate(every) if self.mask[i >> 3] >> (i & 7) & 1]
+            return list(range(self.first_row, self.first_row + self.rows))
+        # Byte by byte: the mask of a sample may have a million bits, and a hundred of them set.
+        first = self.first_row
+        return [
+            first + 8 * at + bit
+            for at, byte in enumerate(self.mask)
+            if byte
+            for bit in range(8)
+            if byte >> bit & 1
+        ]
 
     @property
     def shards(self) -> range:

@@ -81,6 +81,8 @@ class CsvReader:
             place = Place(file.url, span.mark)
             for i, record in enumerate(itertools.islice(found, skip, skip + span.rows)):
                 number = span.first_row + i
+                if span.only is not None and number not in span.only:
+                    continue
                 problem = record.problem or _miscounted(record.values, len(header))
                 if problem:
                     where = place.of(record.line, number + 1, record.offset)

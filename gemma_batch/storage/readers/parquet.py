@@ -8,9 +8,10 @@ read with microseconds: nanoseconds in 64 bits would not reach beyond the year 2
 
 from __future__ import annotations
 
+import bisect
 import math
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -71,6 +72,9 @@ class ParquetReader:
             parquet = parquet_file(source, buffer_size=BUFFER, pre_buffer=False)
             intervals = intervals_of(parquet)
             names = chosen(parquet.schema_arrow.names, columns, file)
+            if span.only is not None:
+                yield from _some(parquet, span, span.only, names, file.url)
+                return
             groups, skip = _locate(parquet.metadata, span)
             number, left = span.first_row, span.rows
             batches = parquet.iter_batches(
@@ -80,7 +84,8 @@ class ParquetReader:
                 wanted = batch.slice(skip, left)  # empty when the whole batch is before the span
                 skip = max(0, skip - batch.num_rows)
                 read = [_column(wanted, name, intervals) for name in names]
-                yield from _rows(read, names, wanted.num_rows, number, file.url)
+                numbers = range(number, number + wanted.num_rows)
+                yield from _rows(read, names, numbers, file.url)
                 number, left = number + wanted.num_rows, left - wanted.num_rows
                 if left <= 0:
                     return
@@ -118,6 +123,37 @@ def _locate(footer: pq.FileMetaData, span: Span) -> tuple[list[int], int]:
     return groups, skip
 
 
+def _some(
+    parquet: pq.ParquetFile, span: Span, only: frozenset[int], names: list[str], url: str
+) -> Iterator[Row]:
+    """The rows `only` of the span. Row groups without one of them are not read."""
+    wanted = sorted(n for n in only if span.first_row <= n < span.first_row + span.rows)
+    intervals, footer = intervals_of(parquet), parquet.metadata
+    groups, places = [], []  # the row groups, and where in them, put together, the rows are
+    start = before = taken = 0
+    for i in range(footer.num_row_groups):
+        rows, here = footer.row_group(i).num_rows, taken
+        while taken < len(wanted) and wanted[taken] < start + rows:
+            places.append(before + wanted[taken] - start)
+            taken += 1
+        if taken > here:
+            groups.append(i)
+            before += rows
+        start += rows
+    begin = done = 0
+    if not groups:
+        return
+    for batch in parquet.iter_batches(_batch_rows(footer, span), groups, names, use_threads=False):
+        end = bisect.bisect_left(places, begin + batch.num_rows)
+        if end > done:
+            some = batch.take(pa.array([place - begin for place in places[done:end]]))
+            read = [_column(some, name, intervals) for name in names]
+            yield from _rows(read, names, wanted[done:end], url)
+        begin, done = begin + batch.num_rows, end
+        if done == len(places):
+            return
+
+
 def _batch_rows(footer: pq.FileMetaData, span: Span) -> int:
     weight = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
     per_row = max(weight / max(footer.num_rows, 1), span.bytes / max(span.rows, 1), 1.0)
@@ -136,16 +172,16 @@ def _column(batch: pa.RecordBatch, name: str, intervals: Collection[str]) -> pa.
 
 
 def _rows(
-    columns: list[pa.Array], names: list[str], count: int, number: int, url: str
+    columns: list[pa.Array], names: list[str], numbers: Sequence[int], url: str
 ) -> Iterator[Row]:
     try:
         values = [plain_values(column) for column in columns]
     except UNREADABLE:
-        for i in range(count):
-            yield _row(columns, names, i, number + i, url)
+        for i, number in enumerate(numbers):
+            yield _row(columns, names, i, number, url)
         return
-    for i in range(count):
-        yield Row(number + i, {name: value[i] for name, value in zip(names, values, strict=True)})
+    for i, number in enumerate(numbers):
+        yield Row(number, {name: value[i] for name, value in zip(names, values, strict=True)})
 
 
 def _row(columns: list[pa.Array], names: list[str], i: int, number: int, url: str) -> Row:

@@ -27,13 +27,16 @@ class Span:
 
     `first_row` is 0-based. `bytes` is roughly the uncompressed size of the rows in bytes. `mark` is
     the place of the first row in the file, in a form that the reader of the format knows: the byte
-    offset in a plain text file, and 0 in formats that need no place.
+    offset in a plain text file, and 0 in formats that need no place. `only` are the numbers of the
+    rows that the caller wants (None: all). A reader need not give the others, and so saves the time
+    to parse them.
     """
 
     first_row: int
     rows: int
     mark: int
     bytes: int
+    only: frozenset[int] | None = None
 
 
 class Reader(Protocol):

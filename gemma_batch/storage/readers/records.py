@@ -49,6 +49,8 @@ class RecordReader:
             place = Place(file.url, span.mark)
             for i, record in enumerate(itertools.islice(found, skip, skip + span.rows)):
                 number = span.first_row + i
+                if span.only is not None and number not in span.only:
+                    continue
                 try:
                     values = self.parse(record.data)
                 except BadLine as err:
