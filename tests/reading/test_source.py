@@ -1,4 +1,4 @@
-"""A unit that wants few of its rows reads these alone, and gets the rows that a whole read gives."""
+"""A unit that wants few of its rows reads these alone, and gets what a whole read gives."""
 
 from __future__ import annotations
 

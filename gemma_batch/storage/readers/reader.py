@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
@@ -36,7 +36,7 @@ class Span:
     rows: int
     mark: int
     bytes: int
-    only: frozenset[int] | None = None
+    only: frozenset[int] | None = field(default=None, kw_only=True)
 
 
 class Reader(Protocol):
