@@ -16,7 +16,7 @@ class Failure:
 
     `output` is the model's text, where there is an answer without the shape that was asked for; of
     several samples, their texts as a JSON list. `refused_tokens` are the tokens of all such answers
-    and their prompts.
+    and their prompts. `began` and `ended` as in `Completion`.
     """
 
     code: str
@@ -25,6 +25,8 @@ class Failure:
     seconds: float = 0.0
     output: str | None = None
     refused_tokens: int = 0
+    began: float = field(default=0.0, compare=False)
+    ended: float = field(default=0.0, compare=False)
 
 
 class Origin(NamedTuple):
@@ -123,7 +125,8 @@ class Completion:
     the text and the log probability of each token, where the answer's shape asks for them.
     `values` has, per sample, the values that the answer's shape read out of the text, by column.
     `marks` are, per sample, the control tokens in the text, where the engine was asked to show
-    them. It is empty where the engine cannot tell them from text that looks like them.
+    them. It is empty where the engine cannot tell them from text that looks like them. The row went
+    to the engine at `began`, and had its outcome at `ended` (Unix seconds; 0: not told).
     """
 
     outputs: list[str]
@@ -138,6 +141,8 @@ class Completion:
     token_logprobs: list[list[tuple[str, float]]] = field(default_factory=list)
     values: list[dict[str, Any]] = field(default_factory=list)
     marks: list[list[Mark]] = field(default_factory=list)
+    began: float = field(default=0.0, compare=False)
+    ended: float = field(default=0.0, compare=False)
 
     @property
     def text(self) -> str:

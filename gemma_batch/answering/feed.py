@@ -245,6 +245,8 @@ class Feed:
         if item.done.done():
             return
         self._open.discard(item)
+        outcome.ended = time.time()
+        outcome.began = outcome.ended - (time.monotonic() - item.first)
         self.stats.count(outcome)
         if isinstance(outcome, Completion):
             self._condemned_in_a_row = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -63,3 +64,16 @@ class FeedStats:
     def numbers(self) -> dict[str, Any]:
         """All totals as plain data, for the board."""
         return {**asdict(self), "oldest_seconds": self.oldest_seconds}
+
+
+def row_times(outcomes: Mapping[int, Outcome]) -> list[tuple[int, float, float]]:
+    """The number of each row that went to an engine, and when it came and left (Unix seconds).
+
+    The rows are in the order in which they came.
+    """
+    times = [
+        (number, round(outcome.began, 4), round(outcome.ended, 4))
+        for number, outcome in outcomes.items()
+        if outcome.began
+    ]
+    return sorted(times, key=lambda row: (row[1], row[0]))

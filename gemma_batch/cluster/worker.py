@@ -26,7 +26,7 @@ import pyarrow as pa
 from gemma_batch.answering.host import Host
 from gemma_batch.answering.host_memory import memory_share
 from gemma_batch.answering.shapes import shape_of
-from gemma_batch.answering.stats import FeedStats
+from gemma_batch.answering.stats import FeedStats, row_times
 from gemma_batch.cluster.board import Case
 from gemma_batch.cluster.reach import require_output
 from gemma_batch.cluster.relay import Relay
@@ -48,6 +48,7 @@ from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.unit import Unit
 
 logger = logging.getLogger(__name__)
+WARM_ROWS = 16  # of a try, that an engine answers before its speed is measured
 REPORT_SECONDS = 1.0  # the pause between two reports to the board and the metrics
 CONDEMNED = "the worker's process died with this row alone in flight"
 
@@ -108,6 +109,7 @@ class Worker:
         self._totals = FeedStats()
         self._station = Station(job, self._name, self._relay, self._make_host)
         self._station.open(alone=board is None)
+        self._timed_from = 0.0
         self._metrics: Metrics | None = None
         if board is not None:
             import ray.util.metrics
@@ -197,12 +199,20 @@ class Worker:
             answers = self._carefully(unit, case, host, prepared.requests)
         else:
             loaded: list[Prepared] = []
+            first: dict[int, Outcome] = {}
 
             def load() -> list[Request]:
                 loaded.append(decode(head, rows))
-                return loaded[0].requests
+                requests = loaded[0].requests
+                if not self._job.timed or self._timed_from:
+                    return requests
+                # An engine's first steps are slow, and are not to be taken for its speed. No other
+                # unit is loaded while this one is.
+                first.update(host.run(requests[:WARM_ROWS]))
+                self._timed_from = time.time()
+                return requests[WARM_ROWS:]
 
-            answers = host.run_when_needed(load)
+            answers = {**host.run_when_needed(load), **first}
             (prepared,) = loaded
         outcomes: dict[int, Outcome] = {**prepared.failures, **answers}
         for failure in prepared.failures.values():
@@ -219,6 +229,10 @@ class Worker:
             "devices": self._job.devices,
             "price": None if (price := self._job.price) is None else price * self._job.devices,
         }
+        if self._job.timed:
+            facts["times"] = row_times(outcomes)
+            facts["timed_from"] = self._timed_from
+            facts["slots"] = self._job.engine.max_num_seqs
         require_output(self._job.landmarks)
         receipt = commit_unit(self._store, self._job, prepared, outcomes, facts, shape=self._shape)
         if self._metrics is not None:

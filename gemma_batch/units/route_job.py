@@ -28,7 +28,8 @@ class RouteJob:
     the manifest, which parts name. `asked` is what the job asks
     of the form of its answers. A node that does not see `landmarks` does not share the job's
     paths with the driver. `known` are the keys of files of known answers (see `units/known.py`).
-    `reads_all` says that no row has a column beside `columns`.
+    `reads_all` says that no row has a column beside `columns`. `timed` says that receipts hold the
+    times of each row in the engine.
     """
 
     output: str
@@ -55,3 +56,4 @@ class RouteJob:
     landmarks: Landmarks = field(default_factory=Landmarks)
     reads_all: bool = False
     known: tuple[str, ...] = ()
+    timed: bool = False
