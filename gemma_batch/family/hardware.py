@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from gemma_batch.family.gpus import GPU
 
@@ -103,3 +104,16 @@ class Hardware:
             f"{count} x {kind} on {nodes[kind]} node{'s' if nodes[kind] > 1 else ''}"
             for kind, count in gpus.items()
         )
+
+
+def hardware_from(data: Mapping[str, Any]) -> Hardware:
+    """The hardware that `dataclasses.asdict` made the data of, also by way of JSON."""
+    nodes = tuple(Node(**{**node, "gpu": _gpu_from(node["gpu"])}) for node in data["nodes"])
+    return Hardware(**{**data, "gpu": _gpu_from(data["gpu"]), "nodes": nodes})
+
+
+def _gpu_from(data: Mapping[str, Any] | None) -> GPU | None:
+    if data is None:
+        return None
+    lists = {name: tuple(data[name]) for name in ("compute_capability", "aliases")}
+    return GPU(**{**data, **lists})

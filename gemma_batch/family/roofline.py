@@ -140,3 +140,30 @@ def _kv_bytes(card: ModelCard, length: float, element: int) -> float:
     window = min(length, card.sliding_window or length)
     full = card.kv_layers_full * card.global_kv_heads * card.global_head_dim * length
     return 2 * element * (full + card.kv_layers_sliding * card.kv_heads * card.head_dim * window)
+
+
+def filling(
+    card: ModelCard,
+    gpu: GPU,
+    workload: Workload,
+    *,
+    running: float,
+    slots: int,
+    precision: Precision = "bf16",
+    tensor_parallel: int = 1,
+) -> float:
+    """How many times as fast as with `running` sequences an engine is with `slots`; 1 or more.
+
+    By the limit above, where `B` is the number of sequences, and at most those that fit in memory.
+    The fixed time of the host for each step is not in it, so a small model gains more than this.
+    """
+    found = limit(card, gpu, workload, precision=precision, tensor_parallel=tensor_parallel)
+    weights = weights_bytes(card, precision=precision)
+    once = workload.output_tokens * weights / (gpu.memory_bandwidth * tensor_parallel)
+    most = min(float(slots), found.concurrency)
+
+    def seconds(together: float) -> float:
+        read = once * (1 / max(together, 1.0) - 1 / found.concurrency)
+        return max(found.compute_seconds, found.memory_seconds + read, 1e-12)
+
+    return max(1.0, seconds(min(running, most)) / seconds(most))
