@@ -97,6 +97,7 @@ def clean(
         bool,
         typer.Option("--all-copies", help="Sorted copies that a retry would read, too."),
     ] = False,
+    tries: Annotated[bool, typer.Option("--tries", help="The answers of `try`, too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove; without it, only list.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -109,7 +110,11 @@ def clean(
     progress = make_progress(10.0)
     try:
         found = clean_output(
-            output_of(output), all_copies=all_copies, dry_run=not yes, progress=progress
+            output_of(output),
+            all_copies=all_copies,
+            tries=tries,
+            dry_run=not yes,
+            progress=progress,
         )
     finally:
         progress.close()

@@ -153,11 +153,19 @@ def cleaned_text(cleaned: Cleaned) -> str:
     done = "removed" if cleaned.removed else "not needed any more"
     lines = [f"{cleaned.output}: {len(cleaned.files):,} file(s) {done}, {total}"]
     lines += [f"  {size_text(one.bytes):>10}  {one.kind}  {one.key}" for one in cleaned.files]
-    if cleaned.kept:
-        size = size_text(sum(one.bytes for one in cleaned.kept))
+    tries = [one for one in cleaned.kept if one.kind == "try"]
+    if sorted_copies := [one for one in cleaned.kept if one.kind != "try"]:
+        size = size_text(sum(one.bytes for one in sorted_copies))
         lines.append(
-            f"kept: {len(cleaned.kept):,} sorted copies of the input ({size}), which a retry of "
+            f"kept: {len(sorted_copies):,} sorted copies of the input ({size}), which a retry of "
             "the failed rows reads; --all-copies takes them too, and ends all retries"
+        )
+    if tries:
+        names = {one.key.split("/")[2] for one in tries}
+        size = size_text(sum(one.bytes for one in tries))
+        lines.append(
+            f"kept: the answers of {counted(len(names), 'trial')} ({size}): a new run of the job "
+            "does not ask their rows again; --tries takes them too"
         )
     if not cleaned.removed:
         if cleaned.holder:

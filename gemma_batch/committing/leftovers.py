@@ -20,12 +20,13 @@ from typing import Literal
 from gemma_batch.committing.generations import latest_generation
 from gemma_batch.committing.ledger import READERS, Receipt
 from gemma_batch.committing.manifest import Manifest
+from gemma_batch.committing.taken import FOLDER as TRIES
 from gemma_batch.committing.taken import KNOWN, known_keys
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.units.unit import Unit
 
-Kind = Literal["temporary file", "sorted copy", "list of units", "known answers"]
+Kind = Literal["temporary file", "sorted copy", "list of units", "known answers", "try"]
 FOLDER = "_run"
 SORTED, UNITS = f"{FOLDER}/sorted-", f"{FOLDER}/units-"
 OF_INCREMENT = re.compile(rf"(?:{SORTED}|{KNOWN})i(\d+)-")
@@ -91,6 +92,11 @@ def copies(
         [one for one in found if _name(one.key) not in needed],
         [one for one in found if _name(one.key) in needed],
     )
+
+
+def trial_files(store: Store) -> list[Leftover]:
+    """The files of all tries in the output. A run that was opened has copied what it takes."""
+    return [Leftover(key=key, bytes=size, kind="try") for key, size in store.sizes(TRIES).items()]
 
 
 def missing_copies(store: Store, manifest: Manifest, units: Iterable[Unit]) -> int:

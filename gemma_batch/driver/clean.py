@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from gemma_batch.committing.generations import retry_summary
 from gemma_batch.committing.lease import describe, read_lease
 from gemma_batch.committing.ledger import Ledger
-from gemma_batch.committing.leftovers import Leftover, copies, leftovers, remove
+from gemma_batch.committing.leftovers import Leftover, copies, leftovers, remove, trial_files
 from gemma_batch.committing.manifest import Manifest, load_manifest
 from gemma_batch.committing.outlook import open_output
+from gemma_batch.committing.trials import FOLDER as TRIES
 from gemma_batch.driver.guard import leased
 from gemma_batch.errors import OutputError, StorageError
 from gemma_batch.reporting.progress import LogProgress, Progress
@@ -26,8 +27,8 @@ class Cleaned:
     """What `clean` found in an output.
 
     `files` were removed if `removed` is set, and would be otherwise. `kept` are sorted copies that
-    a retry of the failed rows would read. `holder` is the driver that holds the lease, alive or
-    not.
+    a retry of the failed rows would read, and files of tries. `holder` is the driver that holds the
+    lease, alive or not.
     """
 
     output: str
@@ -41,28 +42,33 @@ def clean(
     output: str,
     *,
     all_copies: bool = False,
+    tries: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Cleaned:
     """Remove the files in `output` that no run reads again; with `dry_run` only list them.
 
-    `all_copies` takes the sorted copies of a finished run, too, that a retry would read. Raises
+    `all_copies` takes the sorted copies of a finished run, too, that a retry would read; `tries`
+    takes the answers of tries, which a new run of the job would not ask again. Raises
     `OutputError` when there is no output or, for `all_copies`, no finished run, and `LeaseError`
-    when a living driver works on the output.
+    when a living driver works on the output or on one of these tries.
     """
     show = progress or LogProgress(10.0)
     store = open_output(output)
     if not store.list("_run"):
         raise OutputError(f"{output!r} holds no run (there is no folder _run): nothing to clean")
     if dry_run:
-        return _look(store, output, all_copies=all_copies)
+        return _look(store, output, all_copies=all_copies, tries=tries)
     with leased(store, show):
-        found = _look(store, output, all_copies=all_copies)
+        for name in {one.key.split("/")[2] for one in trial_files(store) if tries}:
+            with leased(open_output(f"{store.url}/{TRIES}/{name}"), show):
+                pass  # raises where a driver works on the try
+        found = _look(store, output, all_copies=all_copies, tries=tries)
         remove(store, found.files)
     return Cleaned(output=output, removed=True, files=found.files, kept=found.kept)
 
 
-def _look(store: Store, output: str, *, all_copies: bool) -> Cleaned:
+def _look(store: Store, output: str, *, all_copies: bool, tries: bool) -> Cleaned:
     manifest = load_manifest(store)
     files, kept = leftovers(store, manifest), list[Leftover]()
     if manifest is not None and manifest.staged:
@@ -79,6 +85,7 @@ def _look(store: Store, output: str, *, all_copies: bool) -> Cleaned:
             files += unread
             if all_copies:
                 files, kept = files + kept, []
+    (files if tries else kept).extend(trial_files(store))
     lease = read_lease(store) or {}
     holder = describe(lease) if lease and not lease.get("released") else None
     return Cleaned(output=output, removed=False, files=files, kept=kept, holder=holder)

@@ -202,3 +202,27 @@ def test_clean_says_where_there_is_nothing(tmp_path: Path) -> None:
     """A path without a run is most often a slip of the pen."""
     with pytest.raises(OutputError, match="nothing to clean"):
         clean(str(tmp_path))
+
+
+def test_tries_stay_until_they_are_named(place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their lists of units are no leftovers; `--tries` takes all of their files, and no others."""
+    store = open_store(place)
+    planned(store, [])
+    mine = [f"_run/tries/{name}" for name in ("a-200-0/results/p.parquet", "b-9-1/_run/units-1")]
+    for path in mine:
+        store.put(path, b"xx")
+    before = set(store.list("")) - set(mine)
+    found = clean(place)
+    assert found.files == []
+    assert sorted(one.key for one in found.kept) == sorted(mine)
+    lease = Lease(open_store(f"{place}/_run/tries/a-200-0"))
+    lease.acquire()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(["clean", place, "--tries"])
+        assert ended.value.code == 0
+        assert "repeat the command with --yes" in capsys.readouterr().err
+    finally:
+        lease.release()
+    assert {one.kind for one in clean(place, tries=True).files} == {"try"}
+    assert set(store.list("")) - {"_run/lease.json"} == before - {"_run/lease.json"}
