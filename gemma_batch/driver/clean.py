@@ -14,7 +14,7 @@ from gemma_batch.committing.ledger import Ledger
 from gemma_batch.committing.leftovers import Leftover, copies, leftovers, remove, trial_files
 from gemma_batch.committing.manifest import Manifest, load_manifest
 from gemma_batch.committing.outlook import open_output
-from gemma_batch.committing.trials import FOLDER as TRIES
+from gemma_batch.committing.taken import FOLDER as TRIES
 from gemma_batch.driver.guard import leased
 from gemma_batch.errors import OutputError, StorageError
 from gemma_batch.reporting.progress import LogProgress, Progress
