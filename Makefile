@@ -76,6 +76,8 @@ bench: setup
 	$(PY) -m benchmarks.scale_out --replicas 1 16 --record
 	$(PY) -m benchmarks.tail --record
 	$(PY) -m benchmarks.shapes --record
+	$(PY) -m benchmarks.trial --record
+	$(PY) -m benchmarks.trial --large 1000000 --record
 
 lock: setup
 	bash scripts/lock.sh $(VENV)

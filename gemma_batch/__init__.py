@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from gemma_batch.driver.run import (
         run,
     )
+    from gemma_batch.driver.trial import (
+        Tried,
+        try_,
+    )
     from gemma_batch.errors import (
         ClusterError,
         ClusterLost,
@@ -120,6 +124,7 @@ _WHERE = {
     "StorageError": "errors",
     "StorageFullError": "errors",
     "Tools": "spec",
+    "Tried": "driver.trial",
     "Txt": "spec",
     "UserError": "errors",
     "clean": "driver.clean",
@@ -128,6 +133,7 @@ _WHERE = {
     "retry": "driver.retry",
     "run": "driver.run",
     "status": "reporting.status",
+    "try_": "driver.trial",
 }
 
 __all__ = [
@@ -169,6 +175,7 @@ __all__ = [
     "StorageError",
     "StorageFullError",
     "Tools",
+    "Tried",
     "Txt",
     "UserError",
     "__version__",
@@ -178,6 +185,7 @@ __all__ = [
     "retry",
     "run",
     "status",
+    "try_",
 ]
 
 

@@ -79,24 +79,32 @@ def exists(url: str) -> bool:
     return os.path.lexists(_local(url))
 
 
+def check_text(url: str) -> None:
+    """Raise `OutputError` where it is certain, without a write, that `write_text` will fail."""
+    if not is_s3(url):
+        path = _local(url)
+        check_folder(os.path.dirname(path), os.path.dirname(url) or url)
+        if not os.path.isdir(path) and not url.endswith("/"):
+            return
+    elif not url.endswith("/"):
+        return
+    raise OutputError(f"{url!r} is a folder: name a file in it")
+
+
 def write_text(url: str, text: str) -> None:
     """Write a file for people to a local path or to s3://; folders above it are made.
 
     Raises `OutputError` when it cannot be written.
     """
+    check_text(url)
     if is_s3(url):
         folder, _, name = url.rpartition("/")
-        if not name:
-            raise OutputError(f"{url!r} is a folder: name a file in it")
         try:
             open_store(folder).put(name, text.encode())
         except StorageError as err:
             raise OutputError(f"{url!r} cannot be written: {err}") from err
         return
     path = _local(url)
-    if os.path.isdir(path) or url.endswith("/"):
-        raise OutputError(f"{url!r} is a folder: name a file in it")
-    check_folder(os.path.dirname(path), os.path.dirname(url) or url)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         Path(path).write_text(text, encoding="utf-8")

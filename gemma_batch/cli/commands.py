@@ -8,11 +8,11 @@ from typing import NoReturn
 
 import typer
 
-from gemma_batch.cli import job_commands, output_commands, run_commands
+from gemma_batch.cli import job_commands, output_commands, run_commands, try_command
 from gemma_batch.cli.app import app, say
 from gemma_batch.errors import INTERRUPTED, GemmaBatchError
 
-__all__ = ["app", "job_commands", "main", "output_commands", "run_commands"]
+__all__ = ["app", "job_commands", "main", "output_commands", "run_commands", "try_command"]
 UNEXPECTED = 1
 
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from gemma_batch.reporting.agreement import SHOWN, compare
-from gemma_batch.reporting.tried_page import tried_page
 
 from gemma_batch.planning.draw import Population
+from gemma_batch.reporting.agreement import SHOWN, compare
 from gemma_batch.reporting.samples import ShownAnswer, ShownRow
 from gemma_batch.reporting.tried import Trial
+from gemma_batch.reporting.tried_page import tried_page
 
 WHOLE = Population(rows=100, exact=True, shards=1, looked=1, clustered=False)
 

@@ -1,0 +1,179 @@
+"""Trial: whether `try` predicts the speed of the run, and how long it takes on a large input.
+
+    python -m benchmarks.trial --samples 200 1000
+    python -m benchmarks.trial --large 1000000
+
+The first asks the job jobs/language.yaml (3,000 messages, a small trained model, vLLM on the CPU):
+tries of so many rows, and then the whole job in an output of its own, in fresh processes.
+
+predicted   rows/s once running, as the try says
+measured    rows/s once running, of the run's report
+ratio       predicted / measured (aim: 0.8 to 1.25)
+running     sequences that the try's engine had on average, of those that it can have
+
+With `--large`, a try of 200 rows with the echo engine on inputs of so many rows, in ten files of
+Parquet and of JSON lines; nothing but the time counts.
+
+seconds     of the whole command, and of the draw alone
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import common, inputs
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN = "run"
+FILES, SAMPLE = 10, 200
+
+
+def spec_for(folder: Path, name: str) -> dict[str, object]:
+    """The job of the first table, with an output of its own."""
+    import yaml
+
+    data = yaml.safe_load((ROOT / "jobs/language.yaml").read_text(encoding="utf-8"))
+    return {
+        **data,
+        "input": {**data["input"], "path": f"{ROOT}/jobs/messages/*.parquet"},
+        "model": str(ROOT / "jobs/models/language-small"),
+        "output": {**data["output"], "path": f"{folder}/out-{name}"},
+    }
+
+
+def child(folder: Path, name: str) -> common.Figures:
+    """A try of `name` rows, or the run."""
+    import gemma_batch
+
+    spec = gemma_batch.JobSpec.from_dict(spec_for(folder, name))
+    begun = time.monotonic()
+    if name == RUN:
+        report = gemma_batch.run(spec)
+        return {"speed": report.steady_rows_per_second, "seconds": time.monotonic() - begun}
+    (trial,) = gemma_batch.try_(spec, int(name)).trials
+    (speed,) = trial.speeds
+    return {
+        "speed": speed.rows_per_second,
+        "running": speed.running,
+        "slots": speed.slots,
+        "gain": speed.gain,
+        "worked": speed.seconds,
+        "bill": trial.bill.seconds if trial.bill else None,
+        "seconds": time.monotonic() - begun,
+    }
+
+
+def large_child(folder: Path, kind: str) -> common.Figures:
+    """A try of a large input, and the draw alone."""
+    import gemma_batch
+    from gemma_batch.planning.draw import draw
+    from gemma_batch.planning.unreadable import Unreadable
+
+    spec = gemma_batch.JobSpec.from_dict(
+        {
+            "input": {"path": f"{folder}/in/*.{kind}", "id": "id"},
+            "prompt": {"user": "{{ doc }}"},
+            "model": str(folder / "model"),
+            "sampling": {"max_tokens": 4},
+            "output": {"path": f"{folder}/out-{kind}"},
+            "resources": {"engine": "echo", "max_model_len": 256, "replicas": 1},
+        }
+    )
+    begun = time.monotonic()
+    (trial,) = gemma_batch.try_(spec, SAMPLE).trials
+    seconds = time.monotonic() - begun
+    shards = gemma_batch.plan(spec).survey.shards
+    begun = time.monotonic()
+    draw(shards, SAMPLE, 0, Unreadable(len(shards)))
+    return {
+        "seconds": seconds,
+        "draw": time.monotonic() - begun,
+        "rows": trial.population.rows,
+        "mb": sum(shard.size for shard in shards) / 1e6,
+    }
+
+
+def write_large(folder: Path, kind: str, rows: int) -> None:
+    """Ten files of short documents."""
+    docs = inputs.texts()
+    if kind == "parquet":
+        inputs.write_rows(folder / "in", rows, docs, shard_rows=rows // FILES, group_rows=10**6)
+        return
+    (folder / "in").mkdir(parents=True)
+    for file in range(FILES):
+        with (folder / "in" / f"{file}.jsonl").open("w") as out:
+            for n in range(file * rows // FILES, (file + 1) * rows // FILES):
+                out.write(json.dumps({"id": n, "doc": docs[n % len(docs)]}) + "\n")
+
+
+def table(found: dict[str, list[common.Figures]]) -> str:
+    """One line per try, beside the run of the same round."""
+    rows = [
+        [
+            name,
+            common.spread(found[name], "speed"),
+            common.spread(found[RUN], "speed"),
+            common.ratio_text(common.ratio(found, name, RUN, "speed")),
+            f"{common.spread(found[name], 'running')} of {found[name][0]['slots']}",
+            common.spread(found[name], "worked"),
+            common.spread(found[name], "seconds"),
+        ]
+        for name in found
+        if name != RUN and found[name]
+    ]
+    head = ["rows tried", "predicted", "measured", "ratio", "running", "s of work", "s in all"]
+    return common.markdown(head, rows)
+
+
+def large_table(found: dict[str, list[common.Figures]]) -> str:
+    """One line per format."""
+    rows = [
+        [
+            kind,
+            f"{common.median(runs, 'rows'):,.0f}",
+            common.spread(runs, "mb"),
+            common.spread(runs, "seconds"),
+            common.spread(runs, "draw", 2),
+        ]
+        for kind, runs in found.items()
+    ]
+    return common.markdown(["format", "rows", "MB", "seconds", "of the draw"], rows)
+
+
+def main() -> None:
+    """Parse, run in turn, print."""
+    parser = common.parser(__doc__, rounds=1)
+    parser.add_argument("--samples", type=int, nargs="+", default=[200, 1000])
+    parser.add_argument("--large", type=int, help="rows of a large input, in place of the above")
+    options = parser.parse_args()
+    if options.child:
+        measured = large_child if options.large else child
+        common.report_figures(options.folder, measured(options.folder, options.child))
+        return
+    module = "benchmarks.trial"
+    if options.large:
+
+        def run_large(kind: str) -> common.Figures | None:
+            with tempfile.TemporaryDirectory(prefix="trial-") as name:
+                inputs.tiny_model(Path(name))
+                write_large(Path(name), kind, options.large)
+                return common.measure(module, kind, Path(name), "--large", str(options.large))
+
+        found = common.in_turn(["parquet", "jsonl"], options.rounds, run_large)
+        common.publish(options, "a try of a large input", large_table(found), found)
+        return
+
+    def run(name: str) -> common.Figures | None:
+        with tempfile.TemporaryDirectory(prefix="trial-") as folder:
+            return common.measure(module, name, Path(folder))
+
+    names = [*map(str, options.samples), RUN]
+    found = common.in_turn(names, options.rounds, run, minutes=options.minutes)
+    common.publish(options, "tries and the run", table(found), found)
+
+
+if __name__ == "__main__":
+    main()
