@@ -31,7 +31,6 @@ app = typer.Typer(
     cls=InOrder,
     help="Distributed offline batch inference for Gemma models.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -54,6 +53,31 @@ Address = Annotated[
     typer.Option(help="Ray cluster to run on (default: RAY_ADDRESS, else this machine)."),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the workers' own logs.")]
+
+
+def _tell_versions(wanted: bool) -> None:
+    if not wanted:
+        return
+    from gemma_batch.engines.installed import versions
+
+    for package, version in versions().items():
+        print(f"{package} {version or 'is not installed'}")
+    raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the versions of this package and of those below it.",
+            callback=_tell_versions,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 def say(message: str = "") -> None:

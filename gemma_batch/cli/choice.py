@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from gemma_batch.errors import InputError
-from gemma_batch.planning.columns import RESERVED_COLUMNS, free_name
+from gemma_batch.planning.columns import RESERVED_COLUMNS
 from gemma_batch.rows import Row
 from gemma_batch.storage.readers.filled import FROM_FOLDER
 
@@ -63,17 +63,9 @@ def id_column(schema: pa.Schema, rows: Sequence[Row]) -> str | None:
     return None
 
 
-def kept(key: str | None, schema: pa.Schema) -> dict[str, str]:
-    """`output.keep` for the id column: the name in the output -> the column.
-
-    A column `id` of texts is not kept: the output's own column `id` has the same texts.
-    """
-    if key is None:
-        return {}
-    if key.lower() not in RESERVED_COLUMNS:
-        return {key: key}
-    texts = _is_text(schema.field(key).type) and key.lower() == "id"
-    return {} if texts else {free_name(f"input_{key}", schema.names): key}
+def to_keep(schema: pa.Schema) -> list[str]:
+    """The columns that `output.keep` can name as they are."""
+    return [field.name for field in _once(schema) if field.name.lower() not in RESERVED_COLUMNS]
 
 
 def _once(schema: pa.Schema) -> list[pa.Field]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pyarrow as pa
 
-from gemma_batch.cli.choice import TEXTS, id_column, kept, text_column
+from gemma_batch.cli.choice import TEXTS, id_column, text_column, to_keep
 from gemma_batch.cli.starter_input import listed, look
+from gemma_batch.cli.starter_output import beside
 from gemma_batch.errors import InputError
 from gemma_batch.planning.folders import with_constants, with_folders
 from gemma_batch.planning.recognise import advice, conversation_column, ends_answered
 from gemma_batch.prompts.mentions import mention
 from gemma_batch.rows import Row
+from gemma_batch.storage.fs import is_local, local_path
 from gemma_batch.storage.interfaces import InputFile
 from gemma_batch.storage.readers.options import ReadOptions
 from gemma_batch.units.unit import Shard
@@ -49,7 +51,7 @@ sampling:                 # vLLM's own names: n, seed, stop, top_p, min_p, logpr
 
 output:
   path: {output}
-  keep: {keep}          # input columns copied to the results; {{gold: output}} renames
+  keep: []              # input columns copied to the results{example}; {{gold: output}} renames
 
 # resources:              # what is left out, the plan chooses
 #   replicas: auto        # or a number, or {{min: 1, max: 8}}
@@ -72,7 +74,7 @@ def starter_spec(path: str, model: str) -> str:
         raise InputError(f"{file.url!r} has no columns")
     rows = _first_rows(shard, schema)
     key = id_column(schema, rows)
-    when = "length(body) > 12000"
+    when, text = "length(body) > 12000", ""
     if kind == "openai":
         prompt, key = "# The input holds whole conversations (OpenAI batch lines).", None
     elif (talk := conversation_column(rows)) is not None:
@@ -101,10 +103,8 @@ def starter_spec(path: str, model: str) -> str:
         prompt=prompt,
         model=_quoted(model),
         when=_quoted(when, always=True),
-        output=_quoted(
-            f"{stem}-out" if "://" not in path else path.split("*")[0].rstrip("/") + "-out"
-        ),
-        keep=_keep(kept(key, schema)),
+        output=_quoted(beside(path, stem, is_file=_names(path, file))),
+        example=_example(schema, {key, text}),
     )
 
 
@@ -134,11 +134,15 @@ def _condition(text: str, schema: pa.Schema) -> str:
     return f"length({column}) > 12000" if long else f"{column} IS NOT NULL"
 
 
-def _keep(columns: Mapping[str, str]) -> str:
-    if all(name == column for name, column in columns.items()):
-        return f"[{', '.join(map(_quoted, columns))}]"
-    pairs = (f"{_quoted(name)}: {_quoted(column)}" for name, column in columns.items())
-    return f"{{{', '.join(pairs)}}}"
+def _names(path: str, file: InputFile) -> bool:
+    """Whether the path is that of one file."""
+    return file.url == (local_path(path) if is_local(path) else path)
+
+
+def _example(schema: pa.Schema, others: Collection[str | None]) -> str:
+    """A column that might be kept, for the comment; the id and the text are not an example."""
+    names = [name for name in to_keep(schema) if name not in others and PLAIN.fullmatch(name)]
+    return f", such as [{names[0]}]" if names else ""
 
 
 def _quoted(value: str, *, always: bool = False) -> str:

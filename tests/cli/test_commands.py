@@ -90,7 +90,9 @@ def test_init_writes_a_spec_that_plans(job: Path, capsys: pytest.CaptureFixture[
     spec = JobSpec.load(to)
     assert spec.input.id == "ticket_id"
     assert "{{ body }}" in (spec.prompt.user or "")
-    assert spec.output.keep == ("ticket_id",)
+    assert spec.output.keep == (), "the id is in the results already"
+    assert "such as [subject]" in to.read_text()
+    assert spec.output.path == str(job.parent / "in-out")
     assert run("plan", str(to), "--gpu", "H100-80") == 0
     assert run("init", str(job.parent / "in.parquet"), "--to", str(to)) == 2
     assert "--force" in capsys.readouterr().err

@@ -24,12 +24,11 @@ from gemma_batch.spec.yaml_text import parse_yaml
 
 
 class Started(NamedTuple):
-    """Files of an input, and what `init` makes of them: text of the first prompt, id and keep."""
+    """Files of an input, and what `init` makes of them: text of the first prompt, and id."""
 
     files: dict[str, Any]
     prompt: str
     id: str | None = None
-    keep: Any = ()
     path: str = "."
 
 
@@ -47,11 +46,11 @@ SENTENCE = "the quick brown fox"
 INPUTS: dict[str, Started] = {
     "spaces": Started(
         {"a.parquet": columns(**{"Order ID": "o1", "Review Text": SENTENCE, "Stars": 5})},
-        SENTENCE, "Order ID", ("Order ID",),
+        SENTENCE, "Order ID",
     ),
     "dots": Started(
         {"a.parquet": columns(**{"meta.user_id": 7, "meta.text": SENTENCE, "meta": {"text": 1}})},
-        SENTENCE, "meta.user_id", ("meta.user_id",),
+        SENTENCE, "meta.user_id",
     ),
     "unicode": Started(
         {"a.csv": "número,描述 文本,👍\n1,the quick brown fox,x\n".encode()}, SENTENCE,
@@ -59,14 +58,10 @@ INPUTS: dict[str, Started] = {
     "emoji as the only text": Started({"a.jsonl": [{"👍 \u2028": SENTENCE, "n": 1}]}, SENTENCE),
     "names of the output": Started(
         {"a.parquet": columns(id=1, output=SENTENCE, model="m", route="r", prompt_tokens=3)},
-        SENTENCE, "id", ({"input_id": "id"},),
+        SENTENCE, "id",
     ),
     "an id of texts": Started(
         {"a.jsonl": [{"ID": "x", "body": SENTENCE}, {"ID": "y", "body": "b"}]}, SENTENCE, "ID",
-    ),
-    "the new name is taken": Started(
-        {"a.parquet": columns(id=1, input_id="i", text=SENTENCE)},
-        SENTENCE, "id", ({"input_id_": "id"},),
     ),
     "names of Jinja": Started(
         {"a.jsonl": [{"loop": 1, "range": 2, "true": 3, "self": SENTENCE}]}, SENTENCE,
@@ -96,11 +91,11 @@ INPUTS: dict[str, Started] = {
     "binary beside text": Started({"a.parquet": columns(photo=b"\xff", alt=SENTENCE)}, SENTENCE),
     "quotes and braces": Started(
         {"a.parquet": columns(**{"it's \"}}{% raw %}\\": SENTENCE, "{{ x }}_id": "k"})},
-        SENTENCE, "{{ x }}_id", ("{{ x }}_id",),
+        SENTENCE, "{{ x }}_id",
     ),
     "line ends": Started(
         {"a.parquet": columns(**{"a\nmodel: x": SENTENCE, "b\r\n_id": 3})},
-        SENTENCE, "b\r\n_id", ("b\r\n_id",),
+        SENTENCE, "b\r\n_id",
     ),
     "case": Started(
         {"a.parquet": columns(TEXT="upper", Text=SENTENCE, text="lower")}, SENTENCE,
@@ -112,7 +107,7 @@ INPUTS: dict[str, Started] = {
     "ids that repeat": Started(
         {"a.jsonl": [{"user_id": 1, "key": "a", "text": SENTENCE},
                      {"user_id": 1, "key": "b", "text": "x"}]},
-        SENTENCE, "key", ("key",),
+        SENTENCE, "key",
     ),
     "the longest text": Started(
         {"a.parquet": columns(title="fox", story=f"{SENTENCE} jumps", url="http://x")}, SENTENCE,
@@ -150,11 +145,10 @@ def test_what_init_writes_is_planned_without_an_edit(
     path = str(tmp_path / "in" / given.path)
     data = parse_yaml(starter_spec(path, model), where="job.yaml")
     data["resources"] = {"engine": "echo", "device": "cpu"}
-    data["output"]["path"] = str(tmp_path / "out")
     data["sampling"]["max_tokens"] = 8
     data["resources"]["max_model_len"] = 256
     spec = JobSpec.from_dict(data)
-    assert (spec.input.path, spec.input.id, spec.output.keep) == (path, given.id, given.keep)
+    assert (spec.input.path, spec.input.id, spec.output.keep) == (path, given.id, ())
     made = make_plan(spec).placed(Hardware(gpu=None, memory_gib=8))
     shown = first_prompt(made)
     assert given.prompt in (shown["text"] or ""), shown
