@@ -7,6 +7,7 @@ actor with the unit; the repair reads them from the input again. `whole_rows` ad
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.keep import keep_table
 from gemma_batch.storage.parts import NO_ERRORS, build_errors, errors_schema, read_errors
 from gemma_batch.units.raw_rows import raw_rows
-from gemma_batch.units.unit import Shards, Unit
+from gemma_batch.units.unit import Shards, Unit, make_mask
 
 
 def errors_file(
@@ -92,9 +93,11 @@ def _read_again(
         if shards[place.shard].format != STAGED
         and {codes.get(place.first + n) for n in place.numbers} == {FailureCode.SHARD_UNREADABLE}
     }
+    mask = make_mask(unit.first_row, unit.rows, codes)
+    failed = replace(unit, mask=mask, expected=len(codes))
     if lost and unit.members is None:
-        return given_up(shards, unit)
-    return unit_rows(shards, unit, columns, lost)
+        return given_up(shards, failed)
+    return unit_rows(shards, failed, columns, lost)
 
 
 def put_no_errors(store: Store, keep_schema: pa.Schema, *, with_output: bool = False) -> None:

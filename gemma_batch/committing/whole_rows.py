@@ -24,8 +24,9 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -49,7 +50,6 @@ IDLE = 60.0  # seconds without a question after which the child ends
 # A sorted copy names the place of a row by its number. In Parquet the footer leads there. Of other
 # formats the rows before it are read too, so larger files (bytes) are not read for that.
 FAR = 64 * 2**20
-APART = 1024  # rows between two wanted rows of a Parquet file that are not worth a second opening
 
 
 def with_whole_rows(raw: pa.Table, output: str, unit: Unit) -> pa.Table:
@@ -187,45 +187,42 @@ def _rows(question: Mapping[str, Any], known: dict[str, dict[str, Shard]]) -> li
     shards = [known[output][url] for url in groups if url in known[output]]
     near = question["near"]
 
-    def read(shard: Shard) -> Iterator[tuple[tuple[str, int], str]]:
-        for span in _spans(shard, sorted(groups[shard.url]), near):
-            for number, text in _texts(shard, span, groups[shard.url]):
-                yield (shard.url, number), text
+    def read(shard: Shard) -> dict[tuple[str, int], str]:
+        span = _span(shard, frozenset(groups[shard.url]), near)
+        pairs = _texts(shard, span) if span is not None else ()
+        return {(shard.url, number): text for number, text in pairs}
 
     with ThreadPoolExecutor(REQUESTS) as pool:
-        found = dict(
-            pair for pairs in pool.map(lambda one: list(read(one)), shards) for pair in pairs
-        )
+        found = {place: text for some in pool.map(read, shards) for place, text in some.items()}
     return [found.get(place) for place in places]
 
 
-def _spans(shard: Shard, numbers: list[int], near: list[int] | None) -> Iterator[Span]:
-    """The spans of a shard that hold the rows `numbers`. `near` are number and span of the unit."""
+def _span(shard: Shard, only: frozenset[int], near: list[int] | None) -> Span | None:
+    """The span of a shard that holds the rows `only`. `near` are number and span of the unit."""
+    first, last = min(only), max(only)
     if shard.format == "parquet":
-        first = last = numbers[0]
-        for number in [*numbers[1:], sys.maxsize]:
-            if number - last > APART:
-                yield Span(first, last - first + 1, 0, 0)
-                first = number
-            last = number
-    elif near is not None and near[0] == shard.number:
-        yield Span(*near[1:])
-    elif shard.size <= FAR:
-        yield shard.reader.head(shard.file, numbers[-1] + 1)
+        return Span(first, last - first + 1, 0, 0, only=only)
+    if near is not None and near[0] == shard.number:
+        return Span(*near[1:], only=only)
+    if shard.size <= FAR:
+        return replace(shard.reader.head(shard.file, last + 1), only=only)
+    return None
 
 
-def _texts(shard: Shard, span: Span, numbers: Iterable[int]) -> Iterator[tuple[int, str]]:
-    wanted = set(numbers)
-    last = max(wanted)
+def _texts(shard: Shard, span: Span) -> Iterator[tuple[int, str]]:
+    assert span.only is not None
+    left = set(span.only)
     try:
         with as_it_is(shard.file) as found:
             if not _unchanged(shard, found):
                 return
             for row in shard.reader.read(shard.file, span, None):
-                if row.number in wanted and (text := row_text(row)) is not None:
-                    yield row.number, text
-                if row.number >= last:
-                    return
+                if row.number in left:
+                    left.remove(row.number)
+                    if (text := row_text(row)) is not None:
+                        yield row.number, text
+                    if not left:
+                        return
     except InputError:
         return
 
