@@ -53,6 +53,10 @@ if TYPE_CHECKING:
     from gemma_batch.planning.plan import (
         make_plan as plan,
     )
+    from gemma_batch.reporting.looking import (
+        Samples,
+        samples,
+    )
     from gemma_batch.reporting.report import (
         Report,
     )
@@ -74,6 +78,7 @@ if TYPE_CHECKING:
         Policy,
         Prompt,
         Replicas,
+        ReportOptions,
         Resources,
         Route,
         Sampling,
@@ -112,8 +117,10 @@ _WHERE = {
     "Prompt": "spec",
     "Replicas": "spec",
     "Report": "reporting.report",
+    "ReportOptions": "spec",
     "Resources": "spec",
     "Route": "spec",
+    "Samples": "reporting.looking",
     "RowRejected": "errors",
     "RowTransient": "errors",
     "Sampling": "spec",
@@ -132,6 +139,7 @@ _WHERE = {
     "report": "reporting.status:current_report",
     "retry": "driver.retry",
     "run": "driver.run",
+    "samples": "reporting.looking",
     "status": "reporting.status",
     "try_": "driver.trial",
 }
@@ -163,10 +171,12 @@ __all__ = [
     "Prompt",
     "Replicas",
     "Report",
+    "ReportOptions",
     "Resources",
     "Route",
     "RowRejected",
     "RowTransient",
+    "Samples",
     "Sampling",
     "SpecError",
     "Status",
@@ -184,6 +194,7 @@ __all__ = [
     "report",
     "retry",
     "run",
+    "samples",
     "status",
     "try_",
 ]

@@ -98,6 +98,7 @@ def test_every_row_exactly_once_through_two_kills(
     report = json.loads(done.stdout)
     results, errors = assert_each_once(output, ids)
     assert errors == []
+    assert store.list("errors") == ["errors/part-none.parquet"], "it can be read"
     assert (report["complete"], report["answered"], report["failed"]) == (True, DOCS, 0)
     assert report["run_rows"] < DOCS, "the last start did everything again"
     parts = {key: store.etag(key) for key in store.list("results")}
