@@ -15,7 +15,7 @@ import json
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -50,15 +50,14 @@ class _Unfit(Exception):
 
 @dataclass(slots=True)
 class _Taken:
-    """Answers of trials by the place of their row: the table of a part, and the row in the table.
+    """Answers of trials by the place of their row.
 
-    `names` are the trials. `changed` counts answers to rows of input files that are not as they
-    were in the trial.
+    `at` has the table of a part, the row in the table, and the name of the trial. `changed` counts
+    by trial the answers to rows of input files that are not as they were in the trial.
     """
 
-    at: dict[RowPlace, tuple[pa.Table, int]] = field(default_factory=dict)
-    names: list[str] = field(default_factory=list)
-    changed: int = 0
+    at: dict[RowPlace, tuple[pa.Table, int, str]] = field(default_factory=dict)
+    changed: Counter[str] = field(default_factory=Counter)
 
 
 def take_known(
@@ -92,11 +91,12 @@ def take_known(
         more = f" and {len(refused) - SHOWN:,} more" if len(refused) > SHOWN else ""
         say(f"no answers are taken from the trial {', '.join(refused[:SHOWN])}{more}")
     places = sorted(planned(taken.at, units))
+    found = [taken.at[place] for place in places]
     if places or taken.changed:
-        say(_sentence(taken, len(places)))
+        say(_sentence(Counter(name for _, _, name in found), taken.changed))
     if not places:
         return {}
-    data = write_known(places, _joined([taken.at[place] for place in places]))
+    data = write_known(places, _joined(found))
     digest = hashlib.sha256(data).hexdigest()[:16]
     key = f"{KNOWN}{f'i{increment}-' if increment else ''}{digest}.parquet"
     store.create(key, data)
@@ -109,26 +109,30 @@ def known_keys(manifest: Manifest) -> tuple[str, ...]:
     return tuple(str(facts["known"]["key"]) for facts in every if facts.get("known"))
 
 
-def _joined(rows: Sequence[tuple[pa.Table, int]]) -> pa.Table:
+def _joined(rows: Sequence[tuple[pa.Table, int, str]]) -> pa.Table:
     """These rows of tables with the same columns as one table."""
-    tables = {id(table): table for table, _ in rows}
+    tables = {id(table): table for table, _, _ in rows}
     begins = dict(
         zip(tables, accumulate((t.num_rows for t in tables.values()), initial=0), strict=False)
     )
-    at = pa.array([begins[id(table)] + row for table, row in rows], pa.int64())
+    at = pa.array([begins[id(table)] + row for table, row, _ in rows], pa.int64())
     return pa.concat_tables(tables.values()).take(at)
 
 
-def _sentence(taken: _Taken, rows: int) -> str:
-    names = ", ".join(map(repr, taken.names[:SHOWN]))
-    trials = f"the trial {names}" if len(taken.names) == 1 else f"{len(taken.names)} trials"
+def _sentence(rows: Counter[str], changed: Counter[str]) -> str:
     texts = []
     if rows:
-        texts.append(f"{counted(rows, 'row')} answered by {trials} before: not asked again")
-    if taken.changed:
-        answers = counted(taken.changed, "answer")
-        texts.append(f"{answers} of {trials} not taken, as their input files have changed")
+        texts.append(
+            f"{counted(rows.total(), 'row')} answered by {_named(rows)} before: not asked again"
+        )
+    if changed:
+        answers = counted(changed.total(), "answer")
+        texts.append(f"{answers} of {_named(changed)} not taken, as their input files have changed")
     return "; ".join(texts)
+
+
+def _named(trials: Collection[str]) -> str:
+    return f"the trial {next(iter(trials))!r}" if len(trials) == 1 else f"{len(trials)} trials"
 
 
 def _trials(store: Store) -> Iterator[tuple[str, Store, Manifest | None, str]]:
@@ -165,16 +169,15 @@ def _take(
                 _parts(trial, manifest),
             )
         )
-    taken.names.append(name)
     then, now = manifest.by_number, {shard.url: shard for shard in shards}
     same = functools.cache(lambda number: _same(then[number], now.get(then[number].url)))
     for route, rows, table in parts:
         for i, (shard, row) in enumerate(rows):
             found = now.get(then[shard].url)
             if found is not None and same(shard):
-                taken.at[RowPlace(route, found.number, row)] = table, i
+                taken.at[RowPlace(route, found.number, row)] = table, i, name
             elif found is not None:
-                taken.changed += 1
+                taken.changed[name] += 1
 
 
 def _same(then: Shard, now: Shard | None) -> bool:
