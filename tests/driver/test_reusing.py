@@ -296,14 +296,21 @@ def test_of_two_trials_the_newest_counts(tmp_path: Path, model: str) -> None:
     assert done.said == ["3 rows answered by 2 trials before: not asked again"]
 
 
-def test_rows_that_failed_are_asked_again_until_a_retry_answers(tmp_path: Path, model: str) -> None:
-    """The parts of a trial hold its answers only, and a retry of the trial adds some."""
-    plan = plan_for(tmp_path, model)
-    store = trial(plan, "trial", SAMPLE, fail={3, 4, 8})
+@pytest.mark.parametrize(("rows", "fail"), [(4, {3, 4, 8}), (500, {3, 8, 2 * ROWS + 4})])
+def test_rows_that_failed_are_asked_again_until_a_retry_answers(
+    tmp_path: Path, model: str, rows: int, fail: set[int]
+) -> None:
+    """The parts of a trial hold its answers only, and a retry of the trial adds some.
+
+    Small units, and one of all files, whose rows have numbers of their own there.
+    """
+    plan = plan_for(tmp_path, model, policy={"unit_rows": rows})
+    store = trial(plan, "trial", SAMPLE, fail=fail)
+    assert {row["key"] for row in results(store)} == {"a0", "c5"}
     manifest = load_manifest(store)
     assert manifest is not None
     retried(plan, store, manifest, "trial")
-    trial(plan, "second", {"b.jsonl": {0, 1, 2}}, fail={1})
+    trial(plan, "second", {"b.jsonl": {0, 1, 2}}, fail={1, ROWS + 1})
     done = run(plan)
     outputs = done.outputs
     second = {key for key, output in outputs.items() if output.startswith("second")}
@@ -500,6 +507,14 @@ def test_a_trial_of_a_growing_input_is_taken_into_its_increment(tmp_path: Path, 
     }
     assert {key for key, o in done.outputs.items() if o.startswith("first")} == TAKEN
     assert not [one for one in leftovers(done.store, grown) if one.kind == "known answers"]
+
+
+def test_an_output_in_an_object_store(tmp_path: Path, model: str, s3: Any) -> None:
+    """Trials are found there by the same keys."""
+    output = {"path": f"{s3.bucket('reuse')}/out/", "keep": ["n", "key"]}
+    plan = plan_for(tmp_path, model, output=output)
+    trial(plan, "trial", SAMPLE)
+    assert split(run(plan).outputs) == TAKEN
 
 
 def test_without_trials_nothing_is_put_or_said(tmp_path: Path, model: str) -> None:
