@@ -123,6 +123,7 @@ _WHERE = {
     "Samples": "reporting.looking",
     "RowRejected": "errors",
     "RowTransient": "errors",
+    "Samples": "reporting.looking",
     "Sampling": "spec",
     "SpecError": "errors",
     "Status": "reporting.status",
