@@ -18,7 +18,9 @@ from gemma_batch.planning.recorded import RecordedJob, Rendering
 from gemma_batch.prompts.template import RowProblem
 from gemma_batch.reading.source import unit_rows
 from gemma_batch.rows import Row
-from gemma_batch.units.unit import Unit, make_mask
+from gemma_batch.storage.contents import digests
+from gemma_batch.storage.listing import stat
+from gemma_batch.units.unit import Shard, Unit, make_mask
 
 GUESSED = "the model's files are not at hand: its own chat template may differ from this prompt"
 
@@ -51,6 +53,7 @@ class RowPrompts:
         self._shards = manifest.by_number
         self._job: RecordedJob | None = None
         self._refused = ""
+        self._now: dict[int, Shard] = {}
         try:
             self._job = RecordedJob(manifest)
         except GemmaBatchError as err:
@@ -72,11 +75,27 @@ class RowPrompts:
         if self._job is None:
             return {n: replace(one, missing=self._refused) for n, one in found.items()}
         try:
-            rows = unit_rows(self._shards, _only(unit, numbers), self._job.columns)
+            wanted = _only(unit, numbers)
+            shards = {place.shard: self._as_now(place.shard) for place in wanted.places}
+            rows = unit_rows(shards, wanted, self._job.columns)
             rendering = self._job.rendering(unit.route)
         except GemmaBatchError as err:
             return {n: replace(one, missing=str(err)) for n, one in found.items()}
         return {row.number: _rendered(found[row.number], row, rendering) for row in rows}
+
+    def _as_now(self, number: int) -> Shard:
+        """The shard of this number; of a growing input, with the etag of a file that was touched.
+
+        Such a file has the contents that it had (see `planning/growth.py`).
+        """
+        shard = self._shards[number]
+        if shard.digest and number not in self._now:
+            found = stat(shard.url)
+            same = (found.size, found.etag) == (shard.size, shard.etag)
+            if not same and next(digests([shard.url])) == shard.digest:
+                shard = replace(shard, etag=found.etag)
+            self._now[number] = shard
+        return self._now.get(number, shard)
 
     def without(self, unit: Unit, numbers: Collection[int], why: str) -> dict[int, RowPrompt]:
         """The same without a look at the input; `why` is the sentence about the missing prompts."""

@@ -49,6 +49,18 @@ def test_programs_get_whole_rows(output: Output, capsys: pytest.CaptureFixture[s
     assert (failed["id"], failed["answers"][0]["code"]) == ("t4", "deadline")
 
 
+def test_the_spec_means_its_output(
+    output: Output, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A person has the spec at hand, or the output."""
+    spec = tmp_path / "job.yaml"
+    spec.write_text(json.dumps(job_spec(tmp_path, model)))
+    assert run("show", str(spec), "-n", "3", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["output"] == output.url
+    assert len(data["rows"]) == 3
+
+
 def test_a_page_can_be_written(
     output: Output, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

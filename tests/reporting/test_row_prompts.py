@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from gemma_batch.planning.growth import with_digests
 from gemma_batch.prompts.rendered import token_ids
 from gemma_batch.prompts.tokens import Tokenizer
 from gemma_batch.reporting.row_prompts import GUESSED, RowPrompts
@@ -144,6 +146,23 @@ def test_without_the_input_the_answers_are_shown_all_the_same(
         (f"t{i}", None, "yes") for i in range(3)
     ]
     assert all(why in (row.no_prompt or "") for row in found)
+
+
+@pytest.mark.parametrize("grows", [True, False])
+def test_a_file_that_was_only_touched(tmp_path: Path, model: str, grows: bool) -> None:
+    """A growing input knows the contents of its files, so the prompt can be shown."""
+    path = write_rows(tmp_path, tickets(3))
+    output = start(job_spec(tmp_path, model))
+    if grows:  # as the opening of a run with `input.grow` does
+        known = with_digests(output.manifest.shards)
+        output.manifest = replace(output.manifest, shards=known)
+    output.commit(output.units[0], lambda request: says("yes"))
+    os.utime(path, (1.0, 1.0))
+    row = every_answer(output, output.units[0])[1]
+    assert row.prompt == (PROMPT.format("text 1") if grows else None)
+    path.write_text(path.read_text().replace("text", "TEXT"))
+    row = every_answer(output, output.units[0])[1]
+    assert "was replaced after the run was planned" in (row.no_prompt or "")
 
 
 @pytest.mark.parametrize(
