@@ -54,6 +54,17 @@ def check_address(address: str | None) -> None:
         cluster_address(address)
 
 
+def starts_here(address: str | None) -> bool:
+    """Whether a run with this address starts Ray on this machine, and joins no cluster.
+
+    Raises `UserError` like `cluster_address`.
+    """
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return False
+    return cluster_address(address) == LOCAL
+
+
 def probe(target: str) -> None:
     """Raise `UserError` unless a gRPC server, as Ray's is, answers at HOST:PORT.
 

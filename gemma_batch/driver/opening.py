@@ -112,9 +112,9 @@ def _work(
     """
     samples = sample_routes(session.plan)  # the same samples as in the command `plan`
     check_usable(samples, session.plan.spec.policy)
-    from gemma_batch.cluster.exchange import exchange
-
     hardware = session.place({name: sample.mean_tokens for name, sample in samples.items()})
+    from gemma_batch.cluster.exchange import exchange  # slow: after the look for engines
+
     session.show.update(Snapshot(phase="settling the types of columns"))
     survey = settled(session.plan.survey, session.plan.spec)
     survey = fitted(survey, session.plan.spec, kept or {}, whens or {})

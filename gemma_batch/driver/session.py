@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
+from gemma_batch.cluster.address import starts_here
 from gemma_batch.committing.errors_file import put_no_errors
 from gemma_batch.committing.kept_types import kept_types
 from gemma_batch.committing.ledger import Ledger, Receipt
@@ -24,6 +25,7 @@ from gemma_batch.committing.manifest import Manifest
 from gemma_batch.committing.origin import check_parts, check_receipts
 from gemma_batch.committing.repair import settle_errors
 from gemma_batch.committing.reuse import worked
+from gemma_batch.driver.beforehand import check_engines, hardware_here
 from gemma_batch.driver.follow import Follower, ReceiptLog
 from gemma_batch.driver.guard import interruptible
 from gemma_batch.driver.lanes import Lane, LaneThreads
@@ -89,9 +91,12 @@ class Session:
     def place(self, prompt_tokens: Mapping[str, float] | None = None) -> Hardware:
         """Connect to the cluster, look at its hardware and place every route on the hardware.
 
-        `prompt_tokens` is the mean number of prompt tokens per row, by route.
+        `prompt_tokens` is the mean number of prompt tokens per row, by route. Raises `UserError`
+        before Ray is started when this machine would need an engine that it does not have.
         """
-        from gemma_batch.cluster import membership, reach
+        if starts_here(self._address):  # on a cluster, each node looks for its engine
+            check_engines(self.plan.routes, hardware_here(self.plan.routes))
+        from gemma_batch.cluster import membership, reach  # slow: after the look for engines
         from gemma_batch.cluster.nodes import cluster_hardware
 
         self.show.update(Snapshot(phase="connecting to Ray"))

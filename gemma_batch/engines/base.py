@@ -83,6 +83,14 @@ class Engine(Protocol):
     computes: ClassVar[bool]
 
     @classmethod
+    def check_installed(cls, device: Literal["cpu", "gpu"] | None) -> None:
+        """Raise `UserError`, with the command that mends it, when this Python lacks the engine.
+
+        `device` is where the engine would run; None: it is not known. Takes well below a second,
+        so it may miss an installation that is broken.
+        """
+
+    @classmethod
     def check_args(cls, args: dict[str, Any]) -> None:
         """Raise `SpecError` for pass-through arguments that the engine does not have."""
 

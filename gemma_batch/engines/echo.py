@@ -125,6 +125,10 @@ class EchoEngine:
         return config
 
     @classmethod
+    def check_installed(cls, device: str | None) -> None:
+        """It comes with this package."""
+
+    @classmethod
     def check_args(cls, args: dict[str, Any]) -> None:
         """Raise `SpecError` for an argument that the echo engine does not have or cannot use."""
         for key in args:

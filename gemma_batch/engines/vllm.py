@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
@@ -43,6 +43,7 @@ from gemma_batch.engines.vllm_args import (
     engine_args,
     is_neutral,
 )
+from gemma_batch.engines.vllm_installed import check_installed
 from gemma_batch.engines.vllm_sampling import check_sampling
 from gemma_batch.engines.vllm_words import refusals
 from gemma_batch.engines.weights import check_loaded, with_weights
@@ -52,6 +53,7 @@ from gemma_batch.errors import (
     EngineStartError,
     RowRejected,
     RowTransient,
+    UserError,
 )
 from gemma_batch.family.card import ModelCard
 from gemma_batch.family.hardware import Hardware
@@ -105,6 +107,11 @@ class VllmEngine:
         self._refusals: tuple[type[Exception], ...] = (ValueError, TypeError)
 
     @classmethod
+    def check_installed(cls, device: Literal["cpu", "gpu"] | None) -> None:
+        """By the rules in `engines/vllm_installed.py`; does not import vLLM."""
+        check_installed(device)
+
+    @classmethod
     def check_args(cls, args: dict[str, Any]) -> None:
         """Raise `SpecError` for an argument that vLLM does not have or the spec already sets."""
         check_args(args)
@@ -147,6 +154,10 @@ class VllmEngine:
 
     async def start(self) -> None:
         config = self._config
+        try:
+            check_installed(None)
+        except UserError as err:  # on this node; another node may have it
+            raise EngineStartError(str(err)) from None
         self._template = await asyncio.to_thread(self._prepare)
         async with contextlib.AsyncExitStack() as turns:
             if config.device == "gpu":

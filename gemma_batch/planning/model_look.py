@@ -18,11 +18,12 @@ from gemma_batch.storage.models import ModelFiles, is_hub_id, model_files
 
 def model_of(
     route: Route, *, need_files: bool, notes: list[str]
-) -> tuple[ModelCard, ModelFiles | None]:
-    """The card of a route's model, and its files.
+) -> tuple[ModelCard, ModelFiles | None, str | None]:
+    """The card of a route's model, its files, and why the files cannot be reached.
 
     With `need_files` False, a catalog model whose files cannot be reached has None for its files,
-    and `notes` gets a sentence about that. Raises `ModelError` for a model that is not found.
+    and `notes` gets a sentence about that; else the third value is None. Raises `ModelError` for a
+    model that is not found.
     """
     known = load_catalog().get(route.model)
     if known is None and is_hub_id(route.model) and not _is_derivative(route.model):
@@ -32,12 +33,12 @@ def model_of(
     except ModelError as err:
         if need_files or known is None:
             raise
-        notes.append(f"planned {route.model!r} from the catalog alone: {err}")
-        return known, None
+        notes.append(f"planned {route.model!r} from the catalog alone, without the model's files")
+        return known, None, str(err)
     config = json.loads((Path(files.path) / "config.json").read_text(encoding="utf-8"))
     card = card_from_config(route.model, config, weight_bytes=files.weight_bytes)
     chat = Tokenizer.from_folder(files.path).chat
-    return replace(card, calls=chat.calls or "text", thinks=chat.thinks), files
+    return replace(card, calls=chat.calls or "text", thinks=chat.thinks), files, None
 
 
 def _is_derivative(model: str) -> bool:

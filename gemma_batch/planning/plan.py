@@ -234,7 +234,7 @@ def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[st
             f"resources.engine: {resources.engine!r} takes no prompts of the kind {unknown[0]!r}, "
             f"which `prompt` asks for (it takes {', '.join(sorted(engine.takes))})"
         )
-    card, files = model_of(route, need_files=need_files, notes=notes)
+    card, files, unreached = model_of(route, need_files=need_files, notes=notes)
     asked = asked_of(spec, card)
     notes += check_asked(spec, asked, card, resources)
     sampling, args = all_sampling(spec, asked), args_of(resources, asked)
@@ -260,6 +260,7 @@ def _plan_route(spec: JobSpec, route: Route, *, need_files: bool, notes: list[st
         resources=resources,
         card=card,
         files=files,
+        unreached=unreached,
         max_model_len=max_model_len,
         end_of_turn=end_of_turn(route.model, files, notes) if files else None,
         result_token=result_token(files, card.calls) if files and asked.tools else None,

@@ -98,7 +98,7 @@ class RecordedJob:
         if route is None:
             raise OutputError(f"the job of this output has no route {name!r}")
         resources = self.spec.resources_of(route)
-        card, files = model_of(route, need_files=False, notes=[])
+        card, files, _ = model_of(route, need_files=False, notes=[])
         plan = RoutePlan(
             route=route,
             resources=resources,

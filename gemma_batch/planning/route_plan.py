@@ -27,7 +27,8 @@ FEED_FACTOR = 2.0  # requests in the engine, as a multiple of max_num_seqs (desi
 class RoutePlan:
     """One route's model and its placement.
 
-    `files` is None when the model's files could not be reached. `max_model_len` is in tokens.
+    `files` is None when the model's files could not be reached, and `unreached` is then the error
+    that a run would raise. `max_model_len` is in tokens.
     `end_of_turn` (text, id) is a stop token that the model's files forget (see `prompts/ending`).
     `result_token` is the id of the token that begins the result of a call, in a job with functions.
     `rows_per_second` is the expected speed of one engine, once the route is placed.
@@ -38,6 +39,7 @@ class RoutePlan:
     card: ModelCard
     files: ModelFiles | None
     max_model_len: int
+    unreached: str | None = None
     end_of_turn: tuple[str, int] | None = None
     result_token: int | None = None
     placement: Placement | None = None

@@ -14,7 +14,14 @@ import ray
 from ray._private.utils import check_version_info
 
 from gemma_batch.cluster import address
-from gemma_batch.cluster.address import LOCAL, check_address, cluster_address, not_up, probe
+from gemma_batch.cluster.address import (
+    LOCAL,
+    check_address,
+    cluster_address,
+    not_up,
+    probe,
+    starts_here,
+)
 from gemma_batch.driver.retry import retry
 from gemma_batch.driver.run import run
 from gemma_batch.errors import UserError
@@ -32,6 +39,30 @@ def test_the_address_that_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     assert cluster_address(None) == "head:6379"
     assert cluster_address("other:6379") == "other:6379"
+
+
+@pytest.mark.parametrize(
+    ("given", "variable", "connected", "here"),
+    [
+        (None, None, False, True),
+        (LOCAL, "head:6379", False, True),
+        (None, "head:6379", False, False),
+        ("head:6379", None, False, False),
+        (None, None, True, False),
+    ],
+)
+def test_where_a_run_goes(
+    monkeypatch: pytest.MonkeyPatch,
+    given: str | None,
+    variable: str | None,
+    connected: bool,
+    here: bool,
+) -> None:
+    """To Ray of its own on this machine, or to the Ray that there is."""
+    if variable is not None:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+    monkeypatch.setattr(ray, "is_initialized", lambda: connected)
+    assert starts_here(given) is here
 
 
 @pytest.mark.parametrize(

@@ -72,5 +72,5 @@ def test_every_engine_says_what_it_takes(name: str) -> None:
     found = engine_class(name)
     assert found.takes == {"tokens"}
     assert isinstance(found.computes, bool)
-    for asked in ("check_args", "place", "prepare"):
+    for asked in ("check_installed", "check_args", "place", "prepare"):
         assert callable(getattr(found, asked))
