@@ -5,6 +5,7 @@ The ways of placing that engine classes choose from (see `Engine.place` in `base
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gemma_batch.errors import PlacementError
@@ -71,7 +72,8 @@ def place_anywhere(card: ModelCard, resources: Resources, max_model_len: int) ->
 
     For the same reason `resources.precision` is not looked at: a spec for GPUs can run dry here.
     """
-    return _on_cpu(card, resources, max_model_len, NO_LIMIT_GIB)
+    placement = _on_cpu(card, resources, max_model_len, NO_LIMIT_GIB)
+    return replace(placement, reason="A dry run: no model is loaded, and no GPU is used.")
 
 
 def _on_cpu(

@@ -16,6 +16,7 @@ from importlib import resources
 
 from gemma_batch.errors import PlacementError
 
+CPU_NAME = "cpu"  # what people write in place of a GPU, to plan for the CPU
 _VISIBLE = 0.98  # share of the total memory in nvidia-smi that a process sees
 
 
@@ -63,8 +64,8 @@ def list_gpus() -> tuple[GPU, ...]:
 def find_gpu(name: str) -> GPU:
     """Find a GPU by name or alias; case and separators do not matter ('h100', 'NVIDIA L4').
 
-    Raises `PlacementError`, with the nearest names, for an unknown name and for a name that fits
-    several GPUs ('A100').
+    Raises `PlacementError`, with all names and the nearest, for an unknown name and for a name that
+    fits several GPUs ('A100').
     """
     wanted = _plain(name)
     for gpu in _table():
@@ -73,10 +74,16 @@ def find_gpu(name: str) -> GPU:
     names = {_plain(gpu.name): gpu.name for gpu in _table()}
     near = [names[plain] for plain in names if wanted and plain.startswith(wanted)]
     near = near or [names[p] for p in difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)]
-    hint = (
-        f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names.values())}"
+    hint = f"did you mean {' or '.join(near)}? K" if near else "k"
+    raise PlacementError(
+        f"{name!r} is not a GPU that plans know; {hint}nown are {', '.join(names.values())}, and "
+        f"{CPU_NAME} for the CPU"
     )
-    raise PlacementError(f"{name!r} is not a GPU that plans know; {hint}")
+
+
+def is_cpu(name: str) -> bool:
+    """Whether a name in place of a GPU's means the CPU."""
+    return _plain(name) == CPU_NAME
 
 
 def gpu_from_device(name: str, *, memory_mib: int, compute_capability: float) -> GPU:

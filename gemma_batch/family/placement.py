@@ -26,7 +26,7 @@ from gemma_batch.family.memory import (
 _TINY_PARAMS = 100_000_000  # smaller is a test model: float32 is exact, as fast as bf16 on old CPUs
 # Seen with vLLM 0.32: fp8 lacks its kernels in the CPU build, and float16 is refused for Gemma.
 _CPU_PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
-_CPU_BLOCK = 128  # tokens per KV block on vLLM's CPU platform
+GPU_BLOCK, CPU_BLOCK = 16, 128  # tokens per KV block on vLLM's platforms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +161,7 @@ def place_on_cpu(
         kv_bytes=element,
         tensor_parallel=tensor_parallel,
         inflight=tokens,
-        block=_CPU_BLOCK,
+        block=CPU_BLOCK,
     )
     if available < longest:
         needed = tensor_parallel * (weights + reserve + longest) / GIB
@@ -172,11 +172,11 @@ def place_on_cpu(
         )
     typical = min(max_model_len, limits.TYPICAL_TOKENS)
     usual = kv_bytes_per_sequence(
-        card, typical, kv_bytes=element, tensor_parallel=tensor_parallel, block=_CPU_BLOCK
+        card, typical, kv_bytes=element, tensor_parallel=tensor_parallel, block=CPU_BLOCK
     )
     kv = min(available, longest + sequences * usual)
     together = concurrency(
-        card, kv, typical, kv_bytes=element, tensor_parallel=tensor_parallel, block=_CPU_BLOCK
+        card, kv, typical, kv_bytes=element, tensor_parallel=tensor_parallel, block=CPU_BLOCK
     )
     return Placement(
         tensor_parallel=tensor_parallel,
@@ -189,7 +189,7 @@ def place_on_cpu(
         dtype=dtype_of(precision),
         reason=(
             f"On a CPU: {weights / GIB:.2f} GiB of weights and {kv / GIB:.2f} GiB of KV cache per "
-            f"worker hold {together:,} sequences of {typical:,} tokens."
+            "worker."
         ),
         kv_gib=kv / GIB,
         concurrency=together,
@@ -244,7 +244,6 @@ def _check_tensor_parallel(card: ModelCard, tensor_parallel: int, gpus_per_node:
 
 
 def _reason(need: Need, gpu: GPU, best: Fit, alone: Fit, *, chosen: bool) -> str:
-    holds = f"{best.concurrency:,} sequences of {need.typical:,} tokens"
     weights = f"{best.weights / GIB:.1f} GiB of weights"
     marlin = ""
     if need.precision == "fp8" and gpu.flops_fp8 is None:
@@ -259,8 +258,8 @@ def _reason(need: Need, gpu: GPU, best: Fit, alone: Fit, *, chosen: bool) -> str
         head = f"{best.tensor_parallel} x {gpu.name} per engine, as fewer cannot serve it well: "
     else:
         head = (
-            f"{best.tensor_parallel} x {gpu.name} per engine, as one would hold only "
-            f"{alone.concurrency:,} sequences: "
+            f"{best.tensor_parallel} x {gpu.name} per engine, as one would have only "
+            f"{alone.kv / GIB:.1f} GiB for the KV cache: "
         )
     where = "" if best.tensor_parallel == 1 else " on each GPU"
-    return f"{head}{weights}{where} leave {best.kv / GIB:.1f} GiB for {holds}{marlin}."
+    return f"{head}{weights}{where} leave {best.kv / GIB:.1f} GiB for the KV cache{marlin}."

@@ -34,11 +34,12 @@ SORT_CPU_SECONDS_PER_TOKEN = 0.5e-6
 class Estimate:
     """The estimate of one route that has all of the hardware.
 
-    Tokens are means per row. `seconds` is wall time and includes `start_seconds`, the start of an
-    engine. `rows_per_second` is the speed of all the route's engines together, and
-    `limit_rows_per_second` their physical limit; `bound` says whether arithmetic or memory sets
-    this limit (both None on a CPU). `gpu_hours` counts the GPUs that the engines hold. `cost` is in
-    the currency of the price; on a CPU, the price is per engine and hour.
+    Tokens are means per row. `seconds` is wall time: `start_seconds`, the start of an engine, and
+    `work_seconds`, in which the rows are answered. `rows_per_second` is the speed of all the
+    route's engines together, and `limit_rows_per_second` their physical limit; `bound` says whether
+    arithmetic or memory sets this limit (both None on a CPU). `gpu_hours` counts the GPUs that the
+    engines hold. `cost` is in the currency of the price; on a CPU, the price is per engine and
+    hour.
     """
 
     route: str
@@ -52,6 +53,7 @@ class Estimate:
     limit_rows_per_second: float | None
     bound: Literal["compute", "memory"] | None
     start_seconds: float
+    work_seconds: float
     seconds: float
     gpu_hours: float
     cost: float | None = None
@@ -125,7 +127,8 @@ def _estimate(
     start = speed.start_seconds(
         route.card, gpu, precision=precision_of(route), tensor_parallel=placement.tensor_parallel
     )
-    seconds = start + rows / together
+    working = rows / together
+    seconds = start + working
     hours = gpus * seconds / 3600
     return Estimate(
         route=route.route.name,
@@ -139,6 +142,7 @@ def _estimate(
         limit_rows_per_second=round(peak.rows_per_second * pool.most, 3) if peak else None,
         bound=peak.bound if peak else None,
         start_seconds=round(start, 1),
+        work_seconds=round(working, 1),
         seconds=round(seconds, 1),
         gpu_hours=round(hours, 3),
         cost=None if price is None else round((gpus or pool.most) * seconds / 3600 * price, 2),
@@ -259,6 +263,8 @@ def totals(estimates: Sequence[Estimate]) -> dict[str, Any]:
     costs = [one.cost for one in estimates if one.cost is not None]
     return {
         "seconds": round(math.fsum(one.seconds for one in estimates), 1),
+        "start_seconds": round(math.fsum(one.start_seconds for one in estimates), 1),
+        "work_seconds": round(math.fsum(one.work_seconds for one in estimates), 1),
         "gpu_hours": round(math.fsum(one.gpu_hours for one in estimates), 3),
         "cost": round(math.fsum(costs), 2) if costs else None,
         "routes": [asdict(one) for one in estimates],

@@ -29,9 +29,9 @@ def test_names_in_use_find_the_gpu(name: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("name", "near"),
     [
-        ("A100", "A100-40 or A100-80"),
-        ("H100-8O", "H100-80"),
-        ("MI300X", "known are T4"),
+        ("A100", r"did you mean A100-40 or A100-80\? Known are T4, .*, and cpu for the CPU$"),
+        ("H100-8O", r"did you mean H100-80.* Known are T4, .*, and cpu"),
+        ("MI300X", "know; known are T4, .*, and cpu for the CPU"),
         ("", "T4"),
     ],
 )

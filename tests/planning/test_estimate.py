@@ -44,6 +44,7 @@ def test_time_hours_and_cost_follow_from_each_other() -> None:
     assert one.seconds == pytest.approx(
         one.start_seconds + one.rows / one.rows_per_second, rel=0.01
     )
+    assert one.seconds == pytest.approx(one.start_seconds + one.work_seconds, abs=0.2)
     assert one.gpus == 8
     assert one.gpu_hours == pytest.approx(8 * one.seconds / 3600, rel=0.01)
     assert one.cost == pytest.approx(2.5 * one.gpu_hours, rel=0.01)
@@ -78,6 +79,8 @@ def test_totals_add_up_and_dry_runs_have_none() -> None:
     assert len(found) == 1
     both = totals([*found, *found])
     assert both["seconds"] == pytest.approx(2 * found[0].seconds, rel=0.01)
+    assert both["start_seconds"] == pytest.approx(2 * found[0].start_seconds, rel=0.01)
+    assert both["work_seconds"] == pytest.approx(2 * found[0].work_seconds, rel=0.01)
     assert both["cost"] == pytest.approx(2 * (found[0].cost or 0), abs=0.02)
     assert totals([])["cost"] is None
 
