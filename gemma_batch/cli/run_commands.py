@@ -62,7 +62,10 @@ def models(as_json: AsJson = False) -> None:
 @app.command()
 def plan(
     spec: SpecPath,
-    gpu: Annotated[str | None, typer.Option(help="Plan for this GPU, e.g. H100-80.")] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="Plan for this GPU, e.g. H100-80, or for the cpu of this machine."),
+    ] = None,
     gpus: Annotated[int, typer.Option(help="How many of them.", min=1)] = 8,
     price: Annotated[
         float | None,

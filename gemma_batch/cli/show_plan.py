@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from gemma_batch.cli.plan_lines import estimate_lines, exit_lines, placement_lines
 from gemma_batch.texts import counted, duration, failures_text
 
 if TYPE_CHECKING:
     from gemma_batch.committing.outlook import Outlook
     from gemma_batch.planning.route_plan import RoutePlan
+    from gemma_batch.planning.sample import RouteSample
     from gemma_batch.spec import JobSpec
 
-USUAL_CPUS_PER_GPU = 8  # usual for cloud instances; used because `plan` sees no cluster
 PREVIEW_CHARS = 1200
 
 
@@ -26,40 +27,39 @@ def plan_facts(
 ) -> dict[str, Any]:
     """All facts that `plan` prints, as plain data. Raises `UserError` like `make_plan`.
 
-    `price` is per GPU and hour. `output_tokens` is the mean length of an answer for the estimate
-    (None: the longest answer).
+    `gpu` is the name of a GPU, "cpu" for the CPU of this machine, or None. `price` is per GPU and
+    hour. `output_tokens` is the mean length of an answer for the estimate (None: the longest
+    answer).
     """
+    from gemma_batch.cli.plan_hardware import hardware_notes, named_hardware, on_this_cpu
     from gemma_batch.committing.outlook import known_inputs, look
-    from gemma_batch.engines.base import engine_class
-    from gemma_batch.family.gpus import find_gpu
-    from gemma_batch.family.hardware import Hardware
+    from gemma_batch.driver.beforehand import hardware_here, would_refuse
     from gemma_batch.planning import foresight
     from gemma_batch.planning.absolute import absolute
     from gemma_batch.planning.estimate import estimate_routes, sort_facts, totals
     from gemma_batch.planning.plan import check_not_empty, make_plan, rows_by_route
-    from gemma_batch.planning.pool import make_pool
+    from gemma_batch.planning.pool import gpu_wish, make_pool
     from gemma_batch.planning.preview import first_prompt
     from gemma_batch.planning.sample import sample_facts, sample_routes
     from gemma_batch.planning.shape_cost import shape_facts
+    from gemma_batch.reporting.forecast import exit_forecast
 
-    hardware = None
-    if gpu or spec.resources.gpu:
-        hardware = Hardware(
-            gpu=find_gpu(gpu or spec.resources.gpu or ""),
-            gpus=gpus,
-            gpus_per_node=min(gpus, 8),
-            cpus=gpus * USUAL_CPUS_PER_GPU,
-        )
-    elif spec.resources.device == "cpu" or not engine_class(spec.resources.engine).computes:
-        hardware = Hardware(gpu=None)
+    hardware = named_hardware(gpu or spec.resources.gpu, gpus)
     known = known_inputs(absolute(spec).output.path)
     plan = make_plan(spec, need_files=False, known=known)
+    here = hardware_here(plan.routes)
+    wanted = gpu_wish(plan.routes, 0).wanted
+    if hardware is None and not wanted:
+        hardware = on_this_cpu()
     outlook = look(
         plan.spec.output.path,
         plan.fingerprint(),
         plan.unknown,
         touched=plan.survey.touched,
         grows=spec.input.grow,
+    )
+    refused = would_refuse(
+        plan, here, engines=outlook.state != "complete" or bool(outlook.new_files)
     )
     samples = sample_routes(plan)
     foresight.check_usable(samples, spec.policy)
@@ -70,8 +70,9 @@ def plan_facts(
         units = plan.units(replicas, said.append)
         check_not_empty(units)
     by_route = rows_by_route(units)
+    forecast = exit_forecast(samples, spec.policy, sum(by_route.values()) or None)
+    answer = output_tokens or spec.sampling.max_tokens
     if hardware is not None:
-        answer = output_tokens or spec.sampling.max_tokens
         estimates = totals(
             estimate_routes(
                 plan.routes, samples, by_route, hardware, output_tokens=answer, price=price
@@ -91,14 +92,14 @@ def plan_facts(
         },
         "routes": [
             {
-                **_route_facts(route, by_route),
+                **_route_facts(route, by_route, samples[route.route.name], answer),
                 "sample": sample_facts(samples[route.route.name]),
                 "sort": sort_facts(
                     route,
                     samples[route.route.name],
                     by_route.get(route.route.name, 0),
                     hardware,
-                    output_tokens=output_tokens or spec.sampling.max_tokens,
+                    output_tokens=answer,
                 ),
             }
             for route in plan.routes
@@ -116,24 +117,23 @@ def plan_facts(
             *_output_notes(outlook),
             *([shape["hint"]] if shape and shape["hint"] else []),
             *foresight.warnings(samples, spec.policy, sum(by_route.values()) or None),
-            *(
-                []
-                if hardware
-                else [
-                    "no hardware was named: add --gpu (for example --gpu H100-80) to see the "
-                    "placement and the units"
-                ]
-            ),
+            *hardware_notes(gpu, hardware, here, wanted=wanted),
         ],
+        "would_refuse": refused,
+        "exit_code": forecast and dataclasses.asdict(forecast),
         "answer": shape,
         "prompt": first,
     }
 
 
-def _route_facts(route: RoutePlan, rows: dict[str, int]) -> dict[str, Any]:
+def _route_facts(
+    route: RoutePlan, rows: dict[str, int], sample: RouteSample, output_tokens: float
+) -> dict[str, Any]:
     from gemma_batch.engines.base import engine_class
+    from gemma_batch.planning.at_once import at_once
 
     placement = route.placement
+    computes = engine_class(route.resources.engine).computes
     facts: dict[str, Any] = {
         "name": route.route.name,
         "when": route.route.when,
@@ -143,18 +143,20 @@ def _route_facts(route: RoutePlan, rows: dict[str, int]) -> dict[str, Any]:
         "quantization": route.card.quantization,
         "max_model_len": route.max_model_len,
         "rows": rows.get(route.route.name),
+        "computes": computes,
     }
     if placement is not None:
-        computes = engine_class(route.resources.engine).computes
         facts["placement"] = {
             "tensor_parallel": placement.tensor_parallel,
             "engines_per_gpu": placement.engines_per_gpu,
             "precision": placement.precision if computes else None,
-            "dtype": placement.dtype,
+            "dtype": placement.dtype if computes else None,
             "max_num_seqs": placement.max_num_seqs,
             "max_num_batched_tokens": placement.max_num_batched_tokens,
-            "kv_gib": round(placement.kv_gib, 1),
-            "concurrency": placement.concurrency,
+            "kv_gib": round(placement.kv_gib, 1) if computes else None,
+            "concurrency": placement.concurrency if computes else None,
+            "at_once": at_once(route, sample, output_tokens),
+            "output_tokens": output_tokens,
             "reason": placement.reason,
         }
     return facts
@@ -179,23 +181,19 @@ def print_plan(facts: dict[str, Any]) -> None:
         when = f" when {route['when']}" if route["when"] else ""
         count = f", {counted(route['rows'], 'row')}" if route["rows"] is not None else ""
         console.print(f"  route    {route['name']}: {route['model']}{when}{count}")
-        if placement := route.get("placement"):
-            console.print(
-                f"           tensor parallel {placement['tensor_parallel']}, "
-                f"{_numbers(route)}, up to {placement['max_num_seqs']} sequences of "
-                f"{route['max_model_len']:,} tokens, {placement['max_num_batched_tokens']:,} "
-                "tokens per step"
-            )
-            console.print(f"           {placement['reason']}")
+        for line in placement_lines(route):
+            console.print(f"           {line}")
         for line in _sample_lines(route["sample"]):
             console.print(f"           {line}")
-        if (sort := route["sort"]) and sort["whole"] - sort["window"] >= 0.01:
+        if (sort := route["sort"]) and (sort["planned"] or _is_near(route)):
             console.print(f"           {_sort_line(sort)}")
     for line in _shape_lines(facts["answer"]):
         console.print(line)
-    for line in _estimate_lines(facts):
+    for line in [*estimate_lines(facts), *exit_lines(facts)]:
         console.print(line)
     console.print(f"  output   {facts['output']}: {_output_line(facts['output_state'])}")
+    for reason in facts["would_refuse"]:
+        console.print(f"  refused  run would refuse here: {reason}", style="yellow")
     for note in facts["notes"]:
         console.print(f"  note     {note}", style="yellow")
     prompt = facts["prompt"]
@@ -256,14 +254,6 @@ def _output_notes(outlook: Outlook) -> list[str]:
     return notes
 
 
-def _numbers(route: dict[str, Any]) -> str:
-    """The precision of a route's weights, for people; a dry run has none."""
-    if route["placement"]["precision"] is None:
-        return "no weights"
-    kept = f"weights of the checkpoint ({route['quantization']})" if route["quantization"] else ""
-    return kept or f"weights in {route['placement']['precision']}"
-
-
 def _sample_lines(sample: dict[str, Any]) -> list[str]:
     if not sample["rows"]:
         return ["no row of the sample takes this route"]
@@ -311,6 +301,13 @@ def _shape_lines(shape: dict[str, Any] | None) -> list[str]:
     return [f"  {'answer' if n == 0 else '':8} {text}" for n, text in enumerate(texts)]
 
 
+def _is_near(route: dict[str, Any]) -> bool:
+    """Whether a sort that will not be done is worth a word: it would save prompts and time."""
+    sort = route["sort"]
+    saves = sort["whole"] - sort["window"] >= 0.01 and sort["saved_seconds"] >= 1
+    return bool(saves and route["computes"])
+
+
 def _sort_line(sort: dict[str, Any]) -> str:
     verdict = "it will be done" if sort["planned"] else "it will not be done"
     return (
@@ -318,28 +315,6 @@ def _sort_line(sort: dict[str, Any]) -> str:
         f"{100 * sort['window']:.0f}%: saves {duration(sort['saved_seconds'])} and takes "
         f"{duration(sort['sort_seconds'])}, {verdict}"
     )
-
-
-def _estimate_lines(facts: dict[str, Any]) -> list[str]:
-    estimate = facts["estimate"]
-    if not estimate or not estimate["routes"]:
-        return []
-    worst = "at most, with the longest answers: " if facts["longest_answers"] else ""
-    gpus = f", {estimate['gpu_hours']:,.1f} GPU-hours" if estimate["gpu_hours"] else ""
-    cost = f", cost {estimate['cost']:,.2f}" if estimate["cost"] is not None else ""
-    lines = [
-        f"  estimate {worst}{duration(estimate['seconds'])}{gpus}{cost}; good to a factor of 2"
-    ]
-    for one in estimate["routes"]:
-        limit = ""
-        if one["limit_rows_per_second"]:
-            share = 100 * one["rows_per_second"] / one["limit_rows_per_second"]
-            limit = f", {share:.0f}% of the hardware's limit ({one['bound']})"
-        lines.append(
-            f"           {one['route']}: {one['engines']} engines, "
-            f"{one['rows_per_second']:,.1f} rows/s{limit}"
-        )
-    return lines
 
 
 def _size(count: float) -> str:

@@ -46,8 +46,8 @@ class Resources(SpecPart):
     (`policy.gpu_wait`), and is refused where there is none."""
 
     gpu: str | None = None
-    """The GPU that `gemma-batch plan` plans for, such as `H100-80`; the same as its option
-    `--gpu`. A run goes by the GPUs of its cluster."""
+    """The GPU that `gemma-batch plan` plans for, such as `H100-80`, or `cpu` for the CPU of the
+    machine that plans; the same as its option `--gpu`. A run goes by the GPUs of its cluster."""
 
     replicas: Literal["auto"] | Positive | Replicas = "auto"
     """The number of engines. `auto`: as many as the GPUs of the cluster have room for at the
