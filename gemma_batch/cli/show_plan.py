@@ -37,7 +37,7 @@ def plan_facts(
     from gemma_batch.planning import foresight
     from gemma_batch.planning.absolute import absolute
     from gemma_batch.planning.estimate import estimate_routes, sort_facts, totals
-    from gemma_batch.planning.plan import check_not_empty, make_plan, rows_by_route
+    from gemma_batch.planning.plan import check_not_empty, make_plan, rows_by_route, units_by_route
     from gemma_batch.planning.pool import gpu_wish, make_pool
     from gemma_batch.planning.preview import first_prompt
     from gemma_batch.planning.sample import sample_facts, sample_routes
@@ -75,7 +75,13 @@ def plan_facts(
     if hardware is not None:
         estimates = totals(
             estimate_routes(
-                plan.routes, samples, by_route, hardware, output_tokens=answer, price=price
+                plan.routes,
+                samples,
+                by_route,
+                hardware,
+                output_tokens=answer,
+                price=price,
+                units=units_by_route(units),
             )
         )
     first = first_prompt(plan)
@@ -193,7 +199,7 @@ def print_plan(facts: dict[str, Any]) -> None:
         console.print(line)
     console.print(f"  output   {facts['output']}: {_output_line(facts['output_state'])}")
     for reason in facts["would_refuse"]:
-        console.print(f"  refused  run would refuse here: {reason}", style="yellow")
+        console.print(f"  warning  run would refuse here: {reason}", style="yellow")
     for note in facts["notes"]:
         console.print(f"  note     {note}", style="yellow")
     prompt = facts["prompt"]

@@ -24,7 +24,7 @@ from gemma_batch.errors import LeaseError
 from gemma_batch.planning.estimate import estimate_routes, totals
 from gemma_batch.planning.foresight import check_usable, warnings
 from gemma_batch.planning.growth import with_digests
-from gemma_batch.planning.plan import check_not_empty, rows_by_route
+from gemma_batch.planning.plan import check_not_empty, rows_by_route, units_by_route
 from gemma_batch.planning.pool import (
     make_pool,
 )
@@ -136,7 +136,14 @@ def _work(
     if session.lost.is_set():  # then the copies may be gone: a manifest must not name them
         raise LeaseError("the lease of this output was taken over by another driver")
     predicted = totals(
-        estimate_routes(session.plan.routes, samples, asked, hardware, output_tokens=answer)
+        estimate_routes(
+            session.plan.routes,
+            samples,
+            asked,
+            hardware,
+            output_tokens=answer,
+            units=units_by_route(units),
+        )
     )
     facts = {
         "rows_by_route": rows,

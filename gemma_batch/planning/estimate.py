@@ -17,7 +17,7 @@ from gemma_batch.family.gpus import GPU
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.family.memory import Precision
 from gemma_batch.family.roofline import Limit, Workload, limit
-from gemma_batch.planning.pool import make_pool
+from gemma_batch.planning.pool import make_pool, not_more_than
 from gemma_batch.planning.route_plan import RoutePlan
 from gemma_batch.planning.sample import RouteSample
 from gemma_batch.prompts.prefixes import SORTED_ROWS, WORTH_SHARE
@@ -72,12 +72,14 @@ def estimate_routes(
     *,
     output_tokens: float,
     price: float | None = None,
+    units: Mapping[str, int] | None = None,
 ) -> list[Estimate]:
     """One estimate for each route that has rows. Every route must have a placement.
 
     A route gets no estimate if its engine does not compute (a dry run). `samples` and `rows` are by
     route. `output_tokens` is the mean answer; with `max_tokens` in its place, the estimate is an
-    upper bound. `price` is per GPU and hour (None: the route's `price_per_hour`). Raises
+    upper bound. `price` is per GPU and hour (None: the route's `price_per_hour`). `units` are by
+    route: a run starts no more engines than there are units (None: they are many). Raises
     `PlacementError` when there is no room for an engine.
     """
     return [
@@ -87,6 +89,7 @@ def estimate_routes(
             rows[route.route.name],
             hardware,
             route.resources.price_per_hour if price is None else price,
+            None if units is None else units[route.route.name],
         )
         for route in routes
         if rows.get(route.route.name) and engine_class(route.resources.engine).computes
@@ -105,11 +108,17 @@ def workload_of(sample: RouteSample, output_tokens: float) -> Workload:
 
 
 def _estimate(
-    route: RoutePlan, work: Workload, rows: int, hardware: Hardware, price: float | None
+    route: RoutePlan,
+    work: Workload,
+    rows: int,
+    hardware: Hardware,
+    price: float | None,
+    units: int | None = None,
 ) -> Estimate:
     placement = route.placement
     assert placement is not None
     pool = make_pool(route, hardware)
+    pool = pool if units is None else not_more_than(pool, units)
     gpu = hardware.gpu if pool.num_gpus else None
     alone = speed.rows_per_second(
         route.card,

@@ -7,6 +7,7 @@ no output and needs neither Ray nor vLLM. The caller tells the plan which hardwa
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -279,3 +280,8 @@ def rows_by_route(units: Sequence[Unit]) -> dict[str, int]:
     for unit in units:
         totals[unit.route] = totals.get(unit.route, 0) + unit.expected
     return totals
+
+
+def units_by_route(units: Sequence[Unit]) -> dict[str, int]:
+    """The number of units of each route, by the route's name: no route uses more engines."""
+    return dict(Counter(unit.route for unit in units))

@@ -85,6 +85,14 @@ def test_totals_add_up_and_dry_runs_have_none() -> None:
     assert totals([])["cost"] is None
 
 
+@pytest.mark.parametrize(("units", "engines"), [(1, 1), (3, 3), (8, 8), (500, 8)])
+def test_no_more_engines_than_units_are_paid(units: int, engines: int) -> None:
+    """Eight rows on eight GPUs are the work of one engine."""
+    one = estimate("google/gemma-3-4b-it", rows=800, price=2.0, units={"all": units})
+    assert (one.engines, one.gpus) == (engines, engines)
+    assert one.cost == pytest.approx(2.0 * engines * one.seconds / 3600, abs=0.01)
+
+
 def test_a_route_without_rows_is_not_estimated() -> None:
     """A predicate that takes nothing costs nothing."""
     assert not estimate_routes(
