@@ -123,7 +123,6 @@ _WHERE = {
     "Samples": "reporting.looking",
     "RowRejected": "errors",
     "RowTransient": "errors",
-    "Samples": "reporting.looking",
     "Sampling": "spec",
     "SpecError": "errors",
     "Status": "reporting.status",
