@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         try_,
     )
     from gemma_batch.errors import (
+        BudgetError,
         ClusterError,
         ClusterLost,
         EngineError,
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from gemma_batch.spec import (
         Alerts,
         Answer,
+        Budget,
         Csv,
         Input,
         JobSpec,
@@ -93,6 +95,8 @@ if TYPE_CHECKING:
 _WHERE = {
     "Alerts": "spec",
     "Answer": "spec",
+    "Budget": "spec",
+    "BudgetError": "errors",
     "Cleaned": "driver.clean",
     "ClusterError": "errors",
     "ClusterLost": "errors",
@@ -147,6 +151,8 @@ _WHERE = {
 __all__ = [
     "Alerts",
     "Answer",
+    "Budget",
+    "BudgetError",
     "Cleaned",
     "ClusterError",
     "ClusterLost",

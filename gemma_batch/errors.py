@@ -11,6 +11,7 @@
     │   └── ClusterError            no Ray cluster answers at an address, or it refuses the token
     ├── ClusterLost                 a Ray cluster that answered before no longer does
     ├── StoppedError                exit code 4: stopped by the breaker or an alert
+    │   ├── BudgetError             the budget of the output is spent
     │   └── LeaseError              another driver works on the same output
     ├── StorageError                storage gave up after its retries
     └── EngineError
@@ -26,6 +27,7 @@ can be pickled, because Ray passes them from process to process.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 TOO_MANY_FAILED = 3  # the exit code of a run with more failed rows than policy.max_failed
 INTERRUPTED = 130  # the exit code of a run that was asked to stop
@@ -79,6 +81,12 @@ class StoppedError(GemmaBatchError):
     """The run was stopped on purpose before its end; committed parts stay."""
 
     exit_code = 4
+
+
+class BudgetError(StoppedError):
+    """The budget of the output is spent; `report` is the `Report` of what is committed."""
+
+    report: Any = None
 
 
 class LeaseError(StoppedError):

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from gemma_batch.answering.isolation import isolate
 from gemma_batch.answering.item import AskAgain, Item
+from gemma_batch.answering.load import GivenBack, Load
 from gemma_batch.answering.order import RowQueue
 from gemma_batch.answering.stats import FeedStats
 from gemma_batch.backoff import pause
@@ -87,6 +88,7 @@ class Feed:
         self._watch: asyncio.Task[None] | None = None
         self._condemned_in_a_row = 0
         self._idle_since: float | None = None
+        self._no_more = False
 
     async def start(self, on_ready: Callable[[], object] | None = None) -> None:
         """Start the engine. Raises `EngineStartError` after `START_ATTEMPTS` attempts.
@@ -103,14 +105,16 @@ class Feed:
         self._ready = True
         self._pump()
 
-    async def run(self, requests: list[Request]) -> dict[int, Outcome]:
+    async def run(self, requests: list[Request], load: Load | None = None) -> dict[int, Outcome]:
         """Answer the requests: one outcome per request, by row number.
 
         Several calls may run at the same time. Raises `EngineError` when the engine cannot be kept
-        alive, so that no row is lost silently.
+        alive, so that no row is lost silently. `load` is for `run_when_needed`.
         """
-        loop = asyncio.get_running_loop()
-        items = [Item.of(request, loop.create_future()) for request in requests]
+        load, loop = load or Load(len(requests)), asyncio.get_running_loop()
+        if self._no_more and load.may_return:
+            raise GivenBack
+        items = [Item.of(request, loop.create_future(), load) for request in requests]
         self._open.update(items)
         self._queue.add(items)
         self._pump()
@@ -119,18 +123,34 @@ class Feed:
         outcomes = await asyncio.gather(*(item.done for item in items))
         return {item.request.number: out for item, out in zip(items, outcomes, strict=True)}
 
-    async def run_when_needed(self, load: Callable[[], list[Request]]) -> dict[int, Outcome]:
+    async def run_when_needed(self, load: Callable[[], list[Request]]) -> dict[int, Outcome] | None:
         """Like `run`, but call `load` for the requests only when the queue has room for them.
 
-        `load` runs in a thread. Before `load`, the requests take no memory of this process. Raises
-        the errors of `run` and any error of `load`.
+        `load` runs in a thread. Before `load`, the requests take no memory of this process. Returns
+        None when the rows were given back (see `begin_no_more`). Raises the errors of `run` and any
+        error of `load`.
         """
         async with self._admission:  # one call loads at a time, in the order of the calls
             await self._wanted.wait()
-            requests = await asyncio.to_thread(load)
-            answers = asyncio.ensure_future(self.run(requests))
+            requests = [] if self._no_more else await asyncio.to_thread(load)
+            rows = Load(len(requests), may_return=True)
+            answers = asyncio.ensure_future(self.run(requests, rows))
             await asyncio.sleep(0)  # `run` puts the rows into the queue before the next call loads
-        return await answers
+        try:
+            return await answers
+        except GivenBack:
+            return None
+
+    def begin_no_more(self) -> None:
+        """Give back the calls of `run_when_needed` of which no row has gone to the engine.
+
+        Later calls are given back at once. Rows of calls that have begun are answered.
+        """
+        self._no_more = True
+        for item in [item for item in self._open if item.load.may_return and not item.load.begun]:
+            self._open.discard(item)
+            item.done.set_exception(GivenBack())
+        self._pump()
 
     async def close(self) -> None:
         """Stop the engine. Rows that still wait get `EngineLost`."""
@@ -157,14 +177,17 @@ class Feed:
         running = self._ready and self._engine is not None
         if running and self._recovery is None and self._broken is None:
             while self._queue and len(self._active) < self._limit:
-                self._submit(self._queue.pop())
+                item = self._queue.pop()
+                if not item.done.done():  # otherwise the row was given back
+                    self._submit(item)
         self.stats.in_flight, self.stats.waiting = len(self._active), len(self._queue)
         oldest = next(iter(self._active), None)
         self.stats.oldest = oldest.first if oldest is not None else 0.0
         self._measure_starving()
         # Keep enough rows queued to fill the engine once more. Queue more rows only when sorting by
         # prefix needs a window.
-        if self._broken is not None or len(self._queue) < max(self._limit, self._queue.reach):
+        full = len(self._queue) >= max(self._limit, self._queue.reach)
+        if self._broken is not None or self._no_more or not full:
             self._wanted.set()
         else:
             self._wanted.clear()
@@ -182,6 +205,7 @@ class Feed:
 
     def _submit(self, item: Item) -> asyncio.Task[bool]:
         item.first = item.first or time.monotonic()
+        self.stats.in_hand += item.load.begin()
         task = asyncio.create_task(self._attempt(item))
         self._active[item] = task
         task.add_done_callback(lambda _: self._after(item))
@@ -245,8 +269,7 @@ class Feed:
         if item.done.done():
             return
         self._open.discard(item)
-        outcome.ended = time.time()
-        outcome.began = outcome.ended - (time.monotonic() - item.first)
+        self.stats.in_hand -= item.end(outcome)
         self.stats.count(outcome)
         if isinstance(outcome, Completion):
             self._condemned_in_a_row = 0
@@ -260,6 +283,7 @@ class Feed:
             item.done.set_exception(error)
         self._open.clear()
         self._queue.clear()
+        self.stats.in_hand = 0
         self._wanted.set()
 
     # -- engine death -----------------------------------------------------------------------

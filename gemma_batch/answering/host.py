@@ -89,12 +89,17 @@ class Host:
         """
         return self._submit(self._feed.run(list(requests))).result()
 
-    def run_when_needed(self, load: Callable[[], list[Request]]) -> dict[int, Outcome]:
+    def run_when_needed(self, load: Callable[[], list[Request]]) -> dict[int, Outcome] | None:
         """Like `run`, but call `load` for the requests only when the feed has room for them.
 
-        Raises the errors of `run` and any error of `load`.
+        Returns None when the rows were given back (see `begin_no_more`). Raises the errors of `run`
+        and any error of `load`.
         """
         return self._submit(self._feed.run_when_needed(load)).result()
+
+    def begin_no_more(self) -> None:
+        """From now on, calls of `run_when_needed` of which no row has begun are given back."""
+        self._loop.call_soon_threadsafe(self._feed.begin_no_more)
 
     def engine_numbers(self) -> dict[str, float]:
         """The engine's measurements as of now, by name; empty without an engine."""

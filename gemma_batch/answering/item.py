@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from gemma_batch.answering.load import Load
 from gemma_batch.engines.base import Engine
 from gemma_batch.rows import Completion, Failure, Outcome, Refusal, Request
 
@@ -17,7 +18,7 @@ AskAgain = Callable[[Request, Completion, Refusal, int], Awaitable[Request | Ref
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """A row in the feed.
+    """A row in the feed. It came with the rows of `load`.
 
     `asking` is the request of the next attempt; it differs from `request`, the row as it came,
     after a refused answer. `again` is the cause of the next attempt, if there is one. `transient`
@@ -28,6 +29,7 @@ class Item:
     request: Request
     done: asyncio.Future[Outcome]
     asking: Request
+    load: Load
     attempts: int = 0
     first: float = 0.0
     engine: Engine | None = None
@@ -37,14 +39,20 @@ class Item:
     wasted: int = 0
 
     @classmethod
-    def of(cls, request: Request, done: asyncio.Future[Outcome]) -> Item:
+    def of(cls, request: Request, done: asyncio.Future[Outcome], load: Load) -> Item:
         """The item of a row that was not tried yet."""
-        return cls(request, done, asking=request)
+        return cls(request, done, asking=request, load=load)
 
     def refuse(self, answer: Completion) -> None:
         """Count an answer that was refused."""
         self.refused += 1
         self.wasted += answer.prompt_tokens + answer.completion_tokens
+
+    def end(self, outcome: Outcome) -> int:
+        """Note when the row was in the engine. Returns how many rows are no longer in hand."""
+        outcome.ended = time.time()
+        outcome.began = outcome.ended - (time.monotonic() - self.first)
+        return self.load.end()
 
     def accepted(self, answer: Completion) -> Completion:
         """The outcome of a row with an answer of the right shape."""

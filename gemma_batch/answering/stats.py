@@ -14,6 +14,7 @@ from gemma_batch.rows import Failure, Outcome
 class FeedStats:
     """Totals that the feed's event loop writes and other threads read.
 
+    `in_hand` are the rows without an outcome of units of which a row has gone to the engine.
     `oldest` is the time when the oldest row in the engine first went there (monotonic clock in
     seconds; 0 when the engine has no row). `ready_at` is the Unix time when an engine was first
     ready (0: not yet). `refused_tokens` are the tokens of answers without the right shape, and of
@@ -29,6 +30,7 @@ class FeedStats:
     refused_tokens: int = 0
     in_flight: int = 0
     waiting: int = 0
+    in_hand: int = 0
     oldest: float = 0.0
     engine_starts: int = 0
     engine_hangs: int = 0

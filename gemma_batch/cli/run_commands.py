@@ -22,7 +22,7 @@ from gemma_batch.cli.app import (
     say,
     with_grow,
 )
-from gemma_batch.errors import TOO_MANY_FAILED
+from gemma_batch.errors import TOO_MANY_FAILED, BudgetError
 
 if TYPE_CHECKING:
     from gemma_batch.reporting.report import Report
@@ -117,6 +117,10 @@ def run(
     progress = make_progress(job.policy.progress_seconds)
     try:
         report = run_job(job, address=address, progress=progress, verbose=verbose)
+    except BudgetError as err:
+        progress.close()
+        _show(err.report, as_json=as_json)
+        raise
     finally:
         progress.close()
     _end(report, job.policy.failure_limit(report.rows), as_json=as_json)
@@ -152,17 +156,25 @@ def retry(
             progress=progress,
             verbose=verbose,
         )
+    except BudgetError as err:
+        progress.close()
+        _show(err.report, as_json=as_json)
+        raise
     finally:
         progress.close()
     _end(report, policy.failure_limit(report.rows), as_json=as_json)
 
 
-def _end(report: Report, limit: int, *, as_json: bool) -> None:
+def _show(report: Report, *, as_json: bool) -> None:
     from gemma_batch.cli.show import report_text
 
     if as_json:
         print(report.to_json())
     say(report_text(report))
+
+
+def _end(report: Report, limit: int, *, as_json: bool) -> None:
+    _show(report, as_json=as_json)
     if report.failed > limit:
         say(f"{report.failed:,} rows failed, more than policy.max_failed allows ({limit:,})")
         raise typer.Exit(TOO_MANY_FAILED)

@@ -6,6 +6,7 @@ import datetime
 from typing import TYPE_CHECKING, Any
 
 from gemma_batch.reporting.alerts import Alert
+from gemma_batch.reporting.spending import spent_text
 from gemma_batch.texts import counted, duration, failures_text, moment, size_text
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ INCREMENTS_SHOWN = 5
 
 def report_text(report: Report) -> str:
     """The summary at the end of a run."""
-    head = "complete" if report.complete else "not complete"
+    head = "incomplete" if report.incomplete else "complete" if report.complete else "not complete"
     share = report.cached_tokens / max(report.prompt_tokens, 1)
     cached = f" ({100 * share:.0f}% cached)"
     refused = f"; {report.refused_tokens:,} in answers that were refused, and their prompts"
@@ -51,6 +52,8 @@ def report_text(report: Report) -> str:
             f"  cost     {report.cost:,.2f} for {report.device_hours:,.2f} hours of GPUs "
             "(of engines, where there are none), all runs together"
         )
+    if report.budget:
+        lines.append(budget_line(report))
     for alert in report.alerts[-ALERTS_SHOWN:]:
         lines.append(f"  alert    {alert_text(alert)}")
     for node in report.nodes:
@@ -100,6 +103,13 @@ def increment_lines(increments: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def budget_line(found: Report | Status) -> str:
+    """What is spent of the budget, as a line."""
+    text = spent_text(found.budget, found.device_hours, found.cost)
+    ended = "; no more units were begun" if found.incomplete else ""
+    return f"  budget   {text} spent, all runs together{ended}"
+
+
 def alert_text(alert: Mapping[str, Any]) -> str:
     """One alert in words: its time, its value and its threshold."""
     return f"{moment(alert['time'])} UTC: {Alert(**alert).text}"
@@ -118,7 +128,9 @@ def status_text(status: Status) -> str:
     state = {
         "complete": "complete",
         "held": f"a driver works on it ({status.holder}), or died without a word",
-        "stopped": "stopped; run it again to go on",
+        "stopped": "stopped by its budget; raise policy.budget and run it again to go on"
+        if status.incomplete
+        else "stopped; run it again to go on",
     }[status.state]
     lines = [
         f"{status.name}: {state}",
@@ -134,6 +146,8 @@ def status_text(status: Status) -> str:
         )
     if status.cost is not None:
         lines.append(f"  cost     {status.cost:,.2f} so far")
+    if status.budget:
+        lines.append(budget_line(status))
     for alert in status.alerts[-ALERTS_SHOWN:]:
         lines.append(f"  alert    {alert_text(alert)}")
     lines += increment_lines(status.increments)

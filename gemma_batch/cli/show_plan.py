@@ -123,6 +123,7 @@ def plan_facts(
             *_output_notes(outlook),
             *([shape["hint"]] if shape and shape["hint"] else []),
             *foresight.warnings(samples, spec.policy, sum(by_route.values()) or None),
+            *foresight.over_budget(spec.policy.budget, estimates),
             *hardware_notes(gpu, hardware, here, wanted=wanted),
         ],
         "would_refuse": refused,

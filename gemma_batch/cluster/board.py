@@ -29,7 +29,8 @@ class Case:
     """The knowledge about one unit. Lists hold row numbers.
 
     `holder` is the worker that works on the unit, `deaths` counts the workers that died with it.
-    `elsewhere`: the unit was on offer, and another worker has taken it.
+    `elsewhere`: the unit was on offer, and another worker has taken it. `refused`: no more units
+    are begun.
     `trying` are the rows in flight now, if the unit is taken apart. Each list in `groups` must
     still run without other rows. The rows in `condemned` fail.
     """
@@ -37,6 +38,7 @@ class Case:
     holder: str = ""
     deaths: int = 0
     elsewhere: bool = False
+    refused: bool = False
     trying: list[int] = field(default_factory=list)
     groups: list[list[int]] = field(default_factory=list)
     condemned: list[int] = field(default_factory=list)
@@ -76,11 +78,12 @@ class Board(Handover):
             self._dead.add(died)
         return cause
 
-    def put(self, worker: str, numbers: dict[str, Any]) -> None:
-        """Replace the live numbers of one worker."""
+    def put(self, worker: str, numbers: dict[str, Any]) -> bool:
+        """Replace the live numbers of one worker. Returns whether no more units are begun."""
         self.heard(worker)
         self._numbers[worker] = numbers
         self._told[worker] = time.monotonic()
+        return self.no_more()
 
     def ready(self, worker: str) -> None:
         """The worker's engine is ready. From now on a row may cause the worker's death."""
@@ -90,7 +93,8 @@ class Board(Handover):
     def begin(self, worker: str, unit: str) -> Case:
         """The worker starts with the unit. If another worker holds the unit, that worker died.
 
-        Nothing changes when another worker took the unit from an offer.
+        Nothing changes when another worker took the unit from an offer. The unit is refused when no
+        more units are begun.
         """
         if self.held(unit, worker):
             return Case(elsewhere=True)
@@ -99,6 +103,9 @@ class Board(Handover):
             self._dead.add(case.holder)
             if case.holder in self._ready:
                 case.died()
+        if self.no_more():
+            case.holder = ""
+            return Case(refused=True)
         case.holder = worker
         return case
 
@@ -136,15 +143,21 @@ class Board(Handover):
         """The board's knowledge for the driver, as plain data.
 
         `workers` has the last numbers of each worker by the worker's name. `silent_seconds` in the
-        numbers is their age: it grows when a worker is gone. `deaths` counts the worker processes
-        that died. `nodes` are the nodes with trouble.
+        numbers is their age: it grows when a worker is gone. `gone`: the worker's end is known.
+        `deaths` counts the worker processes that died. `nodes` are the nodes with trouble. `held`
+        counts the units that workers hold.
         """
         now = time.monotonic()
         return {
             "workers": {
-                name: {**numbers, "silent_seconds": now - self._told[name]}
+                name: {
+                    **numbers,
+                    "silent_seconds": now - self._told[name],
+                    "gone": self.is_gone(name),
+                }
                 for name, numbers in self._numbers.items()
             },
+            "held": sum(1 for case in self._cases.values() if case.holder),
             "deaths": len(self._dead),
             "nodes": self.troubled(),
         }

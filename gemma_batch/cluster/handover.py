@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+NO_MORE = "no more units are begun, because the budget is spent"
 TRIES = 3  # workers that may fail with one unit
 SILENT_SECONDS = 30.0  # a worker that reports nothing for so long may have died
 GONE_SECONDS = 120.0  # after so long without a report, nobody waits for the worker any more
@@ -30,6 +31,11 @@ BAD_READS = 2  # units in a row that cannot be read on a node, before none is tr
 READ_PAUSE = 2.0  # seconds before a unit is read elsewhere
 MOVES = 3  # how often a worker's process may end to be started on another node
 PAUSES = (60.0, 300.0)  # seconds until a worker on a node that failed tries again; then never
+
+
+def undone(unit: str) -> dict[str, Any]:
+    """The outcome of a unit that was not begun: it goes back to the driver."""
+    return {"error": NO_MORE, "returned": True, "unit": unit}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,6 +91,15 @@ class Handover:
         self._expected: dict[str, int] = {}
         self._reads: dict[str, list[str]] = {}
         self._moves: dict[str, int] = {}
+        self._no_more = False
+
+    def begin_no_more(self) -> None:
+        """From now on no unit is begun and no engine is started; units on offer are returned."""
+        self._no_more = True
+
+    def no_more(self) -> bool:
+        """Whether no more units are begun."""
+        return self._no_more
 
     # -- workers ----------------------------------------------------------------------------
 
@@ -110,9 +125,10 @@ class Handover:
         self._members[worker] = Member(node=node, actor=actor, route=route)
         self._heard[worker] = self._clock()
         record = self._nodes.setdefault(node, Node(name=name))
-        if record.again > self._clock() and not self._works(node):
+        left_alone = record.again > self._clock() and not self._works(node)
+        if self._no_more or left_alone:
             self._members[worker].state = "unfit"
-            return died, record.cause
+            return died, NO_MORE if self._no_more else record.cause
         return died, None
 
     def heard(self, worker: str) -> None:
@@ -141,10 +157,14 @@ class Handover:
         if (member := self._members.get(worker)) is not None:
             member.state = "gone"
 
+    def is_gone(self, worker: str) -> bool:
+        """Whether the worker has ended, in order or not."""
+        return (member := self._members.get(worker)) is not None and member.state == "gone"
+
     def pause_of(self, worker: str) -> float | None:
         """Seconds until an engine may start on the worker's node; None for never."""
         again = self._nodes[self._members[worker].node].again
-        return None if again == float("inf") else max(0.0, again - self._clock())
+        return None if self._no_more or again == float("inf") else max(0.0, again - self._clock())
 
     def may_move(self, worker: str, nodes: list[str]) -> bool:
         """Whether the worker's process may end, because one of the nodes can take it.
@@ -152,7 +172,7 @@ class Handover:
         The units that the worker has on offer come back with it, unless another worker has them.
         """
         member = self._members.get(worker)
-        if member is None or self._moves.get(member.actor, 0) >= MOVES:
+        if member is None or self._no_more or self._moves.get(member.actor, 0) >= MOVES:
             return False
         known = [self._nodes.get(node) for node in nodes]
         if all(node is not None and node.again > self._clock() for node in known):
@@ -228,7 +248,7 @@ class Handover:
         member = self._members.get(worker)
         if member is None:
             return "unknown"
-        if member.state != "ready":
+        if member.state != "ready" or self._no_more:
             return None
         for unit, offer in self._offers.items():
             free = not offer.taker or self._silent(offer.taker) > SILENT_SECONDS
@@ -272,11 +292,14 @@ class Handover:
         offer = self._offers.get(unit)
         if offer is None:
             return False, None
-        if offer.receipt is None and not self._hopeless(offer):
+        unwanted = self._no_more and not offer.taker
+        if offer.receipt is None and not unwanted and not self._hopeless(offer):
             return offer.payload is not None, None
         del self._offers[unit]
         if offer.receipt is not None:
             return True, offer.receipt
+        if unwanted:
+            return True, undone(unit)
         error = {"error": self._causes(offer), "returned": self._worth_another_try(offer)}
         return True, {**error, "unit": unit}
 

@@ -24,6 +24,7 @@ import ray.util.metrics
 from ray.data import ActorPoolStrategy
 
 from gemma_batch.cluster.datasets import stop_dataset, tune
+from gemma_batch.cluster.handover import undone
 from gemma_batch.cluster.reach import require
 from gemma_batch.cluster.run_actors import answer, read_elsewhere
 from gemma_batch.cluster.work_source import WorkItem, WorkSource
@@ -37,7 +38,7 @@ from gemma_batch.reading.cores import cores
 from gemma_batch.reading.prepare import Preparer, tokenizer_files
 from gemma_batch.storage.patience import set_patience
 from gemma_batch.units.bundle import pack_shards, shards_of, unpack_shards
-from gemma_batch.units.payload import encode, encode_error
+from gemma_batch.units.payload import encode, encode_outcome
 from gemma_batch.units.route_job import RouteJob
 from gemma_batch.units.unit import Shards, Unit
 
@@ -82,6 +83,8 @@ def _preparer(key: str, load: Callable[[], tuple[RouteJob, TokenizerFiles]]) -> 
 def _read(job_ref: Any, board: Any, packed: bytes, unit: Unit) -> list[pa.Table]:
     shards = unpack_shards(packed)
     here = ray.get_runtime_context().get_node_id()
+    if answer(board.no_more.remote(), default=False):
+        return [encode_outcome(undone(unit.path))]
     try:
         if (cause := answer(board.cannot_read.remote(here), default=None)) is not None:
             raise StorageError(cause)
@@ -99,7 +102,7 @@ def _read(job_ref: Any, board: Any, packed: bytes, unit: Unit) -> list[pa.Table]
         board.end_read.remote(unit.path, here)
     except GemmaBatchError as err:
         read_elsewhere(board, unit.path, err)
-        return [encode_error(err)]
+        return [encode_outcome({"error": str(err)})]
     return [prepared]
 
 
@@ -107,7 +110,7 @@ class RouteRun:
     """The pipeline of one route over its units (at least one unit), whose `shards` are by number.
 
     `returned` are units that the pipeline gave back, by `Unit.path`, with the cause: the workers
-    that could do them had ended. Another pipeline may do them.
+    that could do them had ended, or no more units are begun. Another pipeline may do them.
     """
 
     def __init__(

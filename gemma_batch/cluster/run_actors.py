@@ -54,6 +54,12 @@ def read_board(board: Any) -> dict[str, Any] | None:
     return state
 
 
+def begin_no_more(board: Any) -> None:
+    """Tell the board that no more units begin, without waiting for it."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        board.begin_no_more.remote()
+
+
 def answer(call: Any, *, default: Any) -> Any:
     """The board's answer to a call; `default` when the board is gone or slow."""
     try:

@@ -28,6 +28,7 @@ from gemma_batch.answering.host_memory import memory_share
 from gemma_batch.answering.shapes import shape_of
 from gemma_batch.answering.stats import FeedStats, row_times
 from gemma_batch.cluster.board import Case
+from gemma_batch.cluster.handover import NO_MORE, undone
 from gemma_batch.cluster.reach import require_output
 from gemma_batch.cluster.relay import Relay
 from gemma_batch.cluster.station import Station
@@ -50,6 +51,7 @@ from gemma_batch.units.unit import Unit
 logger = logging.getLogger(__name__)
 WARM_ROWS = 16  # of a try, that an engine answers before its speed is measured
 REPORT_SECONDS = 1.0  # the pause between two reports to the board and the metrics
+REPLY_SECONDS = 0.5  # the longest wait for the board's reply to a report
 CONDEMNED = "the worker's process died with this row alone in flight"
 
 
@@ -96,8 +98,9 @@ class Worker:
 
     def __init__(self, job: RouteJob, board: Any = None) -> None:
         set_patience(job.storage_patience)
-        self._born = time.time()
+        self._born, self._began = time.time(), time.monotonic()
         self._job = job
+        self._price = None if job.price is None else job.price * job.devices
         self._store = open_store(job.output)
         self._board = board
         _ask_for_normal_priority()
@@ -105,7 +108,7 @@ class Worker:
         self._relay = Relay(board, self._name)
         self._shape = shape_of(job.sampling, job.asked)
         self._gate = Gate()
-        self._closed = threading.Event()
+        self._closed, self._no_more = threading.Event(), threading.Event()
         self._totals = FeedStats()
         self._station = Station(job, self._name, self._relay, self._make_host)
         self._station.open(alone=board is None)
@@ -125,7 +128,7 @@ class Worker:
             threading.Thread(target=self._report, name="report", daemon=True).start()
 
     def _make_host(self, on_ready: Callable[[], None]) -> Host:
-        return Host(
+        host = Host(
             self._job.engine,
             in_flight=self._job.in_flight,
             policy=self._job.policy,
@@ -135,6 +138,15 @@ class Worker:
             on_ready=on_ready,
             stats=self._totals,
         )
+        if self._no_more.is_set():
+            host.begin_no_more()
+        return host
+
+    def _begin_no_more(self) -> None:
+        """Give back the units that have not begun, now and later."""
+        self._no_more.set()
+        if (host := self._station.host) is not None:
+            host.begin_no_more()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Take a unit (one row), answer and commit it, and return one row with `receipt` as JSON.
@@ -154,6 +166,8 @@ class Worker:
         outcome = self._try_unit(head, rows.as_buffer())
         if isinstance(outcome, str):
             unit = decode_head(head)
+            if outcome == NO_MORE:
+                return undone(unit.path)
             return self._relay.give(unit, head, rows.as_buffer(), outcome)
         # Ray Data ends a worker that has no call, so units of others are run inside of this call.
         if not self._relay.take(self._try_unit):
@@ -163,7 +177,7 @@ class Worker:
     def _try_unit(self, head: str, rows: pa.Buffer) -> dict[str, Any] | str:
         """The receipt of the unit, or the reason why this worker cannot answer or commit it.
 
-        The reason is "" when another worker has the unit.
+        The reason is "" when another worker has the unit, `NO_MORE` when the unit was not begun.
         """
         unit, host = decode_head(head), self._station.host
         if self._station.unfit is not None or host is None:
@@ -171,6 +185,9 @@ class Worker:
         case = self._relay.tell("begin", self._name, unit.path) or Case()
         if case.elsewhere:
             return ""
+        if case.refused:
+            self._begin_no_more()
+            return NO_MORE
         try:
             with self._gate.pass_through(alone=case.careful):
                 receipt = self._outcomes(unit, case, host, head, rows)
@@ -182,18 +199,24 @@ class Worker:
             return str(err)
         except GemmaBatchError as err:
             receipt = {"error": str(err)}
+        if receipt is None:
+            self._relay.tell("let_go", unit.path)
+            return NO_MORE
         self._relay.tell("end", unit.path)
         return receipt
 
     def _outcomes(
         self, unit: Unit, case: Case, host: Host, head: str, rows: pa.Buffer
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any] | None:
+        """The receipt of the unit; None when the unit was not begun."""
         started = time.time()
         require_output(self._job.landmarks)
         # When a worker dies between the commit and the receipt, Ray gives out the unit again.
         done = committed_receipt(self._store, unit)
         if done is not None:
             return done
+        if self._no_more.is_set():
+            return None
         if case.careful:
             prepared = decode(head, rows)
             answers = self._carefully(unit, case, host, prepared.requests)
@@ -212,8 +235,10 @@ class Worker:
                 self._timed_from = time.time()
                 return requests[WARM_ROWS:]
 
-            answers = {**host.run_when_needed(load), **first}
-            (prepared,) = loaded
+            given = host.run_when_needed(load)
+            if given is None:
+                return None
+            answers, (prepared,) = {**given, **first}, loaded
         outcomes: dict[int, Outcome] = {**prepared.failures, **answers}
         for failure in prepared.failures.values():
             self._totals.count(failure)
@@ -227,7 +252,7 @@ class Worker:
             "recovering": round(stats.recovering_seconds, 3),
             "engine_starts": stats.engine_starts,
             "devices": self._job.devices,
-            "price": None if (price := self._job.price) is None else price * self._job.devices,
+            "price": self._price,
         }
         if self._job.timed:
             facts["times"] = row_times(outcomes)
@@ -267,12 +292,25 @@ class Worker:
                 measured = host.engine_numbers() if host is not None else {}
                 self._metrics.update(self._totals, time.time() - self._born, measured)
             numbers = {**self._totals.numbers(), "memory_share": memory_share()}
-            numbers["route"] = self._job.route
+            numbers.update(self._spending())
             try:
-                self._board.put.remote(self._name, numbers)
+                told = self._board.put.remote(self._name, numbers)
+                if ray.wait([told], timeout=REPLY_SECONDS)[0] and ray.get(told):
+                    self._begin_no_more()
             except ray.exceptions.RayError as err:
                 logger.debug("progress was not reported: %s", err)
             self._station.try_again()
+
+    def _spending(self) -> dict[str, Any]:
+        """The route, and what this worker holds: for how long, and since when with an engine."""
+        ready = self._totals.ready_at
+        return {
+            "route": self._job.route,
+            "devices": self._job.devices,
+            "price": self._price,
+            "held_seconds": time.monotonic() - self._began,
+            "ready_seconds": max(0.0, time.time() - ready) if ready else 0.0,
+        }
 
     def close(self) -> None:
         """End the engine's processes."""

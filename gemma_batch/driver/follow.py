@@ -1,9 +1,9 @@
 """Follows a run: the driver's loop while pipelines run.
 
 The loop takes in receipts and the workers' live numbers. It gives out progress, metrics and
-alerts. It hands out no work. The loop ends when every lane has ended. It raises when a lane
-failed, when the breaker or an alert stops the run, when the lease was lost, or when a signal asked
-the run to stop.
+alerts. It hands out no work. The loop ends when every lane has ended, or when the budget is spent
+and no worker holds a unit. It raises when a lane failed, when the breaker or an alert stops the
+run, when the lease was lost, or when a signal asked the run to stop.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from gemma_batch.committing.ledger import Receipt, save_receipts
 from gemma_batch.committing.reuse import REUSED, worked
 from gemma_batch.driver.breaker import Breaker
+from gemma_batch.driver.budget import BudgetWatch
 from gemma_batch.driver.guard import check_not_interrupted
 from gemma_batch.errors import LeaseError, StoppedError, StorageError
 from gemma_batch.reporting.alerts import Watcher, save_alert
@@ -31,6 +32,7 @@ TICK = 0.5
 LOOK_SECONDS = 1.0
 WAITING_SECONDS = 180.0
 NODE_SECONDS = 300.0  # the least time between two lines about one node
+KEEP_SECONDS = 60.0  # between two copies of the spending in the output
 RECEIPTS_KEPT = 200  # receipts between two copies of them in the output
 _NOTHING = object()
 
@@ -66,7 +68,8 @@ class Follower:
 
     `totals` are the planned rows by route. `before` are the rows by route that were committed when
     the run started. `lost` is set when the lease is lost. `read_board` returns the board's state,
-    or None while there is no state.
+    or None while there is no state. `budget` watches the cost, and `begin_no_more` tells lanes and
+    workers to begin no more units. `keep_spending` is called from time to time.
     """
 
     def __init__(
@@ -81,7 +84,12 @@ class Follower:
         read_board: Callable[[], Mapping[str, Any] | None],
         totals: Mapping[str, int],
         before: Mapping[str, int],
+        budget: BudgetWatch | None = None,
+        begin_no_more: Callable[[], None] = lambda: None,
+        keep_spending: Callable[[], None] = lambda: None,
     ) -> None:
+        self._budget, self._begin_no_more = budget, begin_no_more
+        self._keep_spending, self._kept = keep_spending, time.monotonic()
         self._log, self._store, self._show, self._lost = log, store, show, lost
         self._metrics, self._read_board = metrics, read_board
         self._totals, self._before = totals, before
@@ -95,13 +103,13 @@ class Follower:
         self._told: dict[str, float] = {}
 
     def follow(self, lanes: int, items: queue.Queue[Any]) -> None:
-        """Follow until `lanes` lanes have ended.
+        """Follow until `lanes` lanes have ended, or the budget is spent and every unit is done.
 
         A lane puts its receipts into `items`, then None when it has ended, or the error that it
         ended with. Raises such an error, `StoppedError`, `LeaseError` or KeyboardInterrupt.
         """
         ended, last, begun = 0, 0.0, time.monotonic()
-        while ended < lanes:
+        while ended < lanes and not (self._budget is not None and self._budget.over):
             check_not_interrupted()
             if self._lost.is_set():
                 raise LeaseError("the lease of this output was taken over by another driver")
@@ -117,6 +125,8 @@ class Follower:
                 self._log.add(item)
                 self._snapshot.committed += item["rows"]
                 self._breaker.receipt(item)
+                if self._budget is not None:
+                    self._budget.meter.receipt(item)
             if time.monotonic() - last > LOOK_SECONDS or ended == lanes:
                 last = time.monotonic()
                 self._look(waited=last - begun)
@@ -128,6 +138,7 @@ class Follower:
             fill(snapshot, state["workers"], self._log.receipts, self._totals, self._before)
             self._tell_of_nodes(state["nodes"])
             self._alert(state["workers"])
+            self._watch_budget(state)
             if not (self._hinted or state["workers"] or waited < WAITING_SECONDS):
                 self._hinted = True
                 self._show.say(
@@ -137,6 +148,24 @@ class Follower:
         self._breaker.moving((snapshot.committed, snapshot.done, snapshot.engines))
         self._metrics.update(snapshot)
         self._show.update(snapshot)
+
+    def _watch_budget(self, state: Mapping[str, Any]) -> None:
+        if self._budget is None:
+            return
+        known = self._budget.ending
+        self._budget.look(state)
+        if self._budget.ending:
+            if not known:
+                self._snapshot.phase = "finishing the units that have begun"
+                self._snapshot.ending = True
+                self._show.say(
+                    f"the budget is almost spent: {self._budget.spent}. Engines finish the units "
+                    "that they have begun, and begin no more"
+                )
+            self._begin_no_more()  # again and again: a new board may know nothing of it
+        if time.monotonic() - self._kept > KEEP_SECONDS:
+            self._kept = time.monotonic()
+            self._keep_spending()
 
     def _tell_of_nodes(self, nodes: Sequence[Mapping[str, Any]]) -> None:
         for node in nodes:

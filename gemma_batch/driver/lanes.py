@@ -41,7 +41,7 @@ class LaneThreads:
 
     def __init__(self, shards: Shards, board: Any, items: queue.Queue[Any]) -> None:
         self._shards, self._board, self._items = shards, board, items
-        self._stop = threading.Event()
+        self._stop, self._no_more = threading.Event(), threading.Event()
         self._running: list[RouteRun] = []
         self._threads: list[threading.Thread] = []
 
@@ -54,6 +54,13 @@ class LaneThreads:
             thread = threading.Thread(target=self._drive, name=name, args=(lane,), daemon=True)
             self._threads.append(thread)
             thread.start()
+
+    def begin_no_more(self) -> None:
+        """Start no more pipelines for units that come back, and tell the workers."""
+        from gemma_batch.cluster.run_actors import begin_no_more
+
+        self._no_more.set()
+        begin_no_more(self._board)
 
     def stop(self) -> None:
         """Stop every pipeline and wait for its thread before the driver leaves the cluster."""
@@ -81,6 +88,8 @@ class LaneThreads:
                     self._items.put(receipt)
                     if self._stop.is_set():
                         return
+                if self._no_more.is_set():
+                    break
                 if len(run.returned) == len(units):
                     cause = next(iter(run.returned.values()))
                     raise GemmaBatchError(f"route {lane.job.route!r} stopped: {cause}")

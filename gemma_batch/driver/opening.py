@@ -22,7 +22,7 @@ from gemma_batch.driver.session import Session
 from gemma_batch.driver.sorting import Stage
 from gemma_batch.errors import LeaseError
 from gemma_batch.planning.estimate import estimate_routes, totals
-from gemma_batch.planning.foresight import check_usable, warnings
+from gemma_batch.planning.foresight import check_usable, over_budget, warnings
 from gemma_batch.planning.growth import with_digests
 from gemma_batch.planning.plan import check_not_empty, rows_by_route, units_by_route
 from gemma_batch.planning.pool import (
@@ -145,6 +145,8 @@ def _work(
             units=units_by_route(units),
         )
     )
+    for warning in over_budget(session.plan.spec.policy.budget, predicted):
+        session.show.say(warning)
     facts = {
         "rows_by_route": rows,
         "predicted": predicted if predicted["routes"] else None,

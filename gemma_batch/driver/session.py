@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -26,11 +26,19 @@ from gemma_batch.committing.origin import check_parts, check_receipts
 from gemma_batch.committing.repair import settle_errors
 from gemma_batch.committing.reuse import worked
 from gemma_batch.driver.beforehand import check_engines, hardware_here
+from gemma_batch.driver.budget import BudgetWatch
 from gemma_batch.driver.follow import Follower, ReceiptLog
 from gemma_batch.driver.guard import interruptible
 from gemma_batch.driver.lanes import Lane, LaneThreads
 from gemma_batch.driver.reusing import checked_known
-from gemma_batch.errors import GemmaBatchError, LeaseError, StoppedError, StorageError
+from gemma_batch.engines.base import engine_class
+from gemma_batch.errors import (
+    BudgetError,
+    GemmaBatchError,
+    LeaseError,
+    StoppedError,
+    StorageError,
+)
 from gemma_batch.family.hardware import Hardware
 from gemma_batch.planning.asking import asked_of
 from gemma_batch.planning.plan import Plan, rows_by_route
@@ -50,9 +58,11 @@ from gemma_batch.reporting.page import save_page
 from gemma_batch.reporting.progress import Progress, Snapshot
 from gemma_batch.reporting.report import Report, RunFacts, make_report, save_report
 from gemma_batch.reporting.samples import ShownRow
+from gemma_batch.reporting.spending import Spending, load_spending, save_spending
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.storage.patience import patient
+from gemma_batch.texts import counted
 from gemma_batch.units.unit import Unit
 
 logger = logging.getLogger(__name__)
@@ -83,6 +93,8 @@ class Session:
         self._pools: dict[str, Pool] = {}
         self._log = ReceiptLog(store)
         self._follower: Follower | None = None
+        self._spending = Spending()
+        self._budget: BudgetWatch | None = None
 
     def close(self) -> None:
         """Leave the cluster and restore the process; Ray that the session started ends."""
@@ -116,15 +128,20 @@ class Session:
         """Run the units of `work` that are not committed, repair `errors/` and write the report.
 
         `every` holds all units of the run, for the report; `started` is in Unix seconds. Raises
-        the errors of `run`.
+        the errors of `run`. Before a `BudgetError`, `errors/` and the report are written too.
         """
+        stopped: BudgetError | None = None
         ledger = Ledger(self.store)
         done = ledger.committed()
         self._settle(kept_types(self.store, manifest, done))
         known: Mapping[PartKey, Receipt] | None = check_parts(self.store, manifest, every, done)
         with_output = asked_of(self.plan.spec).shaped
         put_no_errors(self.store, self.plan.survey.keep_schema, with_output=with_output)
-        if remaining := ledger.remaining(work, done):
+        remaining = ledger.remaining(work, done)
+        self._open_budget(remaining, lambda: ledger.receipts(done, known).values())
+        if remaining and self._budget is not None:
+            stopped = self._budget.refused(remaining, _rows(work) - _rows(remaining))
+        if remaining and stopped is None:
             try:
                 self._run(manifest, work, remaining)
             except LeaseError:
@@ -138,10 +155,13 @@ class Session:
                 raise
             done, known = ledger.committed(), None
             if left := ledger.remaining(work, done):
-                raise GemmaBatchError(
-                    f"{len(left)} of {len(work)} units are not committed although every pipeline "
-                    f"ended, for example {left[0].name!r}: start again, the rest is safe"
-                )
+                if self._budget is None or not self._budget.ending:
+                    raise GemmaBatchError(
+                        f"{len(left)} of {len(work)} units are not committed although every "
+                        f"pipeline ended, for example {left[0].name!r}: start again, the rest is "
+                        "safe"
+                    )
+                stopped = self._budget.stopped(_rows(work) - _rows(left), _rows(left))
         self.show.update(Snapshot(phase="writing the report"))
         self._log.save()
         receipts = ledger.receipts(done, known)
@@ -157,10 +177,33 @@ class Session:
             with_output=with_output,
             reads_all=survey.reads_all,
         )
-        report = self._report(manifest, every, receipts, started)
+        why = str(stopped) if stopped is not None else None
+        report = self._report(manifest, every, receipts, started, why)
         save_report(self.store, report)
         self._save_page(manifest, report, receipts)
+        if stopped is not None:
+            stopped.report = report
+            raise stopped
         return report
+
+    def _open_budget(
+        self, remaining: Sequence[Unit], receipts: Callable[[], Collection[Receipt]]
+    ) -> None:
+        """Read what the runs before have cost, and watch the budget where there is one."""
+        before, budget = load_spending(self.store), self.plan.spec.policy.budget
+        self._spending = replace(before, budget=budget)
+        if remaining and budget.is_set:
+            self._budget = BudgetWatch(budget, receipts(), before.workers)
+        if self._spending != before:
+            self._keep_spending()
+
+    def _keep_spending(self) -> None:
+        if self._budget is not None:
+            self._spending = replace(self._spending, workers=dict(self._budget.meter.workers))
+        try:
+            save_spending(self.store, self._spending)
+        except StorageError as err:
+            logger.warning("what was spent of the budget was not kept in the output: %s", err)
 
     def _settle(self, types: Mapping[str, pa.DataType]) -> None:
         """Take the types of kept columns that all parts of the output have."""
@@ -173,6 +216,7 @@ class Session:
         every: Sequence[Unit],
         receipts: Mapping[PartKey, Receipt],
         started: float,
+        why: str | None = None,
     ) -> Report:
         facts = RunFacts(
             started=started,
@@ -180,6 +224,7 @@ class Session:
             receipts=tuple(self._log.receipts),
             routes=self._route_facts(),
             nodes=tuple(self._follower.nodes.values()) if self._follower is not None else (),
+            why=why,
         )
         return make_report(
             manifest,
@@ -188,6 +233,7 @@ class Session:
             receipts,
             facts,
             alerts=load_alerts(self.store),
+            spending=self._spending,
         )
 
     def _save_page(
@@ -225,11 +271,9 @@ class Session:
         from gemma_batch.cluster.nodes import say_who_holds_gpus
 
         hardware = self._hardware or self.place()
-        done = sum(unit.expected for unit in work) - sum(unit.expected for unit in remaining)
-        if done:
+        if done := _rows(work) - _rows(remaining):
             self.show.say(
-                f"resuming: {done:,} rows are committed already, "
-                f"{sum(unit.expected for unit in remaining):,} to go"
+                f"resuming: {done:,} rows are committed already, {_rows(remaining):,} to go"
             )
         lanes = self._lanes(hardware, remaining, manifest)
         self._pools = {lane.job.route: lane.pool for lane in lanes}
@@ -252,6 +296,9 @@ class Session:
             read_board=lambda: run_actors.read_board(board),
             totals=totals,
             before=before,
+            budget=self._budget,
+            begin_no_more=threads.begin_no_more,
+            keep_spending=self._keep_spending,
         )
         gpus = sum(lane.pool.least * lane.pool.num_gpus for lane in groups[0])
         say_who_holds_gpus(gpus, self.show.say)
@@ -259,10 +306,14 @@ class Session:
             for group in groups:
                 threads.start(group)
                 follower.follow(len(group), receipts)
+                if self._budget is not None and self._budget.ending:
+                    break
         finally:
             threads.stop()
             run_actors.end_board(board)
             self._log.save()
+            if self._budget is not None:
+                self._keep_spending()
 
     def _lanes(
         self, hardware: Hardware, remaining: Sequence[Unit], manifest: Manifest
@@ -273,6 +324,14 @@ class Session:
         """
         sort = manifest.sorted_routes
         known = checked_known(self.store, manifest)
+        if self._budget is not None:
+            self._budget.expect(
+                {
+                    route.route.name: 1 / route.rows_per_second
+                    for route in self.plan.routes
+                    if engine_class(route.resources.engine).computes
+                }
+            )
         lanes = []
         for route in self.plan.routes:
             units = [unit for unit in remaining if unit.route == route.route.name]
@@ -283,6 +342,12 @@ class Session:
                 if job.order == "prefix":
                     job = replace(job, engine=replace(job.engine, keep_prefixes=True))
                 pool = not_more_than(make_pool(route, hardware), len(units))
+                if self._budget is not None and (paid := self._budget.engines(units)) < pool.most:
+                    pool = not_more_than(pool, paid)
+                    self.show.say(
+                        f"route {job.route!r} starts {counted(pool.most, 'engine')} at most: the "
+                        "rest of the budget would not pay for the start of more and a unit each"
+                    )
                 job = with_cpu_threads(job, hardware, pool)
                 lanes.append(Lane(plan=route, job=job, pool=pool, units=units))
 
@@ -290,3 +355,7 @@ class Session:
             return sum(unit.expected for unit in lane.units) / lane.plan.rows_per_second
 
         return sorted(lanes, key=work, reverse=True)
+
+
+def _rows(units: Sequence[Unit]) -> int:
+    return sum(unit.expected for unit in units)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from gemma_batch.errors import InputError
 from gemma_batch.reading.source import row_id
 from gemma_batch.rows import Failure, Row
-from gemma_batch.spec import Policy
+from gemma_batch.spec import Budget, Policy
 from gemma_batch.texts import failures_text
 from gemma_batch.units.unit import Shard
 
@@ -128,6 +128,25 @@ def warnings(samples: Mapping[str, Sampled], policy: Policy, rows: int | None = 
         f"{100 * failed / sampled:.1f}% of the sampled rows will fail{whole}, more than "
         f"policy.max_failed: {policy.max_failed} allows: the run would end with exit code 3. Mend "
         "these rows, leave them out of the input, or raise policy.max_failed"
+    ]
+
+
+def over_budget(budget: Budget, estimate: Mapping[str, Any] | None) -> list[str]:
+    """A sentence for each limit of the budget that is less than the estimate of the whole job.
+
+    `estimate` are the totals of an estimate. On a CPU, hours are those of engines.
+    """
+    if estimate is None:
+        return []
+    hours = sum(
+        one["seconds"] / 3600 * (one["gpus"] or one["engines"]) for one in estimate["routes"]
+    )
+    needed = {"gpu_hours": hours, "cost": estimate["cost"]}
+    return [
+        f"the estimate of {needed[name]:,.2f} is more than policy.budget.{name}={limit:g}: the run "
+        "ends in order at the budget, and goes on when it is raised"
+        for name, limit in budget.model_dump(exclude_none=True).items()
+        if (needed[name] or 0.0) > limit
     ]
 
 

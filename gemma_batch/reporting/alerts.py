@@ -98,9 +98,10 @@ class Watcher:
     ) -> float | None:
         # The speed counts only while there is work for every ready engine. It does not count
         # before the first engine is ready. It does not count at the end, when all rows that are
-        # left are in the engines and their number falls.
+        # left are in the engines and their number falls, nor when no more units begin.
         in_engines = sum(worker["in_flight"] for worker in workers)
-        if not snapshot.engines or snapshot.rows - snapshot.done <= in_engines:
+        at_the_end = snapshot.ending or snapshot.rows - snapshot.done <= in_engines
+        if not snapshot.engines or at_the_end:
             self._tokens.clear()
             return None
         self._tokens.append((now, snapshot.completion_tokens))

@@ -23,6 +23,7 @@ from gemma_batch.reporting.alerts import Alert
 from gemma_batch.reporting.report import Report
 from gemma_batch.reporting.sample_page import shower
 from gemma_batch.reporting.samples import ShownRow
+from gemma_batch.reporting.spending import spent_text
 from gemma_batch.reporting.templates import template
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import parts_folder
@@ -100,6 +101,7 @@ def report_page(
         shown=shown,
         d=shower(),
         alerts=[Alert(**alert) for alert in report.alerts],
+        spent=spent_text(report.budget, report.device_hours, report.cost),
         moment=moment,
         names=NAMES,
         width=WIDTH,

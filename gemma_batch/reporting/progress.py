@@ -28,7 +28,7 @@ class Snapshot:
     `rows` are the planned rows, `committed` the rows in committed parts, `done` the rows with an
     outcome; all three count earlier runs on the output too. `failures` and `completion_tokens`
     count only this run. `reused` are rows in `done` whose answers this run took from trials.
-    `routes`: name -> (rows done, planned rows).
+    `routes`: name -> (rows done, planned rows). `ending`: no more units begin.
     """
 
     phase: str = "planning"
@@ -40,6 +40,7 @@ class Snapshot:
     completion_tokens: int = 0
     engines: int = 0
     routes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    ending: bool = False
 
 
 class Progress(Protocol):

@@ -17,6 +17,7 @@ from gemma_batch.committing.reuse import REUSED, worked
 from gemma_batch.reporting.accounts import RouteFacts, limit_share, make_accounts
 from gemma_batch.reporting.alerts import Alert
 from gemma_batch.reporting.cost import cost_of
+from gemma_batch.reporting.spending import Spending
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 
@@ -42,6 +43,8 @@ class Report:
     storage: name, number of failures, newest cause, and whether they were left alone at the end.
     `increments` has the first run (number 0) and each addition of new files to a growing input:
     when it was planned, its files, rows and units, and how many rows are answered and failed.
+    `budget` is the budget of the last run, as far as it was set (`gpu_hours`, `cost`).
+    `incomplete`: the last run ended in order before all its rows were done, and `why` says why.
     """
 
     name: str
@@ -76,6 +79,9 @@ class Report:
     alerts: list[dict[str, Any]] = field(default_factory=list)
     nodes: list[dict[str, Any]] = field(default_factory=list)
     increments: list[dict[str, Any]] = field(default_factory=list)
+    budget: dict[str, float] = field(default_factory=dict)
+    incomplete: bool = False
+    why: str | None = None
 
     def to_json(self) -> str:
         """The report as the JSON that `report --json` prints."""
@@ -86,7 +92,8 @@ class Report:
 class RunFacts:
     """Facts that only the driver of a run knows: start and end (Unix seconds), its receipts.
 
-    `nodes` are the nodes with trouble (see `Report.nodes`).
+    `nodes` are the nodes with trouble (see `Report.nodes`). `why` says why the run ended in order
+    before all its rows were done; None when they are done.
     """
 
     started: float
@@ -94,6 +101,7 @@ class RunFacts:
     receipts: tuple[Receipt, ...] = ()
     routes: Mapping[str, RouteFacts] = field(default_factory=dict)
     nodes: tuple[Mapping[str, Any], ...] = ()
+    why: str | None = None
 
 
 def make_report(
@@ -104,8 +112,9 @@ def make_report(
     facts: RunFacts | None = None,
     *,
     alerts: Sequence[Alert] = (),
+    spending: Spending | None = None,
 ) -> Report:
-    """Add up the receipts of an output.
+    """Add up the receipts of an output. `spending` is the record of an output with a budget.
 
     For each unit, only the failures in its newest part count. `units` counts the planned units.
     Without `facts` the report has no times and speeds of a run.
@@ -121,7 +130,8 @@ def make_report(
     seconds = facts.finished - facts.started if facts else 0.0
     mine = facts.receipts if facts else ()
     finished = [r["finished"] for r in mine]
-    spent = cost_of(receipts.values())
+    spending = spending or Spending()
+    spent = cost_of(receipts.values(), spending.workers)
     run_tokens = sum(worked(receipt, "completion_tokens") for receipt in mine)
     run_rows = sum(worked(receipt, "rows") for receipt in mine)
     return Report(
@@ -157,6 +167,9 @@ def make_report(
         alerts=[asdict(alert) for alert in alerts],
         nodes=[dict(node) for node in facts.nodes] if facts else [],
         increments=_by_increment(manifest, receipts, latest.values()),
+        budget=spending.budget.model_dump(exclude_none=True),
+        incomplete=facts is not None and facts.why is not None,
+        why=facts.why if facts else None,
     )
 
 

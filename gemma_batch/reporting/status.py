@@ -21,6 +21,7 @@ from gemma_batch.reporting.alerts import load_alerts
 from gemma_batch.reporting.looking import page_rows
 from gemma_batch.reporting.page import failure_samples, report_page
 from gemma_batch.reporting.report import Report, load_report, make_report
+from gemma_batch.reporting.spending import load_spending
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
 from gemma_batch.texts import moment
@@ -35,7 +36,8 @@ class Status:
     `state` is complete, held (a driver has the lease) or stopped. `rows` and `units` count planned
     rows and units; all other counts are of committed rows and units. Speeds are of the last stretch
     of work. When the output is complete, speeds are of the last run. `seconds_left` is None when no
-    driver works on the output. `cost`, `alerts` and `increments` are the same as in the report.
+    driver works on the output. `cost`, `alerts`, `increments`, `budget`, `incomplete` and `why` are
+    the same as in the report.
     """
 
     name: str
@@ -58,6 +60,9 @@ class Status:
     cost: float | None = None
     alerts: list[dict[str, Any]] = field(default_factory=list)
     increments: list[dict[str, Any]] = field(default_factory=list)
+    budget: dict[str, float] = field(default_factory=dict)
+    incomplete: bool = False
+    why: str | None = None
 
 
 def status(output: str) -> Status:
@@ -98,6 +103,9 @@ def status(output: str) -> Status:
         cost=found.cost,
         alerts=found.alerts,
         increments=found.increments,
+        budget=found.budget,
+        incomplete=found.incomplete and not held,
+        why=found.why if not held else None,
     )
 
 
@@ -167,10 +175,12 @@ def _current(
     """
     saved = load_report(store)
     same = saved is not None and (saved.parts, saved.rows) == (len(listed), manifest.rows)
-    if saved is not None and saved.complete and same:
+    if saved is not None and (saved.complete or saved.incomplete) and same:
         return saved, {}
     units = manifest.units(store)
     check_planned(units, listed)
     receipts = Ledger(store).receipts(listed)
     check_receipts(manifest, receipts, listed)
-    return make_report(manifest, output, len(units), receipts, alerts=load_alerts(store)), receipts
+    alerts, spending = load_alerts(store), load_spending(store)
+    report = make_report(manifest, output, len(units), receipts, alerts=alerts, spending=spending)
+    return report, receipts

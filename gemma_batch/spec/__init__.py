@@ -4,7 +4,7 @@ from gemma_batch.spec.answer import Answer
 from gemma_batch.spec.input import Csv, Input, Txt
 from gemma_batch.spec.jobspec import JobSpec
 from gemma_batch.spec.output import Output
-from gemma_batch.spec.policy import AlertName, Alerts, Policy, Stop
+from gemma_batch.spec.policy import AlertName, Alerts, Budget, Policy, Stop
 from gemma_batch.spec.prompt import Prompt
 from gemma_batch.spec.report_options import ReportOptions
 from gemma_batch.spec.resources import Replicas, Resources
@@ -17,6 +17,7 @@ __all__ = [
     "AlertName",
     "Alerts",
     "Answer",
+    "Budget",
     "Csv",
     "Input",
     "JobSpec",

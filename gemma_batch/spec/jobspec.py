@@ -138,6 +138,19 @@ class JobSpec(SpecPart):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _a_price_for_a_cost(self) -> JobSpec:
+        if (limit := self.policy.budget.cost) is None:
+            return self
+        for route in self.effective_routes:
+            if self.resources_of(route).price_per_hour is None:
+                of_route = f" for route {route.name!r}" if self.routes else ""
+                raise ValueError(
+                    f"`policy.budget.cost` is {limit:g}, and nothing says what an hour costs"
+                    f"{of_route}: set `resources.price_per_hour`, or use `policy.budget.gpu_hours`"
+                )
+        return self
+
     @property
     def effective_routes(self) -> tuple[Route, ...]:
         """The routes; a job with just `model` has one, `SINGLE_ROUTE`."""

@@ -1,4 +1,4 @@
-"""The `policy` part of a spec: tolerated failures, when a run stops itself, its alerts."""
+"""The `policy` part of a spec: tolerated failures, when a run stops itself, alerts, budget."""
 
 from __future__ import annotations
 
@@ -75,8 +75,31 @@ class Alerts(SpecPart):
         return self
 
 
+class Budget(SpecPart):
+    """What an output may cost in all: its runs and retries together. Default: no limit.
+
+    Before a limit is passed, no engine begins another unit. The units that engines are working on
+    are finished and committed. Then the run ends with exit code 4, and its report says
+    `incomplete`. Raise the limit and run the same command to go on.
+    """
+
+    gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    """The most hours of GPUs; on a cluster without GPUs, the most hours of engines. The time in
+    which engines start counts too."""
+
+    cost: Annotated[float, Field(gt=0)] | None = None
+    """The most that may be spent, in the currency of `resources.price_per_hour`, which every route
+    needs then."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a limit."""
+        return self.gpu_hours is not None or self.cost is not None
+
+
 class Policy(SpecPart):
-    """Limits of a run: the failures that it tolerates, when it stops itself, its alerts.
+    """Limits of a run: the failures that it tolerates, when it stops itself, its alerts, its
+    budget.
 
     No field changes the identity of the job, so all may change on a resume. Units stay as they
     were cut.
@@ -130,6 +153,9 @@ class Policy(SpecPart):
 
     alerts: Alerts = Alerts()
     """What the run warns of."""
+
+    budget: Budget = Budget()
+    """What the output may cost in all."""
 
     @field_validator("max_failed")
     @classmethod

@@ -43,12 +43,13 @@ class Prepared:
     known: Known | None = None
 
 
-def encode_error(error: Exception) -> pa.Table:
-    """The error of a unit that could not be prepared, in place of the unit. It ends the run.
+def encode_outcome(outcome: dict[str, Any]) -> pa.Table:
+    """The outcome of a unit that was not prepared, in place of the unit.
 
-    One row as `encode` returns it: `unit` is `{"error": ...}` as JSON, and `rows` is null.
+    One row as `encode` returns it: `unit` is the outcome as JSON, and `rows` is null. The outcome
+    is `{"error": ...}`, which ends the run unless "returned" is true in it.
     """
-    message = json.dumps({"error": f"{error}"})
+    message = json.dumps(outcome)
     return pa.table(
         {
             "unit": pa.array([message], pa.string()),

@@ -322,3 +322,45 @@ def test_a_busy_engine_is_no_hanging_one() -> None:
     feed, answers = asyncio.run(with_feed(work, policy=RowPolicy(hang=0.2), delay=1.0))
     assert all(isinstance(answer, Completion) for answer in answers.values())
     assert (feed.stats.engine_hangs, feed.stats.engine_starts) == (0, 1)
+
+
+@pytest.mark.parametrize("poison", [None, 3])
+def test_when_no_more_begins_the_units_that_have_begun_are_finished(poison: int | None) -> None:
+    """The others come back whole and at once, and no row of them was sent; after a death too."""
+
+    async def work(feed: Feed) -> list[Any]:
+        async def unit(start: int) -> dict[int, Any] | None:
+            rows = [bad(n) if n == poison else good(n) for n in range(start, start + 20)]
+            return await feed.run_when_needed(lambda: rows)
+
+        calls = [asyncio.create_task(unit(start)) for start in (0, 20, 40, 60)]
+        async with asyncio.timeout(30):
+            while feed.stats.answered < 10:
+                await asyncio.sleep(0.001)
+            assert feed.stats.in_hand + feed.stats.answered + feed.stats.failed in (20, 40)
+            begun = (feed.stats.in_hand + feed.stats.answered + feed.stats.failed) // 20
+            feed.begin_no_more()
+            late = await feed.run_when_needed(lambda: pytest.fail("nobody needs these rows"))
+            assert late is None
+            return [begun, *await asyncio.gather(*calls)]
+
+    feed, (begun, *outcomes) = asyncio.run(with_feed(work, in_flight=16, delay=0.02))
+    given = [outcome is not None for outcome in outcomes]
+    assert given == [True] * begun + [False] * (4 - begun)
+    for number, outcome in enumerate(outcomes[:begun]):
+        assert sorted(outcome) == list(range(20 * number, 20 * number + 20))
+    stats = feed.stats
+    assert (stats.in_hand, stats.waiting, stats.in_flight) == (0, 0, 0)
+    assert stats.answered + stats.failed == 20 * begun
+    assert stats.failures == ({} if poison is None else {"engine_crash": 1})
+
+
+def test_a_unit_that_is_taken_apart_is_finished_when_no_more_begins() -> None:
+    """Its groups come one after the other by `run`: the unit has begun with the first."""
+
+    async def work(feed: Feed) -> dict[int, Any]:
+        feed.begin_no_more()
+        return await feed.run([good(n) for n in range(5)])
+
+    _, outcomes = asyncio.run(with_feed(work))
+    assert sorted(outcomes) == [0, 1, 2, 3, 4]

@@ -52,7 +52,7 @@ def test_a_worker_that_dies_while_loading_blames_no_unit() -> None:
     for n in range(4):
         case = board.begin(f"w{n}", "unit")
     assert (case.deaths, case.careful) == (0, False)
-    assert board.state() == {"workers": {}, "deaths": 3, "nodes": []}
+    assert board.state() == {"workers": {}, "deaths": 3, "nodes": [], "held": 1}
 
 
 def test_a_worker_that_lets_a_unit_go_did_not_die_with_it() -> None:
@@ -97,3 +97,27 @@ def test_a_unit_whose_readers_die_is_given_up() -> None:
     assert [board.begin_read("u") for _ in range(READ_DEATHS + 1)] == [True] * READ_DEATHS + [False]
     board.end_read("u")
     assert board.begin_read("u")
+
+
+def test_when_no_more_begins_a_unit_is_refused_and_those_that_have_begun_are_known() -> None:
+    """Workers hear of it with each report. A unit that saw deaths keeps them for the next run."""
+    board = Board()
+    for worker in ("a", "b"):
+        board.join(worker, actor=worker, node="n", name="n", route="all")
+        board.ready(worker)
+    assert not board.put("a", {"answered": 1})
+    board.begin("a", "begun")
+    board.begin("b", "with a dead worker")
+    assert board.state()["held"] == 2
+    board.begin_no_more()
+    assert board.put("a", {"answered": 2})
+    assert board.begin("a", "next").refused
+    assert board.begin("a", "with a dead worker").refused
+    state = board.state()
+    assert (state["held"], state["deaths"]) == (1, 1)
+    assert state["workers"]["a"]["gone"] is False
+    board.end("begun")
+    board.leave("a")
+    state = board.state()
+    assert state["held"] == 0
+    assert state["workers"]["a"]["gone"] is True

@@ -12,12 +12,14 @@ from gemma_batch.cluster.handover import (
     LATE_SECONDS,
     LOAD_DEATHS,
     MOVES,
+    NO_MORE,
     PAUSES,
     READ_PAUSE,
     READ_TRIES,
     SILENT_SECONDS,
     TRIES,
     Handover,
+    undone,
 )
 
 
@@ -239,3 +241,23 @@ def test_a_node_that_cannot_read_is_known_by_its_next_reader(board: Handover, cl
     assert board.cannot_read("n1") == "no hub"
     board.read_done("u", "n1")
     assert board.cannot_read("n1") is None
+
+
+def test_when_no_more_begins_units_on_offer_go_back_unless_they_are_taken(board: Handover) -> None:
+    """A worker that has a unit finishes it. No engine starts any more, and no worker moves."""
+    for worker in ("bad", "good"):
+        join(board, worker, worker)
+    board.ready("good")
+    board.unfit("bad", "no card")
+    for unit in ("taken", "waiting"):
+        board.offer(unit, "bad", "no card", ["rows"])
+    assert board.take("good") == ("taken", ["rows"])
+    board.begin_no_more()
+    assert board.take("good") is None
+    assert board.look("waiting") == (True, undone("waiting"))
+    assert board.look("taken") == (True, None)
+    board.settle("taken", "good", {"rows": 7}, "")
+    assert board.look("taken") == (True, {"rows": 7})
+    assert not board.may_move("bad", ["elsewhere"])
+    assert join(board, "new", "fresh") == NO_MORE
+    assert board.pause_of("new") is None

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from gemma_batch.committing.ledger import RECEIPTS
+from gemma_batch.driver.budget import QUIET_LOOKS, BudgetWatch
 from gemma_batch.driver.follow import RECEIPTS_KEPT, Follower, ReceiptLog, fill
 from gemma_batch.errors import GemmaBatchError, LeaseError, StoppedError
 from gemma_batch.reporting.alerts import load_alerts
 from gemma_batch.reporting.progress import Snapshot, Speed
-from gemma_batch.spec import Policy
+from gemma_batch.spec import Budget, Policy
 from gemma_batch.storage.fs import open_store
 
 
@@ -25,6 +26,7 @@ class Said:
         self.lines: list[str] = []
         self.alerts: list[str] = []
         self.done = 0
+        self.budget: BudgetWatch | None = None
 
     def update(self, snapshot: Snapshot) -> None:
         self.done = snapshot.done
@@ -51,6 +53,12 @@ def worker(route: str = "all", **numbers: Any) -> dict[str, Any]:
         "oldest_seconds": 0.0,
         "memory_share": 0.0,
         "silent_seconds": 0.0,
+        "gone": False,
+        "devices": 1.0,
+        "price": None,
+        "held_seconds": 10.0,
+        "ready_seconds": 5.0,
+        "in_hand": 0,
     }
     return {**usual, **numbers}
 
@@ -61,7 +69,9 @@ def receipt(rows: int, route: str = "all") -> dict[str, Any]:
 
 def follower(folder: Path, policy: dict[str, Any], **workers: Any) -> tuple[Follower, Said, Any]:
     said, lost, store = Said(), threading.Event(), open_store(str(folder))
-    state = {"workers": workers, "deaths": 0, "nodes": []}
+    state = {"workers": workers, "deaths": 0, "nodes": [], "held": 0}
+    if "budget" in policy:
+        said.budget = BudgetWatch(Budget(**policy["budget"]), [], {})
     made = Follower(
         Policy.model_validate(policy),
         ReceiptLog(store),
@@ -72,6 +82,8 @@ def follower(folder: Path, policy: dict[str, Any], **workers: Any) -> tuple[Foll
         read_board=lambda: state,
         totals={"all": 1000},
         before={"all": 100},
+        budget=said.budget,
+        begin_no_more=lambda: said.lines.append("no more"),
     )
     return made, said, lost
 
@@ -153,3 +165,18 @@ def test_receipts_are_copied_now_and_then(tmp_path: Path) -> None:
     lines = [line for path in files for line in store.read(path).decode().splitlines()]
     assert len(files) == 2
     assert len(lines) == len(set(lines)) == RECEIPTS_KEPT + 1
+
+
+def test_a_spent_budget_ends_a_run_that_has_rows_left_once_no_unit_is_held(tmp_path: Path) -> None:
+    """It is said once, and told to the workers at each look; receipts that come meanwhile count."""
+    policy = {"budget": {"gpu_hours": 5 / 3600}}
+    made, said, _ = follower(tmp_path, policy, w=worker(answered=300))
+    made.follow(1, items(receipt(100), receipt(50)))
+    assert said.done == 400
+    told, *rest = said.lines
+    assert told.startswith("the budget is almost spent: 0.00278 of policy.budget.gpu_hours=0.00138")
+    assert len(rest) > QUIET_LOOKS
+    assert set(rest) == {"no more"}
+    made, said, _ = follower(tmp_path, {"budget": {"gpu_hours": 1}}, w=worker(answered=300))
+    made.follow(1, items(receipt(100), None))
+    assert said.lines == []

@@ -19,12 +19,12 @@ from gemma_batch.cli.starter import starter_spec
 from gemma_batch.driver.run import run
 from gemma_batch.errors import GemmaBatchError, InputError, SpecError
 from gemma_batch.family.hardware import Hardware
-from gemma_batch.planning.foresight import check_usable, warnings
+from gemma_batch.planning.foresight import check_usable, over_budget, warnings
 from gemma_batch.planning.plan import Plan, make_plan
 from gemma_batch.planning.preview import first_prompt
 from gemma_batch.planning.sample import sample_routes
 from gemma_batch.reading.prepare import Preparer
-from gemma_batch.spec import JobSpec, Policy
+from gemma_batch.spec import Budget, JobSpec, Policy
 
 USER = {"role": "user", "content": "the fox"}
 ANSWER = {"role": "assistant", "content": "the dog"}
@@ -391,3 +391,31 @@ def test_a_field_that_is_new_leaves_older_outputs_as_they_are(tmp_path: Path, mo
     assert off.fingerprint().differences(on.fingerprint()) == [
         "prompt.last_answer was None, now 'drop'"
     ]
+
+
+@pytest.mark.parametrize(
+    ("budget", "gpus", "named"),
+    [
+        ({}, 8.0, []),
+        ({"gpu_hours": 17}, 8.0, []),
+        ({"gpu_hours": 15}, 8.0, ["the estimate of 16.00 is more than policy.budget.gpu_hours=15"]),
+        ({"gpu_hours": 3}, 0.0, ["the estimate of 4.00 is more than policy.budget.gpu_hours=3"]),
+        ({"cost": 30}, 8.0, []),
+        (
+            {"gpu_hours": 15, "cost": 20},
+            8.0,
+            [
+                "the estimate of 16.00 is more than policy.budget.gpu_hours=15",
+                "the estimate of 30.00 is more than policy.budget.cost=20",
+            ],
+        ),
+    ],
+)
+def test_an_estimate_above_the_budget_is_said(
+    budget: dict[str, float], gpus: float, named: list[str]
+) -> None:
+    """Each limit by itself. Without GPUs, the hours are those of engines: two, for two hours."""
+    route = {"seconds": 7200.0, "gpus": gpus, "engines": 2}
+    found = over_budget(Budget(**budget), {"cost": 30.0, "routes": [route]})
+    assert [sentence.partition(": ")[0] for sentence in found] == named
+    assert over_budget(Budget(**budget), None) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,13 @@ def test_a_slow_run_is_told_after_its_time_and_only_once() -> None:
 
 
 def test_engines_that_start_or_run_out_of_rows_are_not_slow() -> None:
-    """Before the first engine is up, and when all rows left are in the engines."""
+    """Before the first engine is up, when all rows left are in the engines, or no unit begins."""
     clock = Clock()
     watcher = Watcher(Alerts(min_tokens_per_second=100, for_seconds=10), clock)
     starting = Snapshot(rows=1000, engines=0)
     ending = running(5000, done=992)
-    for snapshot in (starting, ending):
+    spent = replace(running(5000), ending=True)
+    for snapshot in (starting, ending, spent):
         for _ in range(60):
             clock.now += 1
             assert watcher.look(snapshot, {"w": worker()}) == []

@@ -186,3 +186,15 @@ def test_an_output_without_any_receipt_has_a_page() -> None:
     assert "not complete" in " ".join(read(page).words)
     assert "<svg" not in page
     assert chart(Clock([]), []) is None
+
+
+def test_the_page_of_a_run_that_its_budget_ended_says_so() -> None:
+    """Beside what was spent; a run without a budget has no word of one."""
+    why = "stopped by the budget: 0.99 of policy.budget.gpu_hours=1 is spent"
+    found = report(
+        complete=False, incomplete=True, why=why, budget={"gpu_hours": 1.0}, device_hours=0.99
+    )
+    text = " ".join(read(report_page(found, [], {}, {})).words)
+    assert f"{why}." in text
+    assert "budget 0.99 of policy.budget.gpu_hours=1 " in text
+    assert "budget" not in " ".join(read(report_page(report(), [], {}, {})).words)

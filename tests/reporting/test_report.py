@@ -6,7 +6,10 @@ from typing import Any
 
 from gemma_batch.cli.show import report_text
 from gemma_batch.committing.manifest import Fingerprint, Manifest
+from gemma_batch.reporting.cost import Cost
 from gemma_batch.reporting.report import RunFacts, make_report
+from gemma_batch.reporting.spending import Spending
+from gemma_batch.spec import Budget
 from gemma_batch.storage.parts import PartKey
 
 MANIFEST = Manifest(
@@ -120,3 +123,25 @@ def test_answers_of_trials_are_in_the_totals_and_no_work_of_the_run() -> None:
         MANIFEST, "out", 2, receipts, RunFacts(started=100.0, finished=140.0, receipts=alone)
     )
     assert (nothing.run_rows, nothing.steady_rows_per_second) == (0, 0.0)
+
+
+def test_a_run_that_its_budget_ended_is_incomplete() -> None:
+    """The hours that only its driver saw count; without a budget nothing is said of one."""
+    receipts = {PartKey(0, 0, None, 0): receipt(100)}
+    spending = Spending(
+        budget=Budget(gpu_hours=2.0), workers={"died": Cost(hours=1.97, price=None)}
+    )
+    facts = RunFacts(started=0.0, finished=9.0, why="stopped by the budget")
+    report = make_report(MANIFEST, "out", 2, receipts, facts, spending=spending)
+    assert (report.complete, report.incomplete, report.why) == (
+        False,
+        True,
+        "stopped by the budget",
+    )
+    assert (report.budget, report.device_hours) == ({"gpu_hours": 2.0}, 1.97)
+    text = report_text(report)
+    assert ": incomplete\n" in text
+    assert "1.97 of policy.budget.gpu_hours=2 spent, all runs together; no more units" in text
+    report = make_report(MANIFEST, "out", 2, receipts, RunFacts(started=0.0, finished=9.0))
+    assert (report.incomplete, report.why, report.budget) == (False, None, {})
+    assert "budget" not in report_text(report)

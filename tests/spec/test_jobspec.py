@@ -24,6 +24,9 @@ BASE: dict[str, Any] = {
 }
 
 
+PRICE = {"price_per_hour": 2.5}
+
+
 def with_(**changes: Any) -> dict[str, Any]:
     data = copy.deepcopy(BASE)
     for path, value in changes.items():
@@ -94,6 +97,24 @@ def test_a_spec_survives_the_round_trip_through_plain_data() -> None:
             },
             "routes.a.resources.gpu: a plan is for one kind of GPU",
         ),
+        ({"policy__budget": {"gpu_hours": 0}}, "policy.budget.gpu_hours: input should be greater"),
+        ({"policy__budget": {"gpus": 4}}, "policy.budget.gpus: unknown key 'gpus'"),
+        (
+            {"policy__budget": {"cost": 20}},
+            "`policy.budget.cost` is 20, and nothing says what an hour costs: set "
+            "`resources.price_per_hour`, or use `policy.budget.gpu_hours`",
+        ),
+        (
+            {
+                "model": None,
+                "policy__budget": {"cost": 20},
+                "routes": [
+                    {"name": "a", "model": "m", "when": "x > 1", "resources": PRICE},
+                    {"name": "b", "model": "m"},
+                ],
+            },
+            "nothing says what an hour costs for route 'b'",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_the_nearest_valid_key(
@@ -104,6 +125,25 @@ def test_what_is_wrong_is_named_with_the_nearest_valid_key(
         JobSpec.from_dict(with_(**changes))
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"policy__budget": {"gpu_hours": 4}},
+        {"policy__budget": {"cost": 20}, "resources": PRICE},
+        {
+            "policy__budget": {"cost": 20},
+            "model": None,
+            "routes": [{"name": "a", "model": "m", "resources": PRICE}],
+        },
+        {"policy__budget": {}},
+    ],
+)
+def test_a_budget_in_money_needs_a_price(changes: dict[str, Any]) -> None:
+    """Of the job or of each route; a budget in hours needs none."""
+    spec = JobSpec.from_dict(with_(**changes))
+    assert spec.policy.budget.is_set == bool(changes["policy__budget"])
 
 
 def test_set_overrides_fields_and_list_entries() -> None:
