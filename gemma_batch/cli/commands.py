@@ -10,6 +10,7 @@ import typer
 
 from gemma_batch.cli import job_commands, output_commands, run_commands, try_command
 from gemma_batch.cli.app import app, say
+from gemma_batch.cli.shown import end_interrupted, interruptible_from_now, library_log
 from gemma_batch.errors import INTERRUPTED, GemmaBatchError
 
 __all__ = ["app", "job_commands", "main", "output_commands", "run_commands", "try_command"]
@@ -18,6 +19,7 @@ UNEXPECTED = 1
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and end the process with one of the exit codes in the README."""
+    interruptible_from_now()
     try:
         # With standalone_mode off, typer returns the exit code and does not end the process.
         code = app(args=arguments, standalone_mode=False)
@@ -25,10 +27,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             raise KeyboardInterrupt
     except GemmaBatchError as err:
         say(f"error: {err}")
+        _name_the_log()
         sys.exit(err.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        say("interrupted; what is committed stays, run the same command again to go on")
-        sys.exit(INTERRUPTED)
+        end_interrupted()
     except Exception as err:
         # typer wraps click. A usage error of click can print itself and has an exit code.
         if hasattr(err, "show") and hasattr(err, "exit_code"):
@@ -36,5 +38,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             sys.exit(err.exit_code)
         traceback.print_exc()
         say(f"unexpected: {type(err).__name__}: {err}")
+        _name_the_log()
         sys.exit(UNEXPECTED)
     sys.exit(code or 0)
+
+
+def _name_the_log() -> None:
+    if library_log.path:
+        say(f"the warnings of this command are in {library_log.path}")

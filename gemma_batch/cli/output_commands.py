@@ -104,11 +104,10 @@ def clean(
     """List or remove what starts that died left in an output, and copies that nothing reads."""
     from gemma_batch.cli.arguments import output_of
     from gemma_batch.cli.show import cleaned_text
+    from gemma_batch.cli.shown import shown
     from gemma_batch.driver.clean import clean as clean_output
-    from gemma_batch.reporting.progress import make_progress
 
-    progress = make_progress(10.0)
-    try:
+    with shown(10.0) as progress:
         found = clean_output(
             output_of(output),
             all_copies=all_copies,
@@ -116,8 +115,6 @@ def clean(
             dry_run=not yes,
             progress=progress,
         )
-    finally:
-        progress.close()
     if as_json:
         print(json.dumps(dataclasses.asdict(found), indent=1))
     else:

@@ -109,20 +109,17 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Run a job, or go on with a job that was stopped."""
+    from gemma_batch.cli.shown import shown
     from gemma_batch.driver.run import run as run_job
-    from gemma_batch.reporting.progress import make_progress
     from gemma_batch.spec import JobSpec
 
     job = JobSpec.load(spec, with_grow(overrides, grow))
-    progress = make_progress(job.policy.progress_seconds)
     try:
-        report = run_job(job, address=address, progress=progress, verbose=verbose)
+        with shown(job.policy.progress_seconds, verbose=verbose) as progress:
+            report = run_job(job, address=address, progress=progress, verbose=verbose)
     except BudgetError as err:
-        progress.close()
         _show(err.report, as_json=as_json)
         raise
-    finally:
-        progress.close()
     _end(report, job.policy.failure_limit(report.rows), as_json=as_json)
 
 
@@ -140,28 +137,25 @@ def retry(
 ) -> None:
     """Run the failed rows of a finished run again."""
     from gemma_batch.cli.arguments import output_of
+    from gemma_batch.cli.shown import shown
     from gemma_batch.driver.retry import retried_spec
     from gemma_batch.driver.retry import retry as retry_job
-    from gemma_batch.reporting.progress import make_progress
 
     output = output_of(output)
     policy = retried_spec(output, overrides or ()).policy
-    progress = make_progress(10.0)
     try:
-        report = retry_job(
-            output,
-            codes=codes or (),
-            overrides=overrides or (),
-            address=address,
-            progress=progress,
-            verbose=verbose,
-        )
+        with shown(policy.progress_seconds, verbose=verbose) as progress:
+            report = retry_job(
+                output,
+                codes=codes or (),
+                overrides=overrides or (),
+                address=address,
+                progress=progress,
+                verbose=verbose,
+            )
     except BudgetError as err:
-        progress.close()
         _show(err.report, as_json=as_json)
         raise
-    finally:
-        progress.close()
     _end(report, policy.failure_limit(report.rows), as_json=as_json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 GROW_AT = 1.0  # units in flight per call of the pool's actors, from which on the pool grows
@@ -33,13 +34,29 @@ def tune(dataset: Any) -> Any:
     return dataset
 
 
-def stop_dataset(dataset: Any) -> None:
-    """End the pipeline of a data set that a thread may still consume, and kill its actors.
+def executors_of(dataset: Any) -> list[Any]:
+    """The executors that run the data set's pipeline: a list that grows when the pipeline begins.
+
+    Ray Data itself tells of an executor only after its first block, long after engines began to
+    load. Before that, the pipeline could not be stopped.
+    """
+    made: list[Any] = []
+    make = dataset._create_executor
+
+    def kept() -> Any:
+        made.append(make())
+        return made[-1]
+
+    dataset._create_executor = kept
+    return made
+
+
+def stop(executors: Sequence[Any]) -> None:
+    """End the pipeline of these executors, which a thread may still consume, and kill its actors.
 
     Ray Data itself ends a pipeline only when the consumer ends. A pipeline that still runs when
     this process leaves the cluster ends this process, with exit code 1. Actors that are not killed
     would go on with their units, and keep their GPUs, on a cluster that stays up.
     """
-    executor = dataset._current_executor
-    if executor is not None:
+    for executor in list(executors):
         executor.shutdown(force=True)

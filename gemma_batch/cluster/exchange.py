@@ -19,7 +19,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from gemma_batch.cluster.datasets import stop_dataset, tune
+from gemma_batch.cluster.datasets import executors_of, stop, tune
 from gemma_batch.cluster.reach import require, require_output
 from gemma_batch.cluster.run_actors import answer, end_board, make_board, read_elsewhere
 from gemma_batch.cluster.work_source import WorkItem, WorkSource
@@ -124,11 +124,12 @@ def exchange(sorting: Sorting, work: Sequence[Chunk]) -> Iterator[dict[str, Any]
             num_cpus=READ_CPUS,
         )
     )
+    executors = executors_of(tune(dataset))
     try:
-        for batch in tune(dataset).iter_batches(batch_size=None, batch_format="pyarrow"):
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from map(json.loads, batch["piece"].to_pylist())
     except (ray.exceptions.RayError, ray.data.exceptions.UserCodeException) as err:
         raise GemmaBatchError(f"sorting the input by prefix failed: {err}") from err
     finally:
-        stop_dataset(dataset)
+        stop(executors)
         end_board(board)

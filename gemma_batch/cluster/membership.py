@@ -11,11 +11,8 @@ import contextlib
 import faulthandler
 import logging
 import os
-import re
 import resource
 import socket
-import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -27,15 +24,11 @@ import ray.data
 import ray.util
 
 from gemma_batch.cluster.address import LOCAL, check_address, cluster_address, not_up, probe
+from gemma_batch.cluster.quiet import level, no_log_of_its_own, our_sigterm, quiet
 from gemma_batch.errors import UserError
 
 # Variables of the environment that `ray.init` sets begin with these.
 RAYS_OWN = ("RAY_", "PYTHONBREAKPOINT")
-# Lines of Ray's log: of its native code, of its Python code and of the libraries below them.
-RAYS_LINE = re.compile(
-    rb"\[\d{4}-\d\d-\d\d [^\]]*\] |\d{4}-\d\d-\d\d [\d:,]+\t[A-Z]+ \S+:\d+ -- |[IWEF]\d{4} |"
-    rb"WARNING: All log messages before absl|\s*$"
-)
 LANE = "gemma_batch-lane"  # how the names of threads begin that consume a pipeline
 PIPELINES = (LANE, "StreamingExecutor")  # also Ray Data's own threads
 
@@ -61,7 +54,7 @@ class _Connection:
                 with contextlib.ExitStack() as undo:
                     if not ray.is_initialized():
                         undo.enter_context(_opened(cluster_address(address), verbose=verbose))
-                    undo.enter_context(_level("ray.data", logging.CRITICAL))
+                    undo.enter_context(level("ray.data", logging.CRITICAL))
                     self._undo = undo.pop_all()
             self._runs += 1
 
@@ -126,21 +119,23 @@ def _opened(target: str, *, verbose: bool) -> Iterator[None]:
     """Connect to the cluster at `target`, and leave it and restore the process at the end."""
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.WARNING}
     probe(target)
-    with _kept_process(), _level("ray"), _no_second_cluster():
+    silence = contextlib.nullcontext if verbose else quiet
+    with _kept_process(), level("ray"), _no_second_cluster(), no_log_of_its_own(verbose):
         if target == LOCAL:
             options["include_dashboard"] = False
             os.environ.setdefault("RAY_worker_niceness", "0")  # see worker._ask_for_normal_priority
         if not verbose:
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
-            with contextlib.nullcontext() if verbose else _quiet(), _whole_or_nothing():
+            with silence(), _whole_or_nothing(), our_sigterm():
                 try:
                     ray.init(address=target, **options)
                 except Exception as err:  # Ray has no type of its own for most of its failures
                     raise not_up(target, err) from err
             yield
         finally:
-            ray.shutdown()
+            with silence():
+                ray.shutdown()
 
 
 @contextlib.contextmanager
@@ -190,45 +185,3 @@ def _kept_process() -> Iterator[None]:
         if not traces:
             faulthandler.disable()
         resource.setrlimit(resource.RLIMIT_NOFILE, files)
-
-
-@contextlib.contextmanager
-def _level(name: str, level: int | None = None) -> Iterator[None]:
-    """Keep the level of a logger, and set another meanwhile."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    if level is not None:
-        logger.setLevel(level)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Drop the lines that Ray logs to file descriptor 2 while it starts; keep other lines.
-
-    Ray's native code writes to the descriptor itself. Nothing is lost: errors are raised as
-    exceptions. Lines that other threads write meanwhile come out at the end.
-    """
-    try:
-        kept = os.dup(2)
-    except OSError:  # the process has no stderr
-        yield
-        return
-    with tempfile.TemporaryFile() as held:
-        if sys.stderr is not None:
-            sys.stderr.flush()
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            if sys.stderr is not None:
-                sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            held.seek(0)
-            others = [line for line in held if not RAYS_LINE.match(line)]
-            if others:
-                os.write(2, b"".join(others))

@@ -23,7 +23,7 @@ import ray.data
 import ray.util.metrics
 from ray.data import ActorPoolStrategy
 
-from gemma_batch.cluster.datasets import stop_dataset, tune
+from gemma_batch.cluster.datasets import executors_of, stop, tune
 from gemma_batch.cluster.handover import undone
 from gemma_batch.cluster.reach import require
 from gemma_batch.cluster.run_actors import answer, read_elsewhere
@@ -143,6 +143,7 @@ class RouteRun:
             num_cpus=pool.num_cpus,
         )
         self._dataset = tune(dataset)
+        self._executors = executors_of(self._dataset)
 
     def receipts(self) -> Iterator[dict[str, Any]]:
         """Run the pipeline, and yield the receipt of each unit once its part is committed.
@@ -168,4 +169,4 @@ class RouteRun:
 
         The thread that consumes `receipts` may stay blocked until the current part is committed.
         """
-        stop_dataset(self._dataset)
+        stop(self._executors)

@@ -19,7 +19,7 @@ from gemma_batch.committing.ledger import Receipt, save_receipts
 from gemma_batch.committing.reuse import REUSED, worked
 from gemma_batch.driver.breaker import Breaker
 from gemma_batch.driver.budget import BudgetWatch
-from gemma_batch.driver.guard import check_not_interrupted
+from gemma_batch.driver.interrupts import check_not_interrupted
 from gemma_batch.errors import LeaseError, StoppedError, StorageError
 from gemma_batch.reporting.alerts import Watcher, save_alert
 from gemma_batch.reporting.metrics import RunMetrics

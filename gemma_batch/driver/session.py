@@ -28,7 +28,7 @@ from gemma_batch.committing.reuse import worked
 from gemma_batch.driver.beforehand import check_engines, hardware_here
 from gemma_batch.driver.budget import BudgetWatch
 from gemma_batch.driver.follow import Follower, ReceiptLog
-from gemma_batch.driver.guard import interruptible
+from gemma_batch.driver.interrupts import check_not_interrupted, interruptible
 from gemma_batch.driver.lanes import Lane, LaneThreads
 from gemma_batch.driver.reusing import checked_known
 from gemma_batch.engines.base import engine_class
@@ -113,7 +113,8 @@ class Session:
 
         self.show.update(Snapshot(phase="connecting to Ray"))
         self._opened.enter_context(membership.joined(self._address, verbose=self._verbose))
-        interruptible()  # replaces the signal handler that Ray just set, which exits with 15
+        interruptible()  # replaces the signal handler that Ray's native code just set
+        check_not_interrupted()
         self.plan = reach.shared(self.plan)
         wish = gpu_wish(self.plan.routes, self.plan.spec.policy.gpu_wait)
         self._hardware = cluster_hardware(wish, self.show.say)

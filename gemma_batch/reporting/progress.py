@@ -6,6 +6,7 @@ from the workers' board (rows that are not committed yet).
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
@@ -186,5 +187,8 @@ def make_progress(every: float, console: Console | None = None) -> Progress:
     """A live panel on a terminal; otherwise lines, one every `every` seconds."""
     from rich.console import Console
 
+    # A duplicate of stderr: what is kept away from stderr while Ray starts is not the panel.
+    if console is None and sys.stderr is not None and sys.stderr.isatty():
+        console = Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8"))
     console = console or Console(stderr=True)
     return LiveProgress(console) if console.is_terminal else LogProgress(every)

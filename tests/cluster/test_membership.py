@@ -13,7 +13,8 @@ import psutil
 import pytest
 import ray
 
-from gemma_batch.cluster.membership import _quiet, _whole_or_nothing
+from gemma_batch.cluster.membership import _whole_or_nothing
+from gemma_batch.cluster.quiet import quiet
 from tests.conftest import free_port, ray_head
 from tests.integration.helpers import ROOT, environment
 
@@ -57,7 +58,7 @@ def attempt(*address: str, **env: str) -> str:
 
 def test_rays_lines_are_dropped_and_others_kept(capfd: pytest.CaptureFixture[str]) -> None:
     """Ray writes to the process's stderr while it starts, and so may the caller's threads."""
-    with _quiet():
+    with quiet():
         os.write(2, b"[2026-11-28 00:20:13,990 I 29496 29496] logging.cc:303: Set ray log level\n")
         os.write(2, b"2026-11-28 00:20:17,136\tWARNING worker.py:1681 -- SIGTERM handler is not\n")
         os.write(2, b"half done\n")

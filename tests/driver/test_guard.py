@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from gemma_batch.committing.outlook import open_output
-from gemma_batch.driver.guard import check_not_interrupted, leased
+from gemma_batch.driver.guard import leased
+from gemma_batch.driver.interrupts import check_not_interrupted
 from gemma_batch.reporting.progress import LogProgress
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)

@@ -1,0 +1,107 @@
+"""Shown: what a person sees of a command that works for long: its progress, and that it stops.
+
+Nothing of a library comes between. Warnings of libraries go to a file, which is named when the
+command fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NoReturn
+
+from gemma_batch.cli.app import say
+from gemma_batch.errors import INTERRUPTED
+
+if TYPE_CHECKING:
+    from gemma_batch.reporting.progress import Progress
+
+ENDED = "interrupted; what is committed stays, run the same command again to go on"
+FORM = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class LibraryLog(logging.Handler):
+    """Writes log records to a new file, which is made for the first record; `path` is its path."""
+
+    path = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        if not self.path:
+            number, self.path = tempfile.mkstemp(prefix="gemma-batch-", suffix=".log")
+            os.close(number)
+        with open(self.path, "a", encoding="utf-8") as file:
+            print(self.format(record), file=file)
+
+
+library_log = LibraryLog()
+
+
+def keep_libraries_quiet() -> None:
+    """Send warnings of libraries to `library_log`, and those of this package to stderr."""
+    root = logging.getLogger()
+    if library_log in root.handlers:
+        return
+    library_log.setFormatter(logging.Formatter(FORM))
+    root.addHandler(library_log)
+    logging.captureWarnings(True)
+    if logging.lastResort is not None:  # it prints a warning's message, where nothing else does
+        logging.getLogger("gemma_batch").addHandler(logging.lastResort)
+
+
+@contextlib.contextmanager
+def shown(every: float, *, verbose: bool = False) -> Iterator[Progress]:
+    """The display of a run's progress, with a line every `every` seconds outside a terminal.
+
+    Within the block, the first SIGTERM or SIGINT says "stopping" at once and raises
+    KeyboardInterrupt. A later one ends the process at once, with exit code 130.
+    """
+    from gemma_batch.driver.interrupts import STOPPING, stoppable
+    from gemma_batch.reporting.progress import make_progress
+
+    if not verbose:
+        keep_libraries_quiet()
+    progress = make_progress(every)
+
+    def stopping() -> None:
+        progress.close()
+        say(f"{STOPPING}; a second Ctrl-C ends at once")
+
+    try:
+        with stoppable(stopping, _end_at_once):
+            yield progress
+    finally:
+        progress.close()
+
+
+def interruptible_from_now() -> None:
+    """Let SIGTERM end a command as Ctrl-C does."""
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def end_interrupted() -> NoReturn:
+    """End the process with exit code 130, after a last sentence: no library has another word."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    _last_word()
+    sys.exit(INTERRUPTED)
+
+
+def _end_at_once() -> NoReturn:
+    _last_word()
+    os._exit(INTERRUPTED)
+
+
+def _last_word() -> None:
+    say(ENDED)
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
