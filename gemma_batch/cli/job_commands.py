@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from gemma_batch.cli.app import AsJson, Grow, Overrides, SpecPath, app, say, wit
 if TYPE_CHECKING:
     from gemma_batch.ops.ray_jobs import RayJobs
 
+RAYS_LINE = re.compile(r"\S+ \S+\tINFO job_manager\.py:\d+ -- |Running entrypoint for job \S+: ")
 JobName = Annotated[
     str, typer.Argument(metavar="JOB", help="Submission id, the output.path or the spec.")
 ]
@@ -40,8 +42,10 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Run a job on a Ray cluster, or attach to it if it runs there already."""
+    from gemma_batch.cli.show import finished_text
     from gemma_batch.errors import SpecError
     from gemma_batch.ops.ray_jobs import RayJobs
+    from gemma_batch.reporting.status import current_report
     from gemma_batch.spec import JobSpec
 
     wrong = next((one for one in env or () if not one.partition("=")[0] or "=" not in one), None)
@@ -50,10 +54,15 @@ def submit(
     variables = dict(one.split("=", 1) for one in env or ())
     loaded = JobSpec.load(spec, with_grow(overrides, grow))
     jobs = RayJobs(address)
+    say("planning ...")
     job = jobs.submit(loaded, python=python, env=variables)
-    what = f"attached to {job.id} ({job.status})" if job.attached else f"submitted {job.id}"
-    at = f" --address {address}" if address else ""
-    say(f"{what}; follow it: gemma-batch logs -f {job.id}{at}")
+    if job.active or not job.attached:
+        what = f"attached to {job.id} ({job.status})" if job.attached else f"submitted {job.id}"
+        at = f" --address {address}" if address else ""
+        say(f"{what}; follow it: gemma-batch logs -f {job.id}{at}")
+    else:
+        say(finished_text(job, current_report(loaded.output.path)))
+        wait = False
     if wait:
         _follow(jobs, job.id)
         job = jobs.wait(job.id)
@@ -79,7 +88,7 @@ def logs(
     jobs = RayJobs(address)
     found = jobs.get(job)
     if not follow:
-        print(jobs.logs(found.id), end="")
+        print(without_rays_lines(jobs.logs(found.id)), end="")
         return
     _follow(jobs, found.id)
     if code := jobs.wait(found.id).result:
@@ -117,5 +126,14 @@ def list_jobs(address: Dashboard = None, as_json: AsJson = False) -> None:
 
 
 def _follow(jobs: RayJobs, job: str) -> None:
+    held = ""
     for text in jobs.follow(job):
-        print(text, end="", file=sys.stderr, flush=True)
+        whole, end, held = (held + text).rpartition("\n")
+        print(without_rays_lines(whole + end), end="", file=sys.stderr, flush=True)
+    print(without_rays_lines(held), end="", file=sys.stderr, flush=True)
+
+
+def without_rays_lines(text: str) -> str:
+    """The log of a driver without the lines that Ray writes when it has started the driver."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if not RAYS_LINE.match(line))

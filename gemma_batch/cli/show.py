@@ -6,6 +6,7 @@ import datetime
 from typing import TYPE_CHECKING, Any
 
 from gemma_batch.reporting.alerts import Alert
+from gemma_batch.reporting.hours import hours_text
 from gemma_batch.reporting.spending import spent_text
 from gemma_batch.texts import counted, duration, failures_text, moment, size_text
 
@@ -47,11 +48,7 @@ def report_text(report: Report) -> str:
         lines += _account_lines(report)
     elif report.complete:
         lines.append("  speed    nothing was left to do")
-    if report.cost is not None:
-        lines.append(
-            f"  cost     {report.cost:,.2f} for {report.device_hours:,.2f} hours of GPUs "
-            "(of engines, where there are none), all runs together"
-        )
+    lines += _hours_lines(report)
     if report.budget:
         lines.append(budget_line(report))
     for alert in report.alerts[-ALERTS_SHOWN:]:
@@ -71,6 +68,13 @@ def report_text(report: Report) -> str:
         f"  pandas   python -c \"import pandas as pd; print(pd.read_parquet('{results}').head())\"",
     ]
     return "\n".join(lines)
+
+
+def _hours_lines(found: Report | Status) -> list[str]:
+    hours = hours_text(found.device_hours, found.device_kinds)
+    if found.cost is not None:
+        return [f"  cost     {found.cost:,.2f} for {hours} in all runs"]
+    return [f"  hours    {hours} in all runs"] if found.device_hours else []
 
 
 def _account_lines(report: Report) -> list[str]:
@@ -144,8 +148,7 @@ def status_text(status: Status) -> str:
             f"  speed    {status.rows_per_second:,.1f} rows/s, {status.tokens_per_second:,.0f} "
             f"output tokens/s{left}{last}"
         )
-    if status.cost is not None:
-        lines.append(f"  cost     {status.cost:,.2f} so far")
+    lines += _hours_lines(status)
     if status.budget:
         lines.append(budget_line(status))
     for alert in status.alerts[-ALERTS_SHOWN:]:
@@ -159,6 +162,15 @@ def status_text(status: Status) -> str:
             f"{status.open_retry['rows']:,} rows; run `gemma-batch retry` to go on"
         )
     return "\n".join(lines)
+
+
+def finished_text(job: Job, report: Report) -> str:
+    """What `submit` says of a job that has nothing left to do."""
+    failed = f", {failures_text(report.failures)}" if report.failed else ""
+    return (
+        f"{job.id} has finished already: {report.answered:,} of {report.rows:,} rows answered"
+        f"{failed}; nothing was started; `gemma-batch report {report.output}` shows it"
+    )
 
 
 def cleaned_text(cleaned: Cleaned) -> str:

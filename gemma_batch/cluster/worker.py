@@ -251,6 +251,7 @@ class Worker:
             "starved": round(stats.starved_seconds, 3),
             "recovering": round(stats.recovering_seconds, 3),
             "engine_starts": stats.engine_starts,
+            "device": self._job.engine.device,
             "devices": self._job.devices,
             "price": self._price,
         }

@@ -22,7 +22,11 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 PROBE_SECONDS = 10.0
 # In Ray's own client, these variables override an address that is given to it.
 OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-TALKATIVE = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
+TALKATIVE = (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+)
 _ENVIRONMENT = threading.Lock()  # all threads of a triggerer share the environment
 
 
@@ -92,7 +96,7 @@ def _probe(address: str, headers: dict[str, str]) -> None:
         answer = requests.get(f"{address}/api/version", headers=headers, timeout=PROBE_SECONDS)
     except requests.RequestException as err:
         raise ClusterError(
-            f"no Ray dashboard answers at {address!r} ({last_line(err)}): check the address, and "
+            f"no Ray dashboard answers at {address!r} ({_cause(err)}): check the address, and "
             "that the cluster was started with its dashboard (pip install 'ray[default]')"
         ) from None
     if answer.status_code in {401, 403}:
@@ -106,6 +110,13 @@ def _probe(address: str, headers: dict[str, str]) -> None:
             f"what answers at {address!r} is not a Ray dashboard (HTTP {answer.status_code}): use "
             "http://HOST:8265 of the head node"
         )
+
+
+def _cause(err: BaseException) -> str:
+    """The operating system's words for an error of `requests`, or its type."""
+    while (inner := err.__cause__ or err.__context__) is not None:
+        err = inner
+    return getattr(err, "strerror", None) or type(err).__name__
 
 
 @contextlib.contextmanager

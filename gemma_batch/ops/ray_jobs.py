@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import re
 import tempfile
 import time
@@ -42,6 +43,7 @@ STOP_SECONDS = 120  # time for a driver to end its engines and release its lease
 SUBMIT_TRIES, PAUSE = 10, 2.0  # pause in seconds; a cluster that just started has no job agent yet
 ATTEMPTS = 1000
 SPEC_FILE = "job.yaml"
+POLICY = "gemma_batch.policy"  # the key of a job's metadata for a digest of its `policy`
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -51,7 +53,8 @@ class Job:
 
     `status` is Ray's word: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED. `exit_code` is the exit
     code of the driver, None while the driver runs. `started` and `ended` are Unix seconds.
-    `attached` is True when `submit` found the job on the cluster instead of starting it.
+    `attached` is True when `submit` found the job on the cluster instead of starting it; the job
+    may have ended (`active`).
     """
 
     id: str
@@ -117,6 +120,8 @@ class RayJobs:
     ) -> Job:
         """Start a job for the spec, or attach to the job that already works on the spec.
 
+        When such a job has succeeded and the output is complete, the finished job is returned and
+        nothing is started, unless `policy` has changed since, or the input grows.
         The spec is checked on this machine first, so that a wrong spec never reaches the cluster.
         `python` is the command of the interpreter on the cluster. `env` are environment variables
         for the driver. `metadata` are facts that the cluster stores with a new job, besides the
@@ -129,15 +134,16 @@ class RayJobs:
         plan = make_plan(spec, need_files=False)
         fingerprint = plan.fingerprint().digest
         self._check_nobody_else(spec, fingerprint)
+        known = {job.id: job for job in self._all()}
         for attempt in range(1, ATTEMPTS):
             job = submission_id(spec.name, spec.output.path, fingerprint, attempt)
-            found = self.find(job)
+            found = known.get(job)
             if found is None:
                 facts = {**(metadata or {}), **_metadata(plan, fingerprint)}
                 return self._start(job, spec, facts, python=python, env=env or {})
-            if found.active or (found.status == "SUCCEEDED" and _is_there(spec.output.path)):
+            if found.active or _is_finished(found, spec):
                 return _attached(found)
-        raise GemmaBatchError(f"{spec.name!r} has failed {ATTEMPTS} times on this cluster")
+        raise GemmaBatchError(f"{spec.name!r} has ended {ATTEMPTS} times on this cluster")
 
     def _check_nobody_else(self, spec: JobSpec, fingerprint: str) -> None:
         for job in self.list():
@@ -304,12 +310,24 @@ def _check_travels(spec: JobSpec) -> None:
             )
 
 
-def _is_there(output: str) -> bool:
-    """Whether the output still exists and is complete."""
+def _is_finished(job: Job, spec: JobSpec) -> bool:
+    """Whether the job has done everything that the spec asks for, and its output still exists.
+
+    A new driver looks for new files of an input that grows, and applies another policy. Jobs that
+    an older version submitted do not tell their policy.
+    """
+    same = job.metadata.get(POLICY, _policy_digest(spec)) == _policy_digest(spec)
+    if job.status != "SUCCEEDED" or not same or spec.input.grow:
+        return False
     try:
-        return current_report(output).complete
+        return current_report(spec.output.path).complete
     except OutputError:
         return False
+
+
+def _policy_digest(spec: JobSpec) -> str:
+    text = json.dumps(spec.to_dict().get("policy"), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _metadata(plan: Plan, fingerprint: str) -> dict[str, str]:
@@ -317,6 +335,7 @@ def _metadata(plan: Plan, fingerprint: str) -> dict[str, str]:
         "gemma_batch.name": plan.spec.name,
         "gemma_batch.output": plan.spec.output.path,
         "gemma_batch.fingerprint": fingerprint,
+        POLICY: _policy_digest(plan.spec),
         "gemma_batch.shards": str(len(plan.survey.shards)),
     }
     # To count the rows of another format, all files would have to be read.

@@ -20,6 +20,7 @@ import yaml
 from gemma_batch.committing.ledger import Receipt, part_failures
 from gemma_batch.committing.reuse import worked
 from gemma_batch.reporting.alerts import Alert
+from gemma_batch.reporting.hours import hours_text
 from gemma_batch.reporting.report import Report
 from gemma_batch.reporting.sample_page import shower
 from gemma_batch.reporting.samples import ShownRow
@@ -95,6 +96,7 @@ def report_page(
         replicas=chart(clock, presence(clock, receipts)),
         prompt=histogram(r.get("prompt_sizes", {}) for r in receipts),
         answer=histogram(r.get("answer_sizes", {}) for r in receipts),
+        hours=hours_text(report.device_hours, report.device_kinds),
         compared=compared(report),
         spec=yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True),
         samples=samples,

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gemma_batch.texts import duration, failures_text
+from gemma_batch.texts import counted, duration, failures_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -42,6 +42,14 @@ class Snapshot:
     engines: int = 0
     routes: dict[str, tuple[int, int]] = field(default_factory=dict)
     ending: bool = False
+
+    @property
+    def counts(self) -> str:
+        """Rows done, rows committed and what a kill now would cost, as text."""
+        share = f" ({100 * self.done / self.rows:.1f}%)" if self.rows else ""
+        text = f"{self.done:,}/{self.rows:,} rows done{share}, {self.committed:,} committed"
+        lost = self.done - self.committed
+        return f"{text}, a kill now would redo {counted(lost, 'row')}" if lost > 0 else text
 
 
 class Progress(Protocol):
@@ -113,11 +121,9 @@ class LogProgress:
         if not snapshot.done:
             self.say(f"{snapshot.phase}: {snapshot.rows:,} rows to go")
             return
-        share = f" {100 * snapshot.done / snapshot.rows:.1f}%" if snapshot.rows else ""
         parts = [
             f"{snapshot.phase}:",
-            f"{snapshot.done:,}/{snapshot.rows:,} rows{share},",
-            f"{snapshot.committed:,} committed,",
+            f"{snapshot.counts},",
             f"{rows:,.1f} rows/s, {tokens:,.0f} output tok/s,",
             f"{duration(left)} left",
         ]
@@ -167,9 +173,11 @@ class LiveProgress:
         passed = duration(time.monotonic() - self._started)
         line = (
             f"{snapshot.phase} · {passed} · {rows:,.1f} rows/s · {tokens:,.0f} output tok/s · "
-            f"{duration(left)} left · {snapshot.committed:,} committed · {snapshot.engines} engines"
+            f"{duration(left)} left · {counted(snapshot.engines, 'engine')}"
         )
         parts: list[RenderableType] = [table, Text(line, style="dim")]
+        if snapshot.done:
+            parts.append(Text(snapshot.counts, style="dim"))
         if text := failures_text(snapshot.failures):
             parts.append(Text(text, style="yellow"))
         return Group(*parts)

@@ -17,6 +17,7 @@ from gemma_batch.committing.reuse import REUSED, worked
 from gemma_batch.reporting.accounts import RouteFacts, limit_share, make_accounts
 from gemma_batch.reporting.alerts import Alert
 from gemma_batch.reporting.cost import cost_of
+from gemma_batch.reporting.hours import device_kinds
 from gemma_batch.reporting.spending import Spending
 from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import PartKey
@@ -36,11 +37,11 @@ class Report:
     Speeds are per second of `seconds`, and 0 when the last run had nothing to do. The steady speed
     counts from the moment when the first engine was ready. `engine_time` are shares of the last
     run's engine-seconds (see `accounts`). `limit_share` is the last run's speed as a share of the
-    hardware's limit. `predicted` is the estimate of the plan, None for an
-    input that has grown. `device_hours` counts hours of GPUs
-    (of engines on a cluster without GPUs). `device_hours`, `cost` and `alerts` count all runs on
-    the output. `nodes` are the nodes of the last run that could not start an engine or reach the
-    storage: name, number of failures, newest cause, and whether they were left alone at the end.
+    hardware's limit. `predicted` is the estimate of the plan, None for an input that has grown.
+    `device_hours` counts hours of GPUs (of engines on a cluster without GPUs); `device_kinds` are
+    "gpu", "cpu" or both. `device_hours`, `cost` and `alerts` count all runs on the output. `nodes`
+    are the nodes of the last run that could not start an engine or reach the storage: name, number
+    of failures, newest cause, and whether they were left alone at the end.
     `increments` has the first run (number 0) and each addition of new files to a growing input:
     when it was planned, its files, rows and units, and how many rows are answered and failed.
     `budget` is the budget of the last run, as far as it was set (`gpu_hours`, `cost`).
@@ -75,6 +76,7 @@ class Report:
     limit_share: float | None = None
     predicted: dict[str, Any] | None = None
     device_hours: float = 0.0
+    device_kinds: list[str] = field(default_factory=list)
     cost: float | None = None
     alerts: list[dict[str, Any]] = field(default_factory=list)
     nodes: list[dict[str, Any]] = field(default_factory=list)
@@ -163,6 +165,7 @@ def make_report(
         limit_share=limit_share(mine, facts.started, facts.routes) if facts else None,
         predicted=None if manifest.increments else manifest.facts.get("predicted"),
         device_hours=spent.hours,
+        device_kinds=device_kinds(receipts.values()),
         cost=spent.price,
         alerts=[asdict(alert) for alert in alerts],
         nodes=[dict(node) for node in facts.nodes] if facts else [],

@@ -57,6 +57,7 @@ class Status:
     seconds_left: float | None = None
     last_commit: str | None = None
     device_hours: float = 0.0
+    device_kinds: list[str] = field(default_factory=list)
     cost: float | None = None
     alerts: list[dict[str, Any]] = field(default_factory=list)
     increments: list[dict[str, Any]] = field(default_factory=list)
@@ -100,6 +101,7 @@ def status(output: str) -> Status:
         else None,
         last_commit=moment(pace.last) if pace.last else None,
         device_hours=found.device_hours,
+        device_kinds=found.device_kinds,
         cost=found.cost,
         alerts=found.alerts,
         increments=found.increments,

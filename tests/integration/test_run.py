@@ -18,6 +18,7 @@ from gemma_batch.storage.interfaces import Store
 from jobs.stdlib_docs import write_docs
 
 from .helpers import assert_each_once, cli, start_cli, write_spec
+from .known_lines import strange_lines
 
 DOCS, SHARDS, SMALL = 6000, 8, 30
 
@@ -95,6 +96,7 @@ def test_every_row_exactly_once_through_two_kills(
             pq.read_metadata(pa.BufferReader(store.read(key)))
     done = cli("run", str(job), "--json", RAY_ADDRESS=cluster)
     assert done.returncode == 0, done.stderr
+    assert strange_lines(done.stderr) == [], "only lines of this package"
     report = json.loads(done.stdout)
     results, errors = assert_each_once(output, ids)
     assert errors == []

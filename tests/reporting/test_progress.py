@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from gemma_batch.reporting.progress import WINDOW, LogProgress, Snapshot, Speed, make_progress
@@ -51,9 +52,30 @@ def test_a_log_gets_a_line_when_the_phase_changes_and_not_at_every_update() -> N
     lines = [line[9:] for line in stream.getvalue().splitlines()]
     assert len(lines) == 3
     assert lines[0] == "planning"
-    assert lines[1].startswith("running: 250/1,000 rows 25.0%, 100 committed,")
+    assert lines[1].startswith("running: 250/1,000 rows done (25.0%), 100 committed, a kill now")
     assert lines[1].endswith("- left - 2 failed (null_value 2)")
     assert lines[2] == "a sentence"
+
+
+@pytest.mark.parametrize(
+    ("rows", "done", "committed", "text"),
+    [
+        (
+            1000,
+            412,
+            100,
+            "412/1,000 rows done (41.2%), 100 committed, a kill now would redo 312 rows",
+        ),
+        (1000, 101, 100, "101/1,000 rows done (10.1%), 100 committed, a kill now would redo 1 row"),
+        (1000, 1000, 1000, "1,000/1,000 rows done (100.0%), 1,000 committed"),
+        (0, 0, 0, "0/0 rows done, 0 committed"),
+    ],
+)
+def test_rows_done_and_committed_and_what_a_kill_would_cost(
+    rows: int, done: int, committed: int, text: str
+) -> None:
+    """In the words of the log line and of the panel."""
+    assert Snapshot(rows=rows, done=done, committed=committed).counts == text
 
 
 def test_a_terminal_gets_a_live_panel_with_a_bar_per_route() -> None:
@@ -73,6 +95,14 @@ def test_a_terminal_gets_a_live_panel_with_a_bar_per_route() -> None:
     )
     progress.close()
     drawn = console.file.getvalue()  # type: ignore[attr-defined]
-    for text in ("long", "10/100", "rest", "50/200", "3 engines", "1 failed (engine_crash 1)"):
+    for text in (
+        "long",
+        "10/100",
+        "rest",
+        "50/200",
+        "3 engines",
+        "1 failed (engine_crash 1)",
+        "a kill now would redo 10 rows",
+    ):
         assert text in drawn
     assert isinstance(make_progress(10, Console(file=io.StringIO())), LogProgress)
