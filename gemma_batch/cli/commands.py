@@ -10,7 +10,7 @@ import typer
 
 from gemma_batch.cli import job_commands, output_commands, run_commands, try_command
 from gemma_batch.cli.app import app, say
-from gemma_batch.cli.shown import end_interrupted, interruptible_from_now, library_log
+from gemma_batch.cli.shown import end_interrupted, library_log, sigterm_interrupts
 from gemma_batch.errors import INTERRUPTED, GemmaBatchError
 
 __all__ = ["app", "job_commands", "main", "output_commands", "run_commands", "try_command"]
@@ -19,10 +19,10 @@ UNEXPECTED = 1
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and end the process with one of the exit codes in the README."""
-    interruptible_from_now()
     try:
         # With standalone_mode off, typer returns the exit code and does not end the process.
-        code = app(args=arguments, standalone_mode=False)
+        with sigterm_interrupts():
+            code = app(args=arguments, standalone_mode=False)
         if code == INTERRUPTED:
             raise KeyboardInterrupt
     except GemmaBatchError as err:

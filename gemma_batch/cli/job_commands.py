@@ -42,6 +42,7 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Run a job on a Ray cluster, or attach to it if it runs there already."""
+    say("planning ...")
     from gemma_batch.cli.show import finished_text
     from gemma_batch.errors import SpecError
     from gemma_batch.ops.ray_jobs import RayJobs
@@ -54,7 +55,6 @@ def submit(
     variables = dict(one.split("=", 1) for one in env or ())
     loaded = JobSpec.load(spec, with_grow(overrides, grow))
     jobs = RayJobs(address)
-    say("planning ...")
     job = jobs.submit(loaded, python=python, env=variables)
     if job.active or not job.attached:
         what = f"attached to {job.id} ({job.status})" if job.attached else f"submitted {job.id}"

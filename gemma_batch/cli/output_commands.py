@@ -107,7 +107,7 @@ def clean(
     from gemma_batch.cli.shown import shown
     from gemma_batch.driver.clean import clean as clean_output
 
-    with shown(10.0) as progress:
+    with shown(10.0, phase=None) as progress:
         found = clean_output(
             output_of(output),
             all_copies=all_copies,

@@ -83,6 +83,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Check a job; show placement, sample, estimate and the first prompt. Starts nothing."""
+    if not as_json:
+        say("planning ...")
     from gemma_batch.cli.show_plan import plan_facts, print_plan
     from gemma_batch.spec import JobSpec
 
@@ -110,12 +112,13 @@ def run(
 ) -> None:
     """Run a job, or go on with a job that was stopped."""
     from gemma_batch.cli.shown import shown
-    from gemma_batch.driver.run import run as run_job
     from gemma_batch.spec import JobSpec
 
     job = JobSpec.load(spec, with_grow(overrides, grow))
     try:
         with shown(job.policy.progress_seconds, verbose=verbose) as progress:
+            from gemma_batch.driver.run import run as run_job  # takes most of the time of a start
+
             report = run_job(job, address=address, progress=progress, verbose=verbose)
     except BudgetError as err:
         _show(err.report, as_json=as_json)

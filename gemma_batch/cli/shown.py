@@ -55,18 +55,23 @@ def keep_libraries_quiet() -> None:
 
 
 @contextlib.contextmanager
-def shown(every: float, *, verbose: bool = False) -> Iterator[Progress]:
+def shown(
+    every: float, *, verbose: bool = False, phase: str | None = "planning"
+) -> Iterator[Progress]:
     """The display of a run's progress, with a line every `every` seconds outside a terminal.
 
+    It begins with `phase` at once, because imports take a second before the run itself says so.
     Within the block, the first SIGTERM or SIGINT says "stopping" at once and raises
     KeyboardInterrupt. A later one ends the process at once, with exit code 130.
     """
     from gemma_batch.driver.interrupts import STOPPING, stoppable
-    from gemma_batch.reporting.progress import make_progress
+    from gemma_batch.reporting.progress import Snapshot, make_progress
 
     if not verbose:
         keep_libraries_quiet()
     progress = make_progress(every)
+    if phase is not None:
+        progress.update(Snapshot(phase=phase))
 
     def stopping() -> None:
         progress.close()
@@ -79,13 +84,18 @@ def shown(every: float, *, verbose: bool = False) -> Iterator[Progress]:
         progress.close()
 
 
-def interruptible_from_now() -> None:
-    """Let SIGTERM end a command as Ctrl-C does."""
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, within the block."""
 
     def interrupt(number: int, frame: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def end_interrupted() -> NoReturn:

@@ -14,7 +14,6 @@ import pytest
 import ray
 
 from gemma_batch.cluster.membership import _whole_or_nothing
-from gemma_batch.cluster.quiet import quiet
 from tests.conftest import free_port, ray_head
 from tests.integration.helpers import ROOT, environment
 
@@ -54,16 +53,6 @@ def attempt(*address: str, **env: str) -> str:
     )
     assert done.returncode == 0, done.stderr[-6000:]
     return done.stdout
-
-
-def test_rays_lines_are_dropped_and_others_kept(capfd: pytest.CaptureFixture[str]) -> None:
-    """Ray writes to the process's stderr while it starts, and so may the caller's threads."""
-    with quiet():
-        os.write(2, b"[2026-11-28 00:20:13,990 I 29496 29496] logging.cc:303: Set ray log level\n")
-        os.write(2, b"2026-11-28 00:20:17,136\tWARNING worker.py:1681 -- SIGTERM handler is not\n")
-        os.write(2, b"half done\n")
-        os.write(2, b"of the caller\n")
-    assert capfd.readouterr().err == "half done\nof the caller\n"
 
 
 def test_a_start_that_fails_leaves_no_process_of_ray() -> None:

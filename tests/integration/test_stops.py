@@ -118,7 +118,6 @@ def test_a_run_stops_while_vllm_starts(
 ) -> None:
     """Long before vLLM has loaded the model, and the next start finds nothing in its way."""
     resources = {
-        "dtype": "float32",
         "cpu_kv_cache_gib": 1,
         "engine_args": {"enforce_eager": True},
     }
