@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NoReturn
 
@@ -40,6 +41,7 @@ class LibraryLog(logging.Handler):
 
 
 library_log = LibraryLog()
+_word = threading.Lock()  # whoever holds it has the last word
 
 
 def keep_libraries_quiet() -> None:
@@ -70,14 +72,14 @@ def shown(
     if not verbose:
         keep_libraries_quiet()
     progress = make_progress(every)
-    if phase is not None:
-        progress.update(Snapshot(phase=phase))
 
     def stopping() -> None:
         progress.close()
         say(f"{STOPPING}; a second Ctrl-C ends at once")
 
     try:
+        if phase is not None:
+            progress.update(Snapshot(phase=phase))
         with stoppable(stopping, _end_at_once):
             yield progress
     finally:
@@ -112,6 +114,8 @@ def _end_at_once() -> NoReturn:
 
 
 def _last_word() -> None:
+    if not _word.acquire(blocking=False):
+        return  # it was said, in the other thread
     say(ENDED)
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -21,7 +21,8 @@ NUMBERS = (signal.SIGTERM, signal.SIGINT)
 # A terminal signals the whole process group, and a wrapper may pass the same signal on once more.
 SAME_SECONDS = 1.0
 
-_asked: list[int] = []  # the signals that asked; a list, as an Event's lock would stop a handler
+# When signals asked, in seconds of the monotonic clock. No Event: its lock could stop a handler.
+_asked: list[float] = []
 _heard_by: list[_Listener] = []  # at most one: the listener of the outermost block
 
 
@@ -111,8 +112,10 @@ def in_main_thread() -> bool:
 
 
 def _interrupt(signum: int, frame: Any) -> None:
-    _asked.append(signum)
-    raise KeyboardInterrupt
+    now = time.monotonic()
+    if not _asked or now - _asked[-1] >= SAME_SECONDS:  # otherwise what ends would be interrupted
+        _asked.append(now)
+        raise KeyboardInterrupt
 
 
 def _unless_interrupt(hook: Callable[[Any], object]) -> Callable[[Any], object]:
