@@ -227,7 +227,7 @@ class Worker:
             def load() -> list[Request]:
                 loaded.append(decode(head, rows))
                 requests = loaded[0].requests
-                if not self._job.timed or self._timed_from:
+                if not self._job.timed or self._timed_from or not requests:
                     return requests
                 # An engine's first steps are slow, and are not to be taken for its speed. No other
                 # unit is loaded while this one is.

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
@@ -94,12 +94,8 @@ def ask(
     if fresh:
         with leased(store, show) as lost:
             session = TrialSession(plan, store, show, lost, address=address, verbose=verbose)
+            session.shared = shared
             try:
-                if shared is not None:
-                    from gemma_batch.cluster import membership
-
-                    show.update(Snapshot(phase="connecting to Ray"))
-                    shared.enter_context(membership.joined(address, verbose=verbose))
                 if manifest is None:
                     manifest = _open(session, rows, seed)
                 units = manifest.units(store)
@@ -193,7 +189,21 @@ def _open(session: TrialSession, rows: int, seed: int) -> Manifest:
 
 
 class TrialSession(Session):
-    """The session of a try: one GPU's engines per route, and receipts with the times of rows."""
+    """The session of a try: one GPU's engines per route, and receipts with the times of rows.
+
+    With `shared`, the connection to Ray stays until `shared` ends, for the next session.
+    """
+
+    shared: contextlib.ExitStack | None = None
+
+    def place(self, prompt_tokens: Mapping[str, float] | None = None) -> Hardware:
+        """As in a run; see the class."""
+        hardware = super().place(prompt_tokens)
+        if self.shared is not None:
+            from gemma_batch.cluster import membership
+
+            self.shared.enter_context(membership.joined(self._address, verbose=self._verbose))
+        return hardware
 
     def _lanes(
         self, hardware: Hardware, remaining: Sequence[Unit], manifest: Manifest
