@@ -10,14 +10,17 @@ import pytest
 
 from gemma_batch.cli.show_try import print_tried, trial_lines
 from gemma_batch.committing.ledger import Ledger
+from gemma_batch.committing.leftovers import leftovers
 from gemma_batch.committing.manifest import create_manifest
+from gemma_batch.committing.origin import find_run
 from gemma_batch.committing.taken import FOLDER
 from gemma_batch.driver.trial import Tried, _within, try_
-from gemma_batch.errors import SpecError
+from gemma_batch.errors import OutputError, SpecError
 from gemma_batch.family.hardware import Hardware, hardware_from
 from gemma_batch.planning.draw import draw, sample_units
 from gemma_batch.planning.plan import Plan, make_plan
 from gemma_batch.planning.unreadable import Unreadable
+from gemma_batch.reporting.status import status
 from gemma_batch.reporting.tried import Trial, make_trial
 from gemma_batch.reporting.tried_page import tried_page
 from gemma_batch.reporting.tried_rows import code_of, tried_rows
@@ -108,6 +111,11 @@ def test_the_rows_of_a_try_with_their_prompts_and_answers(
     assert "engine_error" in said
     assert f"of {2 * ROWS} rows in 2 files" in said
     assert tried_page([trial]).count('<section class="row">') == ASKED
+    outer = open_store(plan.spec.output.path)
+    assert find_run(outer) is None, "a try is no run of the job"
+    with pytest.raises(OutputError, match="holds no run"):
+        status(outer.url)
+    assert leftovers(outer, None) == []
     none = replace(trial, failures=[], failed=0)
     assert any("failed   none" in line for line in trial_lines(none))
 
