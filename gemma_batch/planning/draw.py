@@ -31,6 +31,7 @@ READ_BYTES, LEAST_SHARDS = 256 * 2**20, 4
 INDEXED = {"parquet", "arrow", "orc"}  # formats that tell the number of rows in an index
 SPARE = 4  # the drawn files have at least so many times the wanted rows, where there are so many
 FINE_ROWS, FINE_BYTES = 1024, 2**20  # of the spans in which the place of a row is known
+NO_LIMIT = 2**62
 UNIT_ROWS = 128  # the most rows of a unit of a sample
 GAP_BYTES = 256 * 2**20  # bytes between two rows of a unit that are read for nothing
 
@@ -81,13 +82,13 @@ def draw(shards: Sequence[Shard], rows: int, seed: int, unreadable: Unreadable) 
     A shard that cannot be read counts as one row, as in a run. Raises `InputError` when too many
     cannot be read, or when there is no row.
     """
-    index = _Index(shards, unreadable)
+    index = _Index(unreadable)
     full = [shard for shard in shards if shard.size]
     cheap = full[0].format if full else ""
     if cheap == "parquet":
-        index.look(full)
-        counts = [index.rows(shard) for shard in full]
+        counts = index.count(full)
         if len(full) <= MOST_SHARDS:
+            index.look(full)
             return _from_all(full, counts, index, rows, seed)
         return _from_some(full, counts, MOST_SHARDS, index, rows, seed, exact=sum(counts))
     size = sum(shard.size for shard in full)
@@ -103,26 +104,35 @@ def draw(shards: Sequence[Shard], rows: int, seed: int, unreadable: Unreadable) 
 class _Index:
     """The spans of the shards that were looked at."""
 
-    def __init__(self, shards: Sequence[Shard], unreadable: Unreadable) -> None:
+    def __init__(self, unreadable: Unreadable) -> None:
         self.spans: dict[int, list[Span]] = {}
         self._unreadable = unreadable
-        self._of = {shard.number: shard for shard in shards}
+
+    def count(self, shards: Sequence[Shard]) -> list[int]:
+        """The rows of each shard. The spans are left out: of many large files they are many."""
+        return [
+            sum(span.rows for span in spans) for spans in self._read(shards, NO_LIMIT, NO_LIMIT)
+        ]
 
     def look(self, shards: Sequence[Shard]) -> None:
+        """Find the spans of shards."""
         new = [shard for shard in shards if shard.number not in self.spans]
+        for shard, spans in zip(new, self._read(new, FINE_ROWS, FINE_BYTES), strict=True):
+            self.spans[shard.number] = spans
 
+    def _read(self, shards: Sequence[Shard], rows: int, weight: int) -> Iterator[list[Span]]:
         def one(shard: Shard) -> list[Span] | InputError:
             try:
-                return shard.reader.index(shard.file, max_rows=FINE_ROWS, max_bytes=FINE_BYTES)
+                return shard.reader.index(shard.file, max_rows=rows, max_bytes=weight)
             except InputError as err:
                 return err
 
-        for shard, found in zip(new, in_threads(one, new), strict=True):
+        for shard, found in zip(shards, in_threads(one, shards), strict=True):
             if isinstance(found, InputError):
                 self._unreadable.add(shard, found)
-                self.spans[shard.number] = [Span(0, 1, 0, 0)]
+                yield [Span(0, 1, 0, 0)]
             else:
-                self.spans[shard.number] = found
+                yield found
 
     def rows(self, shard: Shard) -> int:
         return sum(span.rows for span in self.spans[shard.number])
