@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Output:
     plan: Plan
     manifest: Manifest
     units: list[Unit]
+    preparers: dict[str, Preparer] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -47,7 +48,8 @@ class Output:
         """Prepare and commit one unit; `answer` gives the outcome of each request."""
         route = next(one for one in self.plan.routes if one.route.name == unit.route)
         job = replace(self.plan.job(route), run=self.manifest.run)
-        prepared = Preparer(job).prepare(self.manifest.by_number, unit)
+        preparer = self.preparers.setdefault(unit.route, Preparer(job))
+        prepared = preparer.prepare(self.manifest.by_number, unit)
         outcomes: dict[int, Outcome] = dict(prepared.failures)
         outcomes |= {request.number: answer(request) for request in prepared.requests}
         commit_unit(self.store, job, prepared, outcomes, {"started": 1.0})

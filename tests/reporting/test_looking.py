@@ -22,19 +22,19 @@ from tests.reporting.outputs import (
     write_rows,
 )
 
-UNITS = 40
+UNITS = 20
 
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory, model: str) -> Output:
-    """400 rows in 40 parts. Unit 20 failed whole, and row 7 of each other unit; then a retry."""
+    """200 rows in 20 parts. Unit 10 failed whole, and row 7 of each other unit; then a retry."""
     folder = tmp_path_factory.mktemp("looking")
     write_rows(folder, tickets(10 * UNITS))
     made = start(job_spec(folder, model, answer={"choice": ["yes", "no"]}))
     assert len(made.units) == UNITS
 
     def first(request: Request) -> Outcome:
-        if request.number // 10 == 20:
+        if request.number // 10 == 10:
             return failing("engine_error")
         if request.number % 10 == 7:
             return failing("invalid_answer", output=f"maybe {request.number}")
@@ -59,7 +59,7 @@ def ids(found: Samples) -> list[int]:
 def test_rows_are_spread_over_the_data_set(output: Output) -> None:
     """Ten rows from ten parts, one of each tenth; each with its prompt; the same ones next time."""
     found = samples(output.url, 10)
-    assert [i // 40 for i in ids(found)] == list(range(10))
+    assert [i // 20 for i in ids(found)] == list(range(10))
     assert found.parts_read <= 12
     assert found.looked_at is None
     assert all(f"Say text {row.id[1:]}<" in (row.prompt or "") for row in found.rows)
@@ -67,75 +67,77 @@ def test_rows_are_spread_over_the_data_set(output: Output) -> None:
     assert ids(samples(output.url, 10, seed=1)) != ids(found)
 
 
-@pytest.mark.parametrize("rows", [1, 31, 33, 200, 351, 360])
+@pytest.mark.parametrize("rows", [1, 33, 175, 180])
 def test_as_many_rows_as_are_wanted(output: Output, rows: int) -> None:
     """Each once, in the order of the input, also when nearly all rows are wanted."""
     found = ids(samples(output.url, rows))
-    assert len(found) == min(rows, 39 * 9 + 5)
+    assert len(found) == min(rows, 19 * 9 + 5)
     assert found == sorted(set(found))
 
 
 def test_answers_of_a_retry_are_among_the_rows(output: Output) -> None:
     """They are in a part of their own; failures are those that are open now."""
-    found = samples(output.url, 400)
-    assert [i for i in ids(found) if i // 10 == 20] == list(range(200, 205))
-    errors = samples(output.url, 400, errors=True)
-    assert [i for i in ids(errors) if i // 10 == 20] == list(range(205, 210))
-    codes = {row.answers[0].code for row in errors.rows if 200 <= int(row.id[1:]) < 210}
+    found = samples(output.url, 200)
+    assert [i for i in ids(found) if i // 10 == 10] == list(range(100, 105))
+    errors = samples(output.url, 200, errors=True)
+    assert [i for i in ids(errors) if i // 10 == 10] == list(range(105, 110))
+    codes = {row.answers[0].code for row in errors.rows if 100 <= int(row.id[1:]) < 110}
     assert codes == {"deadline"}
-    assert {*ids(found), *ids(errors)} == set(range(400))
+    assert {*ids(found), *ids(errors)} == set(range(200))
 
 
 @pytest.mark.parametrize(
     ("where", "right"),
     [
         ("output = 'answer 123'", lambda i: i == 123),
-        ("customer = 'c1' and answer = 'no'", lambda i: i in {202}),
+        ("customer = 'c1' and answer = 'no'", lambda i: i in {100, 103}),
         ("prompt_tokens < 0", lambda i: False),
-        ("id in ('t3', 't204')", lambda i: i in {3, 204}),
+        ("id in ('t3', 't104')", lambda i: i in {3, 104}),
     ],
 )
 def test_a_condition_finds_every_row(
     output: Output, where: str, right: Callable[[int], bool]
 ) -> None:
     """Rare rows: all parts are read, and it is said how many rows were looked at."""
-    found = samples(output.url, 400, where=where)
-    assert ids(found) == [i for i in range(400) if right(i)]
-    assert (found.looked_at, found.parts_read) == (356, 41)
-    assert "of 356 answers that were looked at (41 of 41 parts read)" in found.sentence
+    found = samples(output.url, 200, where=where)
+    assert ids(found) == [i for i in range(200) if right(i)]
+    assert (found.looked_at, found.parts_read) == (176, 21)
+    assert "of 176 answers that were looked at (21 of 21 parts read)" in found.sentence
 
 
 def test_a_condition_stops_when_there_are_enough_rows(output: Output) -> None:
     """Frequent rows: they come from several places, and most parts are not read."""
     found = samples(output.url, 8, where="answer = 'yes'")
-    assert len({i // 10 for i in ids(found)}) == 8
-    assert found.parts_read == 8
-    assert found.looked_at == 72
+    assert len(found.rows) == 8
+    assert len({i // 10 for i in ids(found)}) >= 6
+    assert found.parts_read <= 8
+    assert found.looked_at is not None
+    assert 6 * 9 <= found.looked_at <= 8 * 9
 
 
 @pytest.mark.parametrize(
     ("where", "right"),
     [
-        ("code = 'deadline'", set(range(205, 210))),
+        ("code = 'deadline'", set(range(105, 110))),
         ("output = 'maybe 57'", {57}),
-        ("customer = 'c0' and row_number > 380", {387}),
+        ("customer = 'c0' and row_number > 170", {177}),
         ("message like 'because of inv%' and row_number < 20", {7, 17}),
         ("json_extract_string(row, '$.doc') = 'text 17'", {17}),
     ],
 )
 def test_a_condition_on_failures(output: Output, where: str, right: set[int]) -> None:
     """Over the columns of errors, also of failures that a retry left open."""
-    found = samples(output.url, 400, where=where, errors=True)
+    found = samples(output.url, 200, where=where, errors=True)
     assert set(ids(found)) == right
-    assert found.looked_at == 44
+    assert found.looked_at == 24
 
 
 def test_failures_that_are_not_in_errors_yet(output: Output) -> None:
     """The footers tell most columns; what they do not tell counts as null, and this is said."""
-    found = samples(output.url, 400, where="customer is null", errors=True)
-    assert set(ids(found)) == set(range(205, 210))
+    found = samples(output.url, 200, where="customer is null", errors=True)
+    assert set(ids(found)) == set(range(105, 110))
     assert "not in errors/ yet" in found.notes[0]
-    assert [row.kept for row in found.rows[:1]] == [{"customer": "c1"}], "read from the input"
+    assert [row.kept for row in found.rows[:1]] == [{"customer": "c0"}], "read from the input"
 
 
 @pytest.mark.parametrize("errors", [False, True])
@@ -187,7 +189,22 @@ def test_plain_data_can_become_json(output: Output) -> None:
     import json
 
     data: dict[str, Any] = json.loads(json.dumps(samples(output.url, 2).plain()))
-    assert data["parts"] == 41
+    assert data["parts"] == 21
     row = data["rows"][0]
     assert {"id", "shard", "row_number", "prompt", "no_prompt", "kept", "answers"} <= row.keys()
     assert row["answers"][0]["answer"] == "yes"
+
+
+def test_an_output_in_s3(s3: Any, tmp_path: Path, model: str) -> None:
+    """By the same store as a run: rows, a condition, failures."""
+    write_rows(tmp_path, tickets(30))
+    spec = job_spec(tmp_path, model)
+    bucket = s3.bucket("looking")
+    made = start({**spec, "output": {**spec["output"], "path": f"{bucket}/out"}})
+    for unit in made.units:
+        made.commit(
+            unit, lambda r: failing("deadline") if r.number == 4 else says(f"answer {r.number}")
+        )
+    assert len(samples(made.url, 5).rows) == 5
+    assert ids(samples(made.url, where="output = 'answer 21'")) == [21]
+    assert ids(samples(made.url, errors=True, where="code = 'deadline'")) == [4]
