@@ -45,7 +45,7 @@ def estimate_lines(facts: dict[str, Any]) -> list[str]:
     if not estimate or not estimate["routes"]:
         return []
     worst = "at most, with the longest answers: " if facts["longest_answers"] else ""
-    gpus = f", {estimate['gpu_hours']:,.1f} GPU-hours" if estimate["gpu_hours"] else ""
+    gpus = f", {_short(estimate['gpu_hours'])} GPU-hours" if estimate["gpu_hours"] else ""
     cost = f", cost {estimate['cost']:,.2f}" if estimate["cost"] is not None else ""
     lines = [
         f"  estimate {worst}{duration(estimate['seconds'])} "
@@ -60,13 +60,13 @@ def estimate_lines(facts: dict[str, Any]) -> list[str]:
         lines.append(
             f"           {one['route']}: {counted(one['engines'], 'engine')}, start "
             f"{duration(one['start_seconds'])}, work {duration(one['work_seconds'])} at "
-            f"{_rate(one['rows_per_second'])} rows/s{limit}"
+            f"{_short(one['rows_per_second'])} rows/s{limit}"
         )
     return lines
 
 
-def _rate(rate: float) -> str:
-    return f"{rate:,.1f}" if rate >= 1 else f"{rate:.2g}"
+def _short(number: float) -> str:
+    return f"{number:,.1f}" if number >= 1 else f"{number:.2g}"
 
 
 def exit_lines(facts: dict[str, Any]) -> list[str]:
