@@ -45,7 +45,7 @@ PLACES = {  # what is said of it: a part of the one sentence
     f"{'long' * 100}": "name too long",
 }
 READERS = ("status", "report --html page.html", "retry", "clean --yes", "show")
-SPEC_READERS = ("plan", "run", "submit")
+SPEC_READERS = ("plan", "try", "run", "submit")
 
 
 @pytest.fixture
