@@ -10,7 +10,7 @@ import typer
 
 from gemma_batch.cli import job_commands, output_commands, run_commands, try_command
 from gemma_batch.cli.app import app, say
-from gemma_batch.cli.shown import end_interrupted, library_log, sigterm_interrupts
+from gemma_batch.cli.shown import end_interrupted, libraries_quiet, library_log, sigterm_interrupts
 from gemma_batch.errors import INTERRUPTED, GemmaBatchError
 
 __all__ = ["app", "job_commands", "main", "output_commands", "run_commands", "try_command"]
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and end the process with one of the exit codes in the README."""
     try:
         # With standalone_mode off, typer returns the exit code and does not end the process.
-        with sigterm_interrupts():
+        with sigterm_interrupts(), libraries_quiet():
             code = app(args=arguments, standalone_mode=False)
         if code == INTERRUPTED:
             raise KeyboardInterrupt

@@ -44,16 +44,26 @@ library_log = LibraryLog()
 _word = threading.Lock()  # whoever holds it has the last word
 
 
-def keep_libraries_quiet() -> None:
-    """Send warnings of libraries to `library_log`, and those of this package to stderr."""
-    root = logging.getLogger()
-    if library_log in root.handlers:
-        return
+@contextlib.contextmanager
+def libraries_quiet() -> Iterator[None]:
+    """Within the block, warnings of libraries go to `library_log`, those of ours to stderr."""
+    root, ours = logging.getLogger(), logging.getLogger("gemma_batch")
     library_log.setFormatter(logging.Formatter(FORM))
     root.addHandler(library_log)
     logging.captureWarnings(True)
     if logging.lastResort is not None:  # it prints a warning's message, where nothing else does
-        logging.getLogger("gemma_batch").addHandler(logging.lastResort)
+        ours.addHandler(logging.lastResort)
+    try:
+        yield
+    finally:
+        _let_libraries_talk()
+        if logging.lastResort is not None:
+            ours.removeHandler(logging.lastResort)
+
+
+def _let_libraries_talk() -> None:
+    logging.captureWarnings(False)
+    logging.getLogger().removeHandler(library_log)
 
 
 @contextlib.contextmanager
@@ -69,8 +79,8 @@ def shown(
     from gemma_batch.driver.interrupts import STOPPING, stoppable
     from gemma_batch.reporting.progress import Snapshot, make_progress
 
-    if not verbose:
-        keep_libraries_quiet()
+    if verbose:
+        _let_libraries_talk()
     progress = make_progress(every)
 
     def stopping() -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from gemma_batch.cli.commands import main
-from gemma_batch.cli.shown import keep_libraries_quiet, library_log
+from gemma_batch.cli.shown import libraries_quiet, library_log
 from gemma_batch.spec import JobSpec
 
 
@@ -115,25 +115,20 @@ def test_warnings_of_libraries_go_to_a_file_and_ours_to_people(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The file is made for the first of them, and the command names it when it fails."""
-    root, ours = logging.getLogger(), logging.getLogger("gemma_batch")
-    kept = list(root.handlers), list(ours.handlers)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    try:
-        keep_libraries_quiet()
+    monkeypatch.setattr(library_log, "path", "")
+    before = list(logging.getLogger().handlers)
+    with libraries_quiet():
         assert list(tmp_path.iterdir()) == []
         pool = "Connection pool is full, discarding connection: %s"
         logging.getLogger("urllib3.connectionpool").warning(pool, "127.0.0.1")
         warnings.warn("this will change", FutureWarning, stacklevel=1)
         logging.getLogger("gemma_batch.storage").warning("the store does not answer")
-        assert capsys.readouterr().err == "the store does not answer\n"
-        (log,) = tmp_path.iterdir()
-        assert library_log.path == str(log)
-        text = log.read_text()
-        assert "Connection pool is full, discarding connection: 127.0.0.1" in text
-        assert "FutureWarning: this will change" in text
-        assert run("status", str(tmp_path / "none")) == 2
-        assert f"are in {log}" in capsys.readouterr().err
-    finally:
-        logging.captureWarnings(False)
-        root.handlers[:], ours.handlers[:] = kept
-        library_log.path = ""
+    assert logging.getLogger().handlers == before
+    assert capsys.readouterr().err == "the store does not answer\n"
+    (log,) = tmp_path.iterdir()
+    text = log.read_text()
+    assert "Connection pool is full, discarding connection: 127.0.0.1" in text
+    assert "FutureWarning: this will change" in text
+    assert run("status", str(tmp_path / "none")) == 2
+    assert f"are in {log}" in capsys.readouterr().err

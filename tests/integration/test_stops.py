@@ -62,9 +62,8 @@ class Terminal:
         return re.sub(PANEL, "", self.seen)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT])
 def test_a_run_in_a_terminal_stops_while_its_engines_start(
-    docs: str, tiny: str, tmp_path: Path, cluster: str, number: signal.Signals
+    docs: str, tiny: str, tmp_path: Path, cluster: str
 ) -> None:
     """It says so at once, does not wait for the engines, and has the last word."""
     tally = tmp_path / "tally"
@@ -80,7 +79,7 @@ def test_a_run_in_a_terminal_stops_while_its_engines_start(
         assert driver.poll() is None, terminal.look()
         assert time.monotonic() < deadline, terminal.look()
         time.sleep(0.1)
-    driver.send_signal(number)
+    driver.send_signal(signal.SIGINT)
     assert driver.wait(WAIT) == 130, terminal.look()
     said = terminal.look()
     assert "starting engines" in said

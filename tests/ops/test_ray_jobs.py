@@ -19,6 +19,7 @@ from gemma_batch.ops.ray_jobs import RayJobs, submission_id
 from gemma_batch.spec import JobSpec
 from tests.conftest import free_port
 from tests.integration.helpers import cli, data_set, write_spec
+from tests.integration.known_lines import strange_lines
 
 if TYPE_CHECKING:
     from .conftest import Platform
@@ -117,11 +118,37 @@ def test_submitting_twice_runs_once_and_the_log_can_be_followed(
     third = platform.cli("submit", job, "--wait", "--json")
     assert third.returncode == 0, third.stderr
     assert json.loads(third.stdout)["status"] == "SUCCEEDED"
+    assert third.stderr == (
+        "planning ...\n"
+        f"{submitted['id']} has finished already: {ROWS} of {ROWS} rows answered; nothing was "
+        f"started; `gemma-batch report {tmp_path}/out` shows it\n"
+    )
+    assert strange_lines(followed.stderr) == [], "nor a line of Ray's"
     listed = json.loads(platform.cli("list", "--json").stdout)
     mine = [one for one in listed if one["output"] == str(tmp_path / "out")]
     assert [one["id"] for one in mine] == [submitted["id"]]
     text = platform.cli("list").stderr
     assert f"{submitted['id']}  succeeded\n  {tmp_path}/out  since " in text
+
+
+@pytest.mark.long
+def test_a_finished_job_runs_again_when_there_may_be_something_to_do(
+    platform: Platform, tiny: str, tmp_path: Path
+) -> None:
+    """Another policy, or an input that grows; not for other resources."""
+    job = str(spec_at(tmp_path, tiny, rate=10_000))
+    submissions = [
+        ((), "-r1"),
+        (("--set", "resources.replicas=2"), "-r1"),
+        (("--set", "policy.max_failed=3"), "-r2"),
+        (("--grow",), "-r3"),
+        (("--grow",), "-r4"),
+    ]
+    for options, attempt in submissions:
+        done = platform.cli("submit", job, "--wait", "--json", *options)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["id"].endswith(attempt), options
+    assert answered(tmp_path) == list(range(ROWS))
 
 
 def test_a_cancelled_job_stops_in_order_and_its_successor_resumes(
