@@ -42,17 +42,16 @@ def try_(
     """Ask random rows for real; show answers, failures, speed and the bill of the whole job."""
     from gemma_batch.cli.arguments import check_text, write_text
     from gemma_batch.cli.show_try import print_tried
+    from gemma_batch.cli.shown import shown
     from gemma_batch.driver.trial import try_ as try_job
     from gemma_batch.errors import TOO_MANY_FAILED
-    from gemma_batch.reporting.progress import make_progress
     from gemma_batch.reporting.tried_page import tried_page
     from gemma_batch.spec import JobSpec
 
     if html is not None:
         check_text(html)
     job = JobSpec.load(spec, with_grow(overrides, grow))
-    progress = make_progress(job.policy.progress_seconds)
-    try:
+    with shown(job.policy.progress_seconds, verbose=verbose) as progress:
         tried = try_job(
             job,
             n,
@@ -62,8 +61,6 @@ def try_(
             progress=progress,
             verbose=verbose,
         )
-    finally:
-        progress.close()
     if html is not None:
         write_text(html, tried_page(tried.trials, tried.agreements))
         say(f"wrote {html}")
