@@ -32,6 +32,10 @@ RAYS_OWN = ("RAY_", "PYTHONBREAKPOINT")
 LANE = "gemma_batch-lane"  # how the names of threads begin that consume a pipeline
 PIPELINES = (LANE, "StreamingExecutor")  # also Ray Data's own threads
 
+# A raylet of Ray 2.60 ends itself when an agent of its node needs more than 15 s to start, as on a
+# busy machine (https://github.com/ray-project/ray/issues/65983). A local Ray is started again then.
+STARTS = 3
+
 
 class _Connection:
     """The connection that the runs of this process share: how many use it, and what to undo."""
@@ -127,15 +131,26 @@ def _opened(target: str, *, verbose: bool) -> Iterator[None]:
         if not verbose:
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
-            with silence(), _whole_or_nothing(), our_sigterm():
-                try:
-                    ray.init(address=target, **options)
-                except Exception as err:  # Ray has no type of its own for most of its failures
-                    raise not_up(target, err) from err
+            with silence(), our_sigterm():
+                _connect(target, options)
             yield
         finally:
             with silence():
                 ray.shutdown()
+
+
+def _connect(target: str, options: dict[str, Any]) -> None:
+    """Connect to Ray, or start a local one. Raises `UserError`."""
+    for left in reversed(range(STARTS)):
+        try:
+            with _whole_or_nothing():
+                ray.init(address=target, **options)
+        except Exception as err:  # Ray has no type of its own for most of its failures
+            slow = target == LOCAL and "timed out" in str(err).lower()
+            if not (slow and left):
+                raise not_up(target, err) from err
+        else:
+            return
 
 
 @contextlib.contextmanager

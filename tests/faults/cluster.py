@@ -25,7 +25,7 @@ from ray.exceptions import RayError
 from tests.integration.helpers import WARM_RAY, environment
 
 NODE_SECONDS = 180  # for a node to register itself, on a busy machine
-# Ray's own servers sometimes lose a port to another process while a cluster starts.
+# A raylet ends itself when its agents are slow, as on a busy machine (see `membership.STARTS`).
 STARTS = 3
 RAY = str(Path(sys.executable).parent / "ray")
 WORKER = "MapBatches(Worker)"  # as Ray names the process of a GPU actor
