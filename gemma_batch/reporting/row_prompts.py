@@ -13,16 +13,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gemma_batch.committing.manifest import Manifest
-from gemma_batch.errors import GemmaBatchError
+from gemma_batch.errors import FailureCode, GemmaBatchError
 from gemma_batch.planning.recorded import RecordedJob, Rendering
 from gemma_batch.prompts.template import RowProblem
 from gemma_batch.reading.source import unit_rows
 from gemma_batch.rows import Row
 from gemma_batch.storage.contents import digests
 from gemma_batch.storage.listing import stat
-from gemma_batch.units.unit import Shard, Unit, make_mask
+from gemma_batch.units.unit import FIRST_STAGED, Shard, Unit, make_mask
 
 GUESSED = "the model's files are not at hand: its own chat template may differ from this prompt"
+# Codes of rows whose file could not be read.
+NOT_READ = {FailureCode.SHARD_UNREADABLE.value, FailureCode.SHARD_CHANGED.value}
+COPY = (
+    "the run read this row from a sorted copy of the input, which cannot be read any more: `clean` "
+    "removes such copies"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +87,11 @@ class RowPrompts:
             rendering = self._job.rendering(unit.route)
         except GemmaBatchError as err:
             return {n: replace(one, missing=str(err)) for n, one in found.items()}
-        return {row.number: _rendered(found[row.number], row, rendering) for row in rows}
+        shown = {row.number: _rendered(found[row.number], row, rendering) for row in rows}
+        if unit.shard >= FIRST_STAGED:
+            lost = {row.number for row in rows if row.failure and row.failure.code in NOT_READ}
+            shown |= {n: replace(shown[n], missing=COPY) for n in lost}
+        return shown
 
     def _as_now(self, number: int) -> Shard:
         """The shard of this number; of a growing input, with the etag of a file that was touched.

@@ -12,12 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from gemma_batch.errors import FailureCode, OutputError
-from gemma_batch.reporting.row_prompts import RowPrompt, RowPrompts
+from gemma_batch.errors import OutputError
+from gemma_batch.reporting.row_prompts import NOT_READ, RowPrompt, RowPrompts
 from gemma_batch.units.unit import Unit
-
-# A file that killed the processes which read it must not be opened by the person who looks.
-NOT_READ = {FailureCode.SHARD_UNREADABLE.value, FailureCode.SHARD_CHANGED.value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +118,7 @@ def shown_failures(
     They may be of rows that the part's generation did not try; `unit` is of generation 0.
     """
     found: dict[int, RowPrompt] = {}
+    # A file that killed the processes which read it must not be opened by the person who looks.
     unread = {one["number"]: one["message"] for one in failures if one["code"] in NOT_READ}
     for number, why in unread.items():
         found |= prompts.without(unit, [number], why)

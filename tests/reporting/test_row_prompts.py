@@ -14,7 +14,7 @@ import pytest
 from gemma_batch.planning.growth import with_digests
 from gemma_batch.prompts.rendered import token_ids
 from gemma_batch.prompts.tokens import Tokenizer
-from gemma_batch.reporting.row_prompts import GUESSED, RowPrompts
+from gemma_batch.reporting.row_prompts import COPY, GUESSED, RowPrompts
 from gemma_batch.reporting.samples import (
     ShownRow,
     answered_numbers,
@@ -24,7 +24,7 @@ from gemma_batch.reporting.samples import (
 )
 from gemma_batch.rows import Outcome, Request
 from gemma_batch.storage.parts import read_receipt
-from gemma_batch.units.unit import Unit
+from gemma_batch.units.unit import FIRST_STAGED, Unit
 from tests.reporting.outputs import (
     Output,
     failing,
@@ -146,6 +146,23 @@ def test_without_the_input_the_answers_are_shown_all_the_same(
         (f"t{i}", None, "yes") for i in range(3)
     ]
     assert all(why in (row.no_prompt or "") for row in found)
+
+
+def test_a_sorted_copy_that_was_removed(tmp_path: Path, model: str) -> None:
+    """The answers are there; the sentence says what became of the copy."""
+    write_rows(tmp_path, tickets(3))
+    output = start(job_spec(tmp_path, model))
+    (unit,) = output.units
+    output.commit(unit, lambda request: says("yes"))
+    (shard,) = output.manifest.shards
+    copy = replace(shard, number=FIRST_STAGED, url=f"{output.url}/_run/sorted-x/0.parquet")
+    manifest = replace(output.manifest, staged=(copy,))
+    table = pq.read_table(output.store.open(unit.path))
+    sorted_unit = replace(unit, shard=FIRST_STAGED)
+    found = shown_answers(RowPrompts(manifest), sorted_unit, [], table, range(3))
+    assert [(row.prompt, row.no_prompt, row.answers[0].output) for row in found] == [
+        (None, COPY, "yes")
+    ] * 3
 
 
 @pytest.mark.parametrize("grows", [True, False])
