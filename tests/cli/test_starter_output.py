@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gemma_batch.cli.commands import main
+from gemma_batch.cli.starter import starter_spec
 from gemma_batch.cli.starter_output import beside
+from gemma_batch.planning.plan import make_plan
 from gemma_batch.spec import JobSpec
+from gemma_batch.spec.yaml_text import parse_yaml
 from gemma_batch.storage.fs import open_store
 
 if TYPE_CHECKING:
@@ -19,13 +21,11 @@ if TYPE_CHECKING:
 ROWS = "".join(json.dumps({"key": f"k{i}", "text": f"the fox {i}"}) + "\n" for i in range(3))
 
 
-def planned(path: str, to: Path) -> JobSpec:
-    """The spec that `init` writes, after a `plan` of it as it stands."""
-    for arguments in (["init", path, "--to", str(to), "--force"], ["plan", str(to)]):
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        assert not ended.value.code
-    return JobSpec.load(to)
+def planned(path: str) -> JobSpec:
+    """The spec that `init` writes, which can be planned as it stands."""
+    spec = JobSpec.from_dict(parse_yaml(starter_spec(path, "google/gemma-3-4b-it"), where="-"))
+    make_plan(spec, need_files=False)
+    return spec
 
 
 LOCAL = [
@@ -54,13 +54,13 @@ def test_beside_a_local_input(
         (work / name).parent.mkdir(parents=True, exist_ok=True)
         (work / name).write_text(ROWS)
     monkeypatch.chdir(work)
-    assert planned(path, tmp_path / "job.yaml").output.path == output
+    assert planned(path).output.path == output
     if path not in (".", "*.jsonl", "**/*.jsonl"):
-        found = planned(f"{work}/{path}", tmp_path / "job.yaml").output.path
+        found = beside(f"{work}/{path}", "x", is_file=Path(path).is_file())
         assert Path(found).resolve() == Path(output).resolve()
 
 
-def test_beside_an_input_in_an_object_store(s3: S3Server, tmp_path: Path) -> None:
+def test_beside_an_input_in_an_object_store(s3: S3Server) -> None:
     """In the same bucket, also when the input is all of the bucket."""
     bucket = s3.bucket("beside")
     store = open_store(bucket)
@@ -75,7 +75,7 @@ def test_beside_an_input_in_an_object_store(s3: S3Server, tmp_path: Path) -> Non
         "": "_out",
     }
     for path, output in outputs.items():
-        found = planned(f"{bucket}/{path}", tmp_path / "job.yaml").output.path
+        found = planned(f"{bucket}/{path}").output.path
         assert found == f"{bucket}/{output}", path
 
 

@@ -223,6 +223,20 @@ def test_a_file_that_changed_since_leaves_the_columns_that_were_read(
     assert found["a.jsonl", 5] == (ROWS[5] if whole else {"key": "k5", "text": None})
 
 
+def test_a_child_that_ended_is_started_again(run_of: Make) -> None:
+    """As when it was not needed for a minute."""
+    run = run_of({"a.jsonl": lines(ROWS)})
+    run.commit()
+    first = whole_rows._child._process
+    assert first is not None
+    os.kill(first.pid, signal.SIGKILL)
+    (path,) = run.store.list("errors")
+    before = run.store.read(path)
+    run.store.delete(path)
+    assert run.repair() == 1
+    assert run.store.read(path) == before
+
+
 DEADLY = """
 import os
 from gemma_batch.storage.readers.jsonl import JsonlReader
@@ -246,20 +260,6 @@ def test_columns_that_kill_their_reader_cost_neither_engine_nor_driver(
     assert run.rows()["a.jsonl", 5] == {"key": "k5", "text": None}
     assert "the process that read them died" in caplog.text
     whole_rows._end()
-
-
-def test_a_child_that_ended_is_started_again(run_of: Make) -> None:
-    """As when it was not needed for a minute."""
-    run = run_of({"a.jsonl": lines(ROWS)})
-    run.commit()
-    first = whole_rows._child._process
-    assert first is not None
-    os.kill(first.pid, signal.SIGKILL)
-    (path,) = run.store.list("errors")
-    before = run.store.read(path)
-    run.store.delete(path)
-    assert run.repair() == 1
-    assert run.store.read(path) == before
 
 
 def test_storage_that_does_not_answer_costs_no_commit(
