@@ -15,6 +15,7 @@ KNOWN = [
     rf"{CLOCK}({PHASES}): [\d,]+/[\d,]+ rows done \([\d.]+%\), [\d,]+ committed"
     r"(, a kill now would redo [\d,]+ rows?)?, [\d,.]+ rows/s, [\d,]+ output tok/s, [\d:-]+ left",
     rf"{CLOCK}resuming: [\d,]+ rows are committed already, [\d,]+ to go",
+    rf"{CLOCK}the cluster has no GPU: engines run on CPUs",
     rf"{CLOCK}the output is held by .*; watching for up to \d+ s whether it is alive",
     r"stopping: what is committed stays; a second Ctrl-C ends at once",
     r"interrupted; what is committed stays, run the same command again to go on",
