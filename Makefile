@@ -6,6 +6,8 @@ AIRFLOW := .venv-airflow
 AIRFLOW_STAMP := $(AIRFLOW)/.setup-done
 export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
+# Each start of Python would compile every module anew: with Ray, seconds for each of its processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Processes that share the tests out. They wait more than they compute.
 WORKERS ?= 2

@@ -25,6 +25,8 @@ from tests.examples import LONG
 from tests.faults.cluster import free_port
 from tests.integration.helpers import WARM_RAY, environment
 
+# For the processes that tests start (see the Makefile).
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 STARTS = 3  # of a head: a raylet ends itself when its agents are slow (membership.STARTS)
 HEAD_SECONDS = 240  # for a head node to start, on a busy machine
 

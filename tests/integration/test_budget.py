@@ -14,6 +14,7 @@ from .helpers import assert_each_once, cli, write_spec
 
 ROWS, UNIT, SPEED = 400, 10, 40.0
 SECONDS = 5.0  # the budget, of one engine
+LATE = 5  # seconds until a busy machine has heard of the end
 IN_HAND = 4  # units that the engine of this job holds at most: see planning/flight.py
 
 
@@ -55,8 +56,9 @@ def test_a_run_stops_at_its_budget_and_goes_on_when_it_is_raised(
     assert report["answered"] == sum(
         pq.read_metadata(part).num_rows for part in (tmp_path / "out" / "results").iterdir()
     )
-    spent = report["device_hours"] * 3600
-    assert abs(spent - SECONDS) <= IN_HAND * UNIT / SPEED + 1, "one engine's units in hand"
+    over = report["device_hours"] * 3600 - SECONDS
+    in_hand = IN_HAND * UNIT / SPEED
+    assert -in_hand - 1 <= over <= in_hand + LATE, "more than one engine's units in hand"
 
     status = json.loads(cli("status", output, "--json").stdout)
     assert (status["state"], status["incomplete"]) == ("stopped", True)
