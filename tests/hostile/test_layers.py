@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from gemma_batch.errors import SpecError
-from gemma_batch.planning.routing import Router, _connect
+from gemma_batch.planning.routing import Router, connect
 from gemma_batch.prompts.template import RowProblem, Template
 from gemma_batch.spec import JobSpec, Route
 from gemma_batch.spec.yaml_text import MAX_CHARS, MAX_DEPTH, apply_overrides, parse_yaml
@@ -48,7 +48,7 @@ def test_the_connection_alone_reaches_nothing(query: str, tmp_path: Path) -> Non
     bait = tmp_path / "bait.csv"
     bait.write_text("x\n1\n")
     from_outside = pa.table({"x": [1]})
-    connection = _connect()
+    connection = connect()
     with pytest.raises(duckdb.Error):
         connection.execute(query.replace("{bait}", str(bait))).fetchall()
     assert list(tmp_path.iterdir()) == [bait]

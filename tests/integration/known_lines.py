@@ -19,7 +19,8 @@ KNOWN = [
     rf"{CLOCK}the output is held by .*; watching for up to \d+ s whether it is alive",
     r"stopping: what is committed stays; a second Ctrl-C ends at once",
     r"interrupted; what is committed stays, run the same command again to go on",
-    r"\S+: complete",
+    rf"{CLOCK}the smallest answer that `answer\.\w+` allows has about .*",
+    r"\S.*: complete",
     r"  (rows|tokens|speed|engines|planned|cost|hours|results|errors|DuckDB|pandas) +\S.*",
 ]
 
