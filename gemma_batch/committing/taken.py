@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gemma_batch.committing.generations import pass_key
+from gemma_batch.committing.generations import pass_units
 from gemma_batch.committing.ledger import READERS, Ledger
 from gemma_batch.committing.manifest import KEY, Fingerprint, Manifest, load_manifest
 from gemma_batch.errors import OutputError
@@ -34,7 +34,7 @@ from gemma_batch.storage.interfaces import Store
 from gemma_batch.storage.parts import read_receipt
 from gemma_batch.texts import counted
 from gemma_batch.units.known import RowPlace, write_known
-from gemma_batch.units.unit import FIRST_STAGED, Shard, Unit, read_units
+from gemma_batch.units.unit import FIRST_STAGED, Shard, Unit
 
 FOLDER = "_run/tries"
 MANIFEST = re.compile(rf"{FOLDER}/([^/]+)/{KEY}")
@@ -192,12 +192,10 @@ def _told(shard: Shard) -> str:
 
 def _parts(trial: Store, manifest: Manifest) -> list[tuple[Unit, str]]:
     """The committed units of a trial, retries included, with the paths of their parts."""
-    units = manifest.units(trial)
-    generation = 1
-    while trial.exists(pass_key(generation)):
-        units += read_units(trial.read(pass_key(generation)), generation)
-        generation += 1
     done = Ledger(trial).committed()
+    units = manifest.units(trial)
+    for generation in sorted({key.generation for key in done} - {0}):
+        units += pass_units(trial, generation)
     return [(unit, done[unit.key]) for unit in units if unit.key in done]
 
 
